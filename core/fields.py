@@ -1,0 +1,88 @@
+"""Reading a JSON request's fields: each with its type, its bounds and its default.
+
+A field that is missing or null has its default. A wrong one raises APIError 400 that names it in `param`, as the OpenAI
+API does. Fields that nobody reads are ignored.
+"""
+import math
+from typing import Any, Dict, List, Optional
+
+from core.service import APIError, json_type
+
+_MISSING = object()
+Body = Dict[str, Any]
+
+
+def text(body: Body, name: str, default: Any = _MISSING) -> Any:
+    """Return a text that is not empty. Raises APIError 400."""
+    value = _get(body, name, default)
+    if value is default:
+        return value
+    if not isinstance(value, str):
+        raise _wrong(name, "must be a string, not %s" % json_type(value))
+    if not value:
+        raise _wrong(name, "must not be empty")
+    return value
+
+
+def integer(body: Body, name: str, default: Optional[int], low: int, high: int) -> Optional[int]:
+    """Return a whole number from `low` to `high`; 3.0 counts as one. Raises APIError 400."""
+    value = _get(body, name, default)
+    if value is default:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong(name, "must be a whole number, not %s" % (value if isinstance(value, float) else json_type(value)))
+    if not low <= value <= high:
+        raise _wrong(name, "must be from %d to %d, not %s" % (low, high, _brief(value)))
+    return value
+
+
+def number(body: Body, name: str, default: Optional[float], low: float, high: float) -> Optional[float]:
+    """Return a number from `low` to `high`. Raises APIError 400."""
+    value = _get(body, name, default)
+    if value is default:
+        return value
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _wrong(name, "must be a number, not %s" % json_type(value))
+    if not low <= value <= high or not math.isfinite(value):
+        raise _wrong(name, "must be from %g to %g, not %s" % (low, high, _brief(value)))
+    return float(value)
+
+
+def flag(body: Body, name: str, default: bool) -> bool:
+    """Return true or false. Raises APIError 400."""
+    value = _get(body, name, default)
+    if not isinstance(value, bool):
+        raise _wrong(name, "must be true or false, not %s" % json_type(value))
+    return value
+
+
+def texts(body: Body, name: str, most: int) -> List[str]:
+    """Return a list of texts, given as one or as an array of at most `most`. Raises APIError 400."""
+    value = _get(body, name, [])
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise _wrong(name, "must be a string or an array of strings, none of them empty")
+    if len(value) > most:
+        raise _wrong(name, "may hold at most %d strings, not %d" % (most, len(value)))
+    return value
+
+
+def _get(body: Body, name: str, default: Any) -> Any:
+    value = body.get(name)
+    if value is not None:
+        return value
+    if default is _MISSING:
+        raise APIError(400, "The field '%s' is missing." % name, "missing_field", name)
+    return default
+
+
+def _wrong(name: str, what: str) -> APIError:
+    return APIError(400, "'%s' %s." % (name, what), "invalid_value", name)
+
+
+def _brief(value: Any) -> str:
+    digits = str(value) if not isinstance(value, int) or value.bit_length() < 256 else "a larger number"
+    return digits[:40]

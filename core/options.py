@@ -1,0 +1,170 @@
+"""One frozen dataclass describes a program's settings; this makes its command line of it.
+
+Every field made with service.setting() becomes an option `--field-name`, an environment variable `COMEAPI_FIELD_NAME`
+and a line of `--help`, all with the same default, check and text. The command line wins over the environment, which
+wins over the default. Positional arguments are a second way to write some of the options.
+"""
+import argparse
+import dataclasses
+import os
+import re
+import sys
+from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar
+
+C = TypeVar("C")
+PREFIX = "COMEAPI_"
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+def parse(kind, description, positional=(), argv=None, environ=None):
+    # type: (Type[C], str, Sequence[str], Optional[Sequence[str]], Optional[Mapping[str, str]]) -> C
+    """Return a `kind` filled from the command line and the environment.
+
+    `positional` names the fields that may also be given by position, in order. Ends the program with one line on
+    stderr and status 2 where an argument is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    parser = _Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Each option also reads an environment variable: --%s reads %s."
+        % (_flag(positional[-1])[2:] if positional else "port", _variable(positional[-1] if positional else "port")),
+        allow_abbrev=False,
+    )
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    _add_positional(parser, [fields[name] for name in positional])
+    _add_options(parser, fields.values())
+    given = vars(parser.parse_args(argv))
+    values = _from_environment(parser, fields.values(), environ)
+    values.update(given)
+    return kind(**{name: _finish(parser, fields[name], value) for name, value in values.items()})
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """End the program with one line on stderr."""
+    sys.stderr.write("%s: error: %s\n" % (os.path.basename(sys.argv[0]), message))
+    sys.stderr.flush()
+    sys.exit(status)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, not under a page of usage."""
+        fail("%s (see --help)" % message, 2)
+
+
+def _add_positional(parser: argparse.ArgumentParser, fields: Sequence[Any]) -> None:
+    group = parser.add_argument_group("by position, as the original did")
+    for each in fields:
+        group.add_argument(
+            each.name, nargs="?", type=_checked(each), default=argparse.SUPPRESS, help=_flag(each.name) + " below"
+        )
+
+
+def _add_options(parser: argparse.ArgumentParser, fields: Sequence[Any]) -> None:
+    groups = {}  # type: Dict[str, Any]
+    for each in fields:
+        meta = each.metadata
+        if meta["group"] not in groups:
+            groups[meta["group"]] = parser.add_argument_group(meta["group"])
+        how = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}  # type: Dict[str, Any]
+        if isinstance(each.default, bool):
+            how["action"] = "store_true"
+        else:
+            how.update(type=_checked(each), metavar=meta.get("metavar") or _metavar(each))
+            if meta.get("many"):
+                how["action"] = "append"
+        groups[meta["group"]].add_argument(_flag(each.name), *meta.get("flags", ()), **how)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _metavar(each: Any) -> str:
+    return "N" if isinstance(each.default, (int, float)) else each.name.split("_")[-1].upper()
+
+
+def _help(each: Any) -> str:
+    """Return an option's help text with its default, where there is one to show."""
+    text = each.metadata["help"].replace("%", "%%")
+    if each.default in (None, "", ()) or isinstance(each.default, bool):
+        return text
+    shown = ", ".join(each.default) if isinstance(each.default, tuple) else each.default
+    return "%s (default %s)" % (text, str(shown).replace("%", "%%"))
+
+
+def _checked(each: Any) -> Any:
+    """Return argparse's `type` for a field: its check, with its message kept."""
+    check = each.metadata.get("check", str)
+
+    def convert(text: str) -> Any:
+        if text is argparse.SUPPRESS:  # argparse converts the default of a positional argument that is left out
+            return text
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error))
+
+    return convert
+
+
+def _from_environment(parser, fields, environ):
+    # type: (argparse.ArgumentParser, Sequence[Any], Mapping[str, str]) -> Dict[str, Any]
+    values = {}
+    for each in fields:
+        text = environ.get(_variable(each.name))
+        if text is None:
+            continue
+        try:
+            values[each.name] = _from_text(each, text)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            parser.error("%s: %s" % (_variable(each.name), error))
+    return values
+
+
+def _from_text(each: Any, text: str) -> Any:
+    if isinstance(each.default, bool):
+        if text.lower() not in _TRUE + _FALSE:
+            raise ValueError("%r is neither true nor false" % text)
+        return text.lower() in _TRUE
+    if each.metadata.get("many"):
+        return [_checked(each)(part) for part in re.split(r"[,\s]+", text.strip()) if part]
+    return _checked(each)(text)
+
+
+def _finish(parser: argparse.ArgumentParser, each: Any, value: Any) -> Any:
+    """Turn a repeated option's values into a tuple, reading secrets from @FILEs."""
+    if not each.metadata.get("many"):
+        return value
+    if each.metadata.get("secret"):
+        value = [key for text in value for key in _secrets(parser, text)]
+    return tuple(value)
+
+
+def _secrets(parser: argparse.ArgumentParser, text: str) -> List[str]:
+    if not text.startswith("@"):
+        return [text]
+    try:
+        with open(text[1:], encoding="utf-8") as lines:
+            return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error("the key file %s can't be read: %s" % (text[1:], error))
+        raise  # error() has ended the program
+
+
+def as_arguments(config: Any, names: Sequence[str]) -> Tuple[str, ...]:
+    """Return the fields of `config` with these names as command-line options, to start another program with."""
+    arguments = []  # type: List[str]
+    defaults = {each.name: each.default for each in dataclasses.fields(config)}
+    for name in names:
+        value = getattr(config, name)
+        if value is True:
+            arguments.append(_flag(name))
+        elif value is not False and value != defaults[name]:
+            arguments += ["%s=%s" % (_flag(name), value)]
+    return tuple(arguments)
