@@ -1,0 +1,394 @@
+#!/usr/bin/env python3
+"""One model server: the HTTP API in front of the engine.
+
+    python backend.py                          models in ./models, on http://127.0.0.1:8080
+    python backend.py models 127.0.0.1 8080    the same, by position
+
+It binds its port first, so that a port in use is known before gigabytes are loaded; then it loads a model, runs a few
+tokens through it, and from then on answers /health with 200. Other models of the folder are loaded when asked for.
+
+    Config     the settings                     Backend    the routes, and a job's way through the engine
+    main       parse, bind, load, wait, drain
+"""
+import dataclasses
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, Optional
+
+from core import fields, options, process, service
+from core.models import ModelFile, ModelFolder
+from core.service import IDLE, APIError, HangUp, Request, Route, between, event_stream, json_reply, setting
+
+POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
+BOOT_FAILURE = 3  # the exit status that says: starting again will not help
+
+
+def all_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Config(service.Config):
+    """A backend's settings."""
+
+    port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
+    models: str = setting("", "folder of GGUF files (default: models, beside this program)", "model", metavar="DIR")
+    model: str = setting(
+        "", "model to load at start: a name in the folder, or a file's path (default: the first in the folder, demo.gguf last)",
+        "model", flags=("-m",), metavar="NAME",
+    )  # fmt: skip
+    lazy: bool = setting(False, "load no model before a request names one", "model")
+    slots: int = setting(4, "requests at once", "model", flags=("--parallel", "-np"), check=between(1, 256))
+    ctx_size: int = setting(
+        4096, "tokens that one slot holds, prompt and answer; 0 for all the model was trained with; never more", "model",
+        flags=("-c",), check=between(0, 1 << 24),
+    )  # fmt: skip
+    threads: int = setting(
+        0, "CPU threads; 0 for all cores", "model", flags=("-t",), check=between(0, 1024)
+    )
+    batch_size: int = setting(512, "most tokens in one step", "model", flags=("-b",), check=between(32, 1 << 16))
+    gpu_layers: int = setting(
+        -1, "layers to keep on the GPU, where the build has one; -1 for all", "model", flags=("-ngl",),
+        check=between(-1, 1 << 16),
+    )  # fmt: skip
+    safe_mode: bool = setting(
+        False, "use the weights as they are in the file, not repacked for this CPU: about 20 % slower, for machines where "
+        "llama.cpp crashes otherwise; comeapi.py sets it by itself", "model",
+    )  # fmt: skip
+    max_queue: int = setting(64, "requests that may wait for a slot; more get 503", "limits", check=between(0, 1 << 20))
+    verbose: bool = setting(False, "show llama.cpp's own log", "model")
+    probe: bool = setting(False, "print what llama-cpp-python can do here, as JSON, and end", "other")
+    child: bool = setting(False, "started by another program: announce in JSON, stop when standard input ends", "other")
+
+
+class Backend:
+    """One model server. start() binds and begins to load; stop() lets running requests finish.
+
+    `announce(what, sentence, **facts)` is told what happens; `on_failure(message)` is called, in the engine's thread,
+    when no model could be loaded at start, or the engine ended by a defect. Raises OSError where the port is taken.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        announce: Callable[..., None] = lambda what, sentence="", **facts: None,
+        on_failure: Callable[[str], None] = lambda message: None,
+    ):
+        from core import engine  # here, so that settings and --help work where llama_cpp is missing
+
+        self.config = config
+        self.folder = ModelFolder(config.models)
+        self._llama = engine
+        self._announce = announce
+        self._on_failure = on_failure
+        self._ready = False  # a model has passed its self-test since the start
+        self._started = time.monotonic()
+        self.engine = engine.Engine(_settings(engine, config), self._engine_event, self._engine_failed)
+        self.service = service.Service(config, self._routes(), name="comeapi_backend")
+        self._measure()
+
+    def start(self, model: Optional[ModelFile]) -> "Backend":
+        """Bind, then load `model` in the background. Raises OSError."""
+        self.service.start()
+        self._announce("listening", "", url=self.service.url, pid=os.getpid())
+        self._ready = model is None
+        self.engine.start(model)
+        return self
+
+    def stop(self, timeout: float) -> int:
+        """Stop; running requests get `timeout` seconds to finish. Returns how many were cut off."""
+        cut = self.service.drain(timeout)
+        self.engine.stop()
+        return cut
+
+    # ---- routes
+
+    def _routes(self) -> "list[Route]":
+        return [
+            Route("GET", "/", self.root),
+            Route("GET", "/health", self.health, public=True),
+            Route("GET", "/status", lambda request: json_reply(self.state())),
+            Route("GET", "/models", self.models),
+            Route("GET", "/metrics", self.metrics),
+            Route("POST", "/generate", self.generate),
+        ]
+
+    def root(self, request: Request) -> Any:
+        """GET /: who this is, and its state."""
+        return json_reply({"message": "ComeAPI Backend", "status": self.state()})
+
+    def health(self, request: Request) -> Any:
+        """GET /health: 200 once a model has passed its self-test, however busy; 503 before, and when it is broken."""
+        state = self.state()
+        if self._ready and self.engine.status in ("ready", "loading"):
+            return json_reply(dict(state, status="ok"))
+        error = APIError(503, "The backend is not ready: %s." % state["status"], "not_ready")
+        return json_reply(dict(state, **error.envelope()), 503, [("Retry-After", "1")])
+
+    def models(self, request: Request) -> Any:
+        """GET /models: what is in the folder, and which one is loaded."""
+        loaded = self.engine.model_name()
+        return json_reply({"models": [dict(each.describe(), loaded=each.name == loaded) for each in self.folder.list()]})
+
+    def metrics(self, request: Request) -> Any:
+        """GET /metrics: Prometheus' text format."""
+        return service.Reply(self.service.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
+
+    def generate(self, request: Request) -> Any:
+        """POST /generate: the answer to a prompt, whole or as server-sent events."""
+        body = request.json()
+        job = self._job(body)
+        if fields.flag(body, "stream", False):
+            return event_stream(self._stream(job))
+        return json_reply(self._whole(job, request))
+
+    # ---- state
+
+    def state(self) -> Dict[str, Any]:
+        """Return what /health and /status say; answers at once, whatever the engine is doing."""
+        engine = self.engine
+        return {
+            "status": engine.status,
+            "model": engine.model_name(),
+            "load_progress": round(engine.load_progress, 2) if engine.status == "loading" else None,
+            "slots": self.config.slots,
+            "busy_slots": engine.busy(),
+            "queued": engine.queued(),
+            "heartbeat_age": round(time.monotonic() - engine.heartbeat, 3),
+            "largest_batch": engine.largest_batch,
+            "prompt_tokens": engine.counts["prompt_tokens"],
+            "generated_tokens": engine.counts["generated_tokens"],
+            "safe_mode": self.config.safe_mode,
+            "uptime": round(time.monotonic() - self._started, 1),
+            "pid": os.getpid(),
+        }
+
+    def _measure(self) -> None:
+        """Put the engine's state among the metrics."""
+        metrics, engine = self.service.metrics, self.engine
+        gauges = [
+            (metrics.gauge("comeapi_backend_slots", "Requests that can run at once."), lambda: self.config.slots),
+            (metrics.gauge("comeapi_backend_busy_slots", "Requests that are running."), engine.busy),
+            (metrics.gauge("comeapi_backend_queued_requests", "Requests that wait for a slot."), engine.queued),
+            (metrics.gauge("comeapi_backend_step_seconds", "How long the last step took."), lambda: engine.step_seconds),
+            (
+                metrics.gauge("comeapi_backend_heartbeat_age_seconds", "Since the engine's last sign of life."),
+                lambda: time.monotonic() - engine.heartbeat,
+            ),
+        ]
+        counters = {
+            "prompt_tokens": metrics.counter("comeapi_backend_prompt_tokens_total", "Prompt tokens evaluated."),
+            "generated_tokens": metrics.counter("comeapi_backend_generated_tokens_total", "Tokens generated."),
+            "steps": metrics.counter("comeapi_backend_steps_total", "Batches evaluated."),
+            "cancelled": metrics.counter("comeapi_backend_cancelled_total", "Requests whose client left."),
+        }
+
+        def collect() -> None:
+            for gauge, read in gauges:
+                gauge.set(read())
+            for name, counter in counters.items():
+                counter.set(engine.counts[name])
+
+        metrics.collect(collect)
+
+    def _engine_event(self, what: str, **facts: Any) -> None:
+        sentence = ""
+        if what == "ready":
+            self._ready = True
+            sentence = "🟢 %s (PID %d) %s loaded in %.1f s" % (
+                self.service.url, os.getpid(), facts["model"], facts["seconds"]
+            )  # fmt: skip
+        elif what == "loading":
+            sentence = "⏳ loading %s" % facts["model"]
+        elif what == "progress":
+            sentence = "   %3.0f %%" % (facts["share"] * 100)
+        elif what == "failed":
+            sentence = "🔴 %s" % facts["why"]
+        self._announce(what, sentence, **facts)
+        if what == "failed" and not self._ready:
+            self._on_failure(facts["why"])
+
+    def _engine_failed(self) -> None:
+        self._on_failure("the engine failed; see above")
+
+    # ---- a job
+
+    def _job(self, body: Dict[str, Any]) -> Any:
+        """Return the job that a /generate body asks for. Raises APIError 400, 404, 500."""
+        prompt = fields.text(body, "prompt")
+        name = fields.text(body, "model_name")
+        return self._llama.Job(
+            model=self.folder.find(name),
+            prompt=prompt,
+            max_tokens=fields.integer(body, "max_tokens", 100, 1, 1 << 31),
+            stop=fields.texts(body, "stop", 16),
+            sampling=self._llama.Sampling(
+                temperature=fields.number(body, "temperature", 0.8, 0.0, 100.0),
+                top_k=fields.integer(body, "top_k", 40, 0, 1 << 31),
+                top_p=fields.number(body, "top_p", 0.9, 0.0, 1.0),
+                seed=fields.integer(body, "seed", -1, -1, (1 << 32) - 1),
+            ),
+        )
+
+    def _events(self, job: Any) -> Iterator[Any]:
+        """Yield a job's events, and IDLE while there are none. Closed early, it cancels the job. Raises APIError."""
+        self.engine.submit(job)
+        last = None
+        try:
+            while not isinstance(last, self._llama.Finished):
+                try:
+                    last = job.events.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    yield IDLE
+                    continue
+                if isinstance(last, APIError):
+                    raise last
+                yield last
+        finally:
+            if not isinstance(last, (self._llama.Finished, APIError)):
+                self.engine.cancel(job)
+
+    def _whole(self, job: Any, request: Request) -> Dict[str, Any]:
+        """Wait for a job's end and return the whole answer. Raises HangUp when the client leaves."""
+        text = []
+        events = self._events(job)
+        try:
+            for event in events:
+                if event is IDLE:
+                    if request.hung_up():
+                        raise HangUp("the client closed the connection")
+                elif isinstance(event, self._llama.Finished):
+                    return dict({"response": "".join(text)}, **_summary(job, event))
+                else:
+                    text.append(event.text)
+        finally:
+            events.close()
+        raise AssertionError("a job ends with Finished or an error")
+
+    def _stream(self, job: Any) -> Iterator[Any]:
+        """Yield an answer's pieces with their tokens, then its summary."""
+        tokens = []
+        events = self._events(job)
+        try:
+            for event in events:
+                if event is IDLE:
+                    yield IDLE
+                elif isinstance(event, self._llama.Finished):
+                    yield dict({"response": "", "tokens": tokens, "done": True}, **_summary(job, event))
+                else:
+                    tokens += event.tokens
+                    if event.text:
+                        yield {"response": event.text, "tokens": tokens, "done": False}
+                        tokens = []
+        finally:
+            events.close()
+
+
+def _summary(job: Any, end: Any) -> Dict[str, Any]:
+    return {
+        "model": job.model.name,
+        "finish_reason": end.reason,
+        "seed": job.seed,
+        "usage": {
+            "prompt_tokens": end.prompt_tokens,
+            "completion_tokens": end.completion_tokens,
+            "total_tokens": end.prompt_tokens + end.completion_tokens,
+        },
+        "timings": end.timings,
+    }
+
+
+def _settings(engine: Any, config: Config) -> Any:
+    """Return the engine's settings: those of the config that it knows."""
+    names = {each.name for each in dataclasses.fields(engine.Settings)} & {each.name for each in dataclasses.fields(config)}
+    settings = {name: getattr(config, name) for name in names}
+    settings["threads"] = config.threads or all_cores()
+    return engine.Settings(**settings)
+
+
+# --------------------------------------------------------------------------------------------- the program
+
+
+def main() -> None:
+    """Run a backend until a signal, or the end of its parent."""
+    process.prepare_terminal()
+    config = options.parse(Config, "One ComeAPI model server.", ("models", "host", "port"))
+    if config.probe:
+        return _print_probe()
+    config = locate_models(config)
+    model = None if config.lazy else first_model(config)
+    _require_llama()
+    announce = process.Announcer(config.child)
+    backend = Backend(config, announce, lambda message: _die(message))
+    try:
+        backend.start(model)
+    except OSError as error:
+        options.fail("can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error), BOOT_FAILURE)
+    process.wait_for_stop(config.child)
+    announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
+    cut = backend.stop(config.drain_timeout)
+    if cut:
+        sys.stderr.write("%d requests were cut off\n" % cut)
+
+
+def locate_models(config: Any) -> Any:
+    """Return the config with its folder filled in; a --model given as a path names both. Ends the program if missing."""
+    folder, name = config.models, config.model
+    if os.path.dirname(name):
+        if not os.path.isfile(name):
+            options.fail("there is no file %s" % name, BOOT_FAILURE)
+        folder, name = os.path.split(os.path.abspath(name))
+    folder = os.path.abspath(folder or os.path.join(os.path.dirname(os.path.abspath(__file__)), "models"))
+    if not os.path.isdir(folder):
+        options.fail("the models folder %s does not exist" % folder, BOOT_FAILURE)
+    return dataclasses.replace(config, models=folder, model=name)
+
+
+def first_model(config: Any) -> ModelFile:
+    """Return the model to load at start. Ends the program where there is none."""
+    folder = ModelFolder(config.models)
+    try:
+        every = folder.list()
+        chosen = folder.find(config.model) if config.model else folder.default()
+    except (APIError, OSError) as error:
+        options.fail(str(error), BOOT_FAILURE)
+    if not every:
+        options.fail("the models folder %s holds no .gguf file" % config.models, BOOT_FAILURE)
+    if chosen is None:
+        problems = "; ".join("%s: %s" % (each.name, each.problem) for each in every)
+        options.fail("the models folder %s holds no usable model: %s" % (config.models, problems), BOOT_FAILURE)
+    return chosen
+
+
+def _require_llama() -> None:
+    """End the program with advice where llama_cpp can't be imported."""
+    try:
+        import core.engine  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        options.fail("llama-cpp-python can't be used: %s. Install it with: pip install llama-cpp-python" % error, BOOT_FAILURE)
+
+
+def _print_probe() -> None:
+    _require_llama()
+    import llama_cpp
+
+    from core import engine
+
+    print(json.dumps({"gpu": engine.supports_gpu(), "version": llama_cpp.__version__}))
+
+
+def _die(message: str) -> None:
+    """End the process from the engine's thread; nothing can be served any more."""
+    sys.stderr.write("backend.py: error: %s\n" % message)
+    sys.stderr.flush()
+    os._exit(BOOT_FAILURE)
+
+
+if __name__ == "__main__":
+    main()

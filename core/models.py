@@ -1,0 +1,288 @@
+"""The models folder: which GGUF files are in it, what their headers say, and whether they are whole.
+
+Reads headers only (GGUF specification, versions 2 and 3), without llama_cpp: so that a file that is no model, or is cut
+short, is refused with a clear error before native code sees it, and memory can be planned before anything is loaded.
+"""
+import mmap
+import os
+import re
+import struct
+import threading
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+from core.service import APIError
+
+# ggml's tensor types: number -> (name, elements in a block, bytes in a block)
+_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+}  # type: Dict[int, Tuple[str, int, int]]  # fmt: skip
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_KEPT_ARRAY = 4096  # elements; longer arrays (vocabularies) are skipped
+_MAX_NAME = 1 << 20
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
+
+
+class BadModel(Exception):
+    """A file is no usable GGUF model; the message says why."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One model in the folder. `size` is in bytes, of all its parts; `kv_bytes` is the f16 cache of one token."""
+
+    name: str
+    path: str
+    size: int
+    architecture: str = ""
+    parameters: int = 0
+    quantization: str = ""
+    context_length: int = 0
+    vocabulary: int = 0
+    kv_bytes: int = 0
+    problem: str = ""  # why it can't be used, if it can't
+
+    def describe(self) -> Dict[str, Any]:
+        """Return what GET /models says of it."""
+        facts = {
+            "name": self.name,
+            "path": self.path,
+            "size_mb": round(self.size / 1e6, 1),
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "quantization": self.quantization,
+            "context_length": self.context_length,
+        }  # type: Dict[str, Any]
+        if self.problem:
+            facts["problem"] = self.problem
+        return facts
+
+    @property
+    def quantized(self) -> bool:
+        """Whether llama.cpp would repack its weights into memory of each process's own."""
+        return bool(self.quantization) and self.quantization not in ("F32", "F16", "BF16")
+
+
+class ModelFolder:
+    """A folder of GGUF files. Names are file names; nothing outside the folder can be named."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self._known = {}  # type: Dict[Tuple[str, int, int], ModelFile]  # (path, size, mtime) -> what its header said
+        self._lock = threading.Lock()  # guards _known
+
+    def list(self) -> List[ModelFile]:
+        """Return the models in the folder by name. Raises OSError where the folder can't be read."""
+        names = sorted(name for name in os.listdir(self.path) if name.lower().endswith(".gguf"))
+        return [self._inspect(name) for name in names if self._is_first_part(name)]
+
+    def find(self, name: str) -> ModelFile:
+        """Return the model with this name; ".gguf" may be left out. Raises APIError 404, or 500 for a broken file."""
+        every = self.list()
+        model = next((each for each in every if name in (each.name, each.name[: -len(".gguf")])), None)
+        if model is None:
+            known = ", ".join(each.name for each in every) or "none"
+            message = "There is no model %r here. Models: %s." % (name[:200], known)
+            raise APIError(404, message, "model_not_found", "model_name")
+        if model.problem:
+            raise APIError(500, "%s can't be loaded: %s" % (model.name, model.problem), "model_broken", "model_name")
+        return model
+
+    def default(self) -> Optional[ModelFile]:
+        """Return the model to load where none is asked for: the first usable one, demo.gguf only if it is alone."""
+        usable = [each for each in self.list() if not each.problem]
+        return next((each for each in usable if each.name != "demo.gguf"), usable[0] if usable else None)
+
+    def _is_first_part(self, name: str) -> bool:
+        part = _PART.search(name)
+        return os.path.isfile(os.path.join(self.path, name)) and (not part or int(part.group(1)) == 1)
+
+    def _inspect(self, name: str) -> ModelFile:
+        path = os.path.join(self.path, name)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            return ModelFile(name, path, 0, problem=str(error))
+        key = (path, status.st_size, status.st_mtime_ns)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = inspect(path)
+            return self._known[key]
+
+
+def inspect(path: str) -> ModelFile:
+    """Return what a GGUF file's header says; what is wrong with the file stands in `problem`."""
+    name = os.path.basename(path)
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = _read_header(file, size)
+        parts = [size] + [os.path.getsize(part) for part in _other_parts(path)]
+        return _model_file(name, path, sum(parts), header)
+    except BadModel as problem:
+        return ModelFile(name, path, size, problem=str(problem))
+    except OSError as error:
+        return ModelFile(name, path, 0, problem="it can't be read: %s" % error)
+
+
+def _other_parts(path: str) -> List[str]:
+    part = _PART.search(path)
+    if not part:
+        return []
+    pattern = path[: part.start()] + "-%05d-of-" + part.group(2) + path[part.end() - len(".gguf") :]
+    return [pattern % number for number in range(2, int(part.group(2)) + 1)]
+
+
+@dataclass(frozen=True)
+class _Header:
+    values: Dict[str, Any]
+    tensors: List[Tuple[int, int]]  # (type, elements)
+
+
+def _read_header(file: Any, size: int) -> _Header:
+    """Return a GGUF header. Raises BadModel."""
+    magic = file.read(4)
+    if magic != b"GGUF":
+        raise BadModel("it is no GGUF file (it begins with %r)" % magic)
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            return _parse(_Cursor(data), size)
+        except (struct.error, IndexError, OverflowError):
+            raise BadModel("it is cut short: its header does not end within its %d bytes" % size)
+
+
+def _parse(cursor: "_Cursor", size: int) -> _Header:
+    version = cursor.scalar("I")
+    if version not in (2, 3):
+        raise BadModel("its GGUF version is %d; versions 2 and 3 can be read" % version)
+    tensor_count, value_count = cursor.scalar("Q"), cursor.scalar("Q")
+    if tensor_count + value_count > size:
+        raise BadModel("its header claims more entries than the file has bytes")
+    values = {}
+    for _ in range(value_count):
+        key = cursor.string()
+        values[key] = cursor.value(cursor.scalar("I"))
+    tensors, end = [], 0
+    for _ in range(tensor_count):
+        kind, elements, offset = cursor.tensor()
+        tensors.append((kind, elements))
+        if kind in _TYPES:
+            end = max(end, offset + elements // _TYPES[kind][1] * _TYPES[kind][2])
+    alignment = values.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise BadModel("its alignment is %r" % (alignment,))
+    needed = -(-cursor.at // alignment) * alignment + end
+    if size < needed:
+        raise BadModel("it is cut short: %d of %d bytes are there" % (size, needed))
+    return _Header(values, tensors)
+
+
+class _Cursor:
+    """Reads little-endian values one after another."""
+
+    def __init__(self, data: mmap.mmap):
+        self._data = data
+        self.at = 4
+
+    def scalar(self, code: str) -> Any:
+        value = struct.unpack_from("<" + code, self._data, self.at)[0]
+        self.at += struct.calcsize(code)
+        return value
+
+    def string(self) -> str:
+        return self._bytes(self.scalar("Q")).decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        if kind in _SCALARS:
+            return self.scalar(_SCALARS[kind])
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self._array(self.scalar("I"), self.scalar("Q"))
+        raise BadModel("its header holds a value of the unknown type %d" % kind)
+
+    def tensor(self) -> Tuple[int, int, int]:
+        """Return a tensor's type, number of elements and offset."""
+        self.string()
+        elements = 1
+        for _ in range(min(self.scalar("I"), 8)):
+            elements *= self.scalar("Q")
+        return self.scalar("I"), elements, self.scalar("Q")
+
+    def _array(self, kind: int, count: int) -> Any:
+        """Return a short array; pass over a long one and return its length."""
+        if kind in _SCALARS and count > _KEPT_ARRAY:
+            self._bytes(count * struct.calcsize(_SCALARS[kind]), keep=False)
+            return count
+        if kind == _STRING:
+            for _ in range(count):
+                self._bytes(self.scalar("Q"), keep=False)
+            return count
+        if kind == _ARRAY or count > len(self._data):
+            raise BadModel("its header holds an array that no model has")
+        return [self.value(kind) for _ in range(count)]
+
+    def _bytes(self, count: int, keep: bool = True) -> bytes:
+        start, self.at = self.at, self.at + count
+        if self.at > len(self._data):
+            raise IndexError("past the end")
+        if keep and count > _MAX_NAME:
+            raise BadModel("its header holds a text of %d bytes" % count)
+        return self._data[start : self.at] if keep else b""
+
+
+def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
+    values = header.values
+    architecture = str(values.get("general.architecture", ""))
+    vocabulary = values.get("tokenizer.ggml.tokens", values.get(architecture + ".vocab_size", 0))
+    facts = dict(
+        architecture=architecture,
+        parameters=sum(elements for _, elements in header.tensors),
+        quantization=_main_type(header.tensors),
+        context_length=_number(values.get(architecture + ".context_length")),
+        vocabulary=_number(vocabulary),
+        kv_bytes=_kv_bytes(values, architecture),
+    )
+    problem = "" if architecture else "its header names no architecture"
+    if architecture == "clip":
+        problem = "it is an image encoder (mmproj), not a language model"
+    return ModelFile(name, path, size, problem=problem, **facts)
+
+
+def _main_type(tensors: List[Tuple[int, int]]) -> str:
+    """Return the name of the type that most weights have."""
+    weights = {}  # type: Dict[str, int]
+    for kind, elements in tensors:
+        name = _TYPES.get(kind, ("type %d" % kind,))[0]
+        weights[name] = weights.get(name, 0) + elements
+    return max(weights, key=lambda name: weights[name]) if weights else ""
+
+
+def _kv_bytes(values: Dict[str, Any], architecture: str) -> int:
+    """Return the bytes that one token takes in a f16 key-value cache, an upper bound for sliding-window models."""
+
+    def of(key: str) -> Any:
+        return values.get("%s.%s" % (architecture, key))
+
+    layers, heads = _number(of("block_count")), _number(of("attention.head_count"))
+    head = _number(of("embedding_length")) // max(heads, 1)
+    kv_heads = of("attention.head_count_kv") or heads
+    total = sum(kv_heads) if isinstance(kv_heads, list) else _number(kv_heads) * layers
+    return 2 * total * (_number(of("attention.key_length")) or head) + 2 * total * (
+        _number(of("attention.value_length")) or head
+    )
+
+
+def _number(value: Any) -> int:
+    """Return a header value as a whole number; of a per-layer array the largest; 0 for anything else."""
+    if isinstance(value, list):
+        return max((_number(each) for each in value), default=0)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,52 @@
+"""From tokens' bytes to text that may be shown: whole characters only, and never a part of a stop string."""
+import codecs
+from typing import Sequence, Tuple
+
+
+class TextOut:
+    """Turns one sequence's token pieces into text, holding back what is not certain yet.
+
+    Two things are held back: the first bytes of a character whose rest has not come (a token may end in the middle of
+    one), and an end of the text that may be the beginning of a stop string (one may be spread over several tokens).
+    """
+
+    def __init__(self, stops: Sequence[str] = ()):
+        self.stopped = False  # a stop string has come; nothing more will
+        self._stops = [stop for stop in stops if stop]
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._held = ""
+
+    def push(self, piece: bytes) -> str:
+        """Take a token's bytes and return the text that has become certain."""
+        return self._release(self._decode(piece))
+
+    def finish(self) -> str:
+        """Return what was held back, now that nothing more comes."""
+        text = self._release(self._decode(b"", True))
+        text, self._held = text + self._held, ""
+        return text
+
+    def _release(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + text
+        at, self.stopped = self._first_stop(text)
+        keep = 0 if self.stopped else self._possible_stop(text)
+        text = text[:at]
+        self._held = text[len(text) - keep :] if keep else ""
+        return text[: len(text) - keep]
+
+    def _first_stop(self, text: str) -> Tuple[int, bool]:
+        """Return where the first stop string begins (else the text's length) and whether there is one."""
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        return (min(found), True) if found else (len(text), False)
+
+    def _possible_stop(self, text: str) -> int:
+        """Return how many characters at the end may be the beginning of a stop string."""
+        longest = 0
+        for stop in self._stops:
+            for size in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:size]):
+                    longest = size
+                    break
+        return longest
