@@ -279,6 +279,20 @@ class Wire:
             self._receive(time.monotonic() + 1)
         return self.ended
 
+    def wait_for(self, other: socket.socket, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until `other` can be read. Raises HangUp the moment the client leaves."""
+        deadline = time.monotonic() + timeout
+        while True:
+            # With its next request read ahead to the limit, a client can't be watched without reading on.
+            watched = [other] if len(self._buffer) >= _READ_AHEAD else [other, self.sock]
+            ready = readable(watched, max(0.0, deadline - time.monotonic()))
+            if other in ready:
+                return True
+            if self.sock in ready and self.hung_up():
+                raise HangUp("the client closed the connection")
+            if time.monotonic() >= deadline:
+                return False
+
     def linger(self) -> None:
         """Close our side, then read and drop what the client still sends for a moment, so that no reset eats our
         last reply before the client has read it (RFC 9112, section 9.6)."""
@@ -416,7 +430,12 @@ def event(value: Any) -> bytes:
 def event_stream(values: Iterator[Any], headers: Sequence[Tuple[str, str]] = ()) -> Stream:
     """Return a Stream of server-sent events: each value as JSON, then `data: [DONE]`; IDLE passes through."""
     headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")) + tuple(headers)
-    return Stream(_events(values), 200, EVENT_STREAM, headers, PING, lambda error: event(error.envelope()))
+    return Stream(_events(values), 200, EVENT_STREAM, headers, PING, error_event)
+
+
+def error_event(error: APIError) -> bytes:
+    """Return the server-sent event that ends a stream which failed."""
+    return event(error.envelope())
 
 
 EVENT_STREAM = "text/event-stream"
