@@ -21,50 +21,21 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional
 
 from core import fields, options, process, service
-from core.models import ModelFile, ModelFolder
+from core.models import BadModel, ModelFile, ModelFolder, choose, locate
+from core.settings import ChildSettings, EngineSettings, FolderSettings
 from core.service import IDLE, APIError, HangUp, Request, Route, between, event_stream, json_reply, setting
 
 POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
-BOOT_FAILURE = 3  # the exit status that says: starting again will not help
-
-
-def all_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+BOOT_FAILURE = 78  # EX_CONFIG of sysexits.h, the exit status that says: starting again will not help
 
 
 @dataclass(frozen=True)
-class Config(service.Config):
+class Config(service.Config, EngineSettings, FolderSettings, ChildSettings):
     """A backend's settings."""
 
     port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
-    models: str = setting("", "folder of GGUF files (default: models, beside this program)", "model", metavar="DIR")
-    model: str = setting(
-        "", "model to load at start: a name in the folder, or a file's path (default: the first in the folder, demo.gguf last)",
-        "model", flags=("-m",), metavar="NAME",
-    )  # fmt: skip
     lazy: bool = setting(False, "load no model before a request names one", "model")
-    slots: int = setting(4, "requests at once", "model", flags=("--parallel", "-np"), check=between(1, 256))
-    ctx_size: int = setting(
-        4096, "tokens that one slot holds, prompt and answer; 0 for all the model was trained with; never more", "model",
-        flags=("-c",), check=between(0, 1 << 24),
-    )  # fmt: skip
-    threads: int = setting(
-        0, "CPU threads; 0 for all cores", "model", flags=("-t",), check=between(0, 1024)
-    )
-    batch_size: int = setting(512, "most tokens in one step", "model", flags=("-b",), check=between(32, 1 << 16))
-    gpu_layers: int = setting(
-        -1, "layers to keep on the GPU, where the build has one; -1 for all", "model", flags=("-ngl",),
-        check=between(-1, 1 << 16),
-    )  # fmt: skip
-    safe_mode: bool = setting(
-        False, "use the weights as they are in the file, not repacked for this CPU: about 20 % slower, for machines where "
-        "llama.cpp crashes otherwise; comeapi.py sets it by itself", "model",
-    )  # fmt: skip
-    max_queue: int = setting(64, "requests that may wait for a slot; more get 503", "limits", check=between(0, 1 << 20))
-    verbose: bool = setting(False, "show llama.cpp's own log", "model")
     probe: bool = setting(False, "print what llama-cpp-python can do here, as JSON, and end", "other")
-    child: bool = setting(False, "started by another program: announce in JSON, stop when standard input ends", "other")
 
 
 class Backend:
@@ -89,7 +60,7 @@ class Backend:
         self._on_failure = on_failure
         self._ready = False  # a model has passed its self-test since the start
         self._started = time.monotonic()
-        self.engine = engine.Engine(_settings(engine, config), self._engine_event, self._engine_failed)
+        self.engine = engine.Engine(config, self._engine_event, self._engine_failed)
         self.service = service.Service(config, self._routes(), name="comeapi_backend")
         self._measure()
 
@@ -304,14 +275,6 @@ def _summary(job: Any, end: Any) -> Dict[str, Any]:
     }
 
 
-def _settings(engine: Any, config: Config) -> Any:
-    """Return the engine's settings: those of the config that it knows."""
-    names = {each.name for each in dataclasses.fields(engine.Settings)} & {each.name for each in dataclasses.fields(config)}
-    settings = {name: getattr(config, name) for name in names}
-    settings["threads"] = config.threads or all_cores()
-    return engine.Settings(**settings)
-
-
 # --------------------------------------------------------------------------------------------- the program
 
 
@@ -321,9 +284,14 @@ def main() -> None:
     config = options.parse(Config, "One ComeAPI model server.", ("models", "host", "port"))
     if config.probe:
         return _print_probe()
-    config = locate_models(config)
-    model = None if config.lazy else first_model(config)
+    try:
+        folder, name = locate(config.models, config.model)
+        model = None if config.lazy else choose(folder, name)
+    except BadModel as problem:
+        options.fail(str(problem), BOOT_FAILURE)
+    config = dataclasses.replace(config, models=folder)
     _require_llama()
+    process.warn_if_open(config)
     announce = process.Announcer(config.child)
     backend = Backend(config, announce, lambda message: _die(message))
     try:
@@ -335,35 +303,6 @@ def main() -> None:
     cut = backend.stop(config.drain_timeout)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
-
-
-def locate_models(config: Any) -> Any:
-    """Return the config with its folder filled in; a --model given as a path names both. Ends the program if missing."""
-    folder, name = config.models, config.model
-    if os.path.dirname(name):
-        if not os.path.isfile(name):
-            options.fail("there is no file %s" % name, BOOT_FAILURE)
-        folder, name = os.path.split(os.path.abspath(name))
-    folder = os.path.abspath(folder or os.path.join(os.path.dirname(os.path.abspath(__file__)), "models"))
-    if not os.path.isdir(folder):
-        options.fail("the models folder %s does not exist" % folder, BOOT_FAILURE)
-    return dataclasses.replace(config, models=folder, model=name)
-
-
-def first_model(config: Any) -> ModelFile:
-    """Return the model to load at start. Ends the program where there is none."""
-    folder = ModelFolder(config.models)
-    try:
-        every = folder.list()
-        chosen = folder.find(config.model) if config.model else folder.default()
-    except (APIError, OSError) as error:
-        options.fail(str(error), BOOT_FAILURE)
-    if not every:
-        options.fail("the models folder %s holds no .gguf file" % config.models, BOOT_FAILURE)
-    if chosen is None:
-        problems = "; ".join("%s: %s" % (each.name, each.problem) for each in every)
-        options.fail("the models folder %s holds no usable model: %s" % (config.models, problems), BOOT_FAILURE)
-    return chosen
 
 
 def _require_llama() -> None:

@@ -43,6 +43,7 @@ from urllib.parse import urlsplit
 
 from core import options, process, service
 from core.service import APIError, HangUp, Reply, Request, Route, Stream, between, json_reply, setting
+from core.settings import ChildSettings, RelaySettings
 from core.upstream import Answer, Broken, Client, Slow, Unreachable
 
 log = logging.getLogger("comeapi.balancer")
@@ -57,7 +58,7 @@ def backend_url(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Config(service.Config):
+class Config(service.Config, RelaySettings, ChildSettings):
     """A balancer's settings. `backend` names each; where it is empty, host, first port and number do."""
 
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
@@ -67,22 +68,6 @@ class Config(service.Config):
     backend_host: str = setting("127.0.0.1", "the backends' host", "backends")
     base_port: int = setting(8080, "the first backend's port; the others follow", "backends", check=between(1, 65535))
     backends: int = setting(5, "number of backends", "backends", flags=("-n",), check=between(1, 1000))
-    health_interval: float = setting(
-        30.0, "seconds between probes of a backend that is up", "health", check=between(0.1, 3600, float)
-    )
-    health_timeout: float = setting(5.0, "seconds a probe may take", "health", check=between(0.1, 600, float))
-    connect_timeout: float = setting(3.0, "seconds a connection may take", "health", check=between(0.1, 600, float))
-    timeout: float = setting(
-        600.0, "seconds without a byte from a backend before 504", "limits", check=between(0.1, 86400, float)
-    )
-    queue_timeout: float = setting(
-        30.0, "seconds to wait for a backend to come back before 503", "limits", check=between(0, 86400, float)
-    )
-    retries: int = setting(
-        2, "how often a request may be sent again after a backend broke off", "limits", check=between(0, 100)
-    )
-    child: bool = setting(False, "started by another program: announce in JSON, stop when standard input ends", "other")
-
     def urls(self) -> Tuple[str, ...]:
         """Return the backends' URLs."""
         host = "[%s]" % self.backend_host if ":" in self.backend_host else self.backend_host
@@ -586,7 +571,10 @@ def main() -> None:
     """Run a balancer until a signal, or the end of its parent."""
     process.prepare_terminal()
     config = options.parse(Config, "The ComeAPI load balancer.", POSITIONAL)
+    process.warn_if_open(config)
     announce = process.Announcer(config.child)
+    if config.child:
+        log.setLevel(logging.WARNING)  # the parent says itself what comes up
     balancer = Balancer(config)
     try:
         balancer.start()

@@ -8,7 +8,7 @@
 
 From the bottom up, which is also the order of this file:
 
-    Settings, Sampling, Job    what is asked for
+    EngineSampling, Job              what is asked for
     Model                      one GGUF file's weights and vocabulary      (llama_model, llama_vocab)
     Batch, Context             the sequences' cells, and one decode step   (llama_batch, llama_context)
     Sampler                    one request's choice of tokens              (llama_sampler chain)
@@ -32,29 +32,16 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Sequence as Many
 
 import llama_cpp
 
+from core.machine import cores
 from core.models import ModelFile
 from core.scheduler import Chunk, Pace, Scheduler, Sequence
 from core.service import APIError
+from core.settings import EngineSettings
 from core.text import TextOut
 
 log = logging.getLogger("comeapi.engine")
 
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp would choose one itself, and nobody would know which
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is loaded and run. `ctx_size` is in tokens a slot, 0 for all the model was trained with."""
-
-    slots: int = 4
-    ctx_size: int = 4096
-    threads: int = 4
-    batch_size: int = 512
-    gpu_layers: int = -1
-    safe_mode: bool = False  # use_extra_bufts = False: no repacked weights, so no AMX kernels
-    max_queue: int = 64
-    step_target: float = 0.25  # seconds that a step with running streams should stay under
-    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +177,7 @@ class Model:
     `progress` is told the share that is loaded, and answers whether to go on.
     """
 
-    def __init__(self, file: ModelFile, settings: Settings, progress: Callable[[float], bool]):
+    def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
         self.file = file
         self._lock = threading.Lock()  # guards _pointer against being freed while a thread reads the vocabulary
         native_log = _start_llama(settings.verbose)
@@ -306,14 +293,14 @@ class Context:
     `n_ctx` is the tokens that one slot may hold. kv_unified is off: attention does not walk the other sequences' cells.
     """
 
-    def __init__(self, model: Model, settings: Settings):
+    def __init__(self, model: Model, settings: EngineSettings):
         self.n_ctx = min(settings.ctx_size or model.trained_context, model.trained_context or settings.ctx_size)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self.n_ctx * settings.slots
         params.n_batch = params.n_ubatch = max(settings.batch_size, settings.slots)
         params.n_seq_max = settings.slots
         params.n_outputs_max = settings.slots  # else logits for a whole batch are reserved: 300 MB for large vocabularies
-        params.n_threads = params.n_threads_batch = settings.threads
+        params.n_threads = params.n_threads_batch = settings.threads or cores()
         params.kv_unified = False
         params.no_perf = True
         self._pointer = llama_cpp.llama_init_from_model(model.pointer, params)
@@ -395,7 +382,7 @@ class Engine:
     """
 
     def __init__(self, settings, on_event=lambda what, **facts: None, on_failure=lambda: None):
-        # type: (Settings, Callable[..., None], Callable[[], None]) -> None
+        # type: (EngineSettings, Callable[..., None], Callable[[], None]) -> None
         self.settings = settings
         self._on_event = on_event
         self._on_failure = on_failure

@@ -118,6 +118,38 @@ class ModelFolder:
             return self._known[key]
 
 
+def locate(models: str, model: str) -> Tuple[str, str]:
+    """Return the models folder's absolute path and the name of the model in it, "" for the default one.
+
+    `models` is a folder, "" for the one beside the programs; `model` a name in it, or a path to a file in any folder.
+    Raises BadModel where there is no such folder or file.
+    """
+    if os.path.dirname(model):
+        if not os.path.isfile(model):
+            raise BadModel("there is no file %s" % model)
+        models, model = os.path.split(os.path.abspath(model))
+    folder = os.path.abspath(models or os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models"))
+    if not os.path.isdir(folder):
+        raise BadModel("the models folder %s does not exist" % folder)
+    return folder, model
+
+
+def choose(path: str, name: str) -> ModelFile:
+    """Return the model to load at start from a folder: the one called `name`, or the default. Raises BadModel."""
+    folder = ModelFolder(path)
+    try:
+        every = folder.list()
+        chosen = folder.find(name) if name else folder.default()
+    except (APIError, OSError) as error:
+        raise BadModel(str(error))
+    if not every:
+        raise BadModel("the models folder %s holds no .gguf file" % path)
+    if chosen is None:
+        problems = "; ".join("%s: %s" % (each.name, each.problem) for each in every)
+        raise BadModel("the models folder %s holds no usable model: %s" % (path, problems))
+    return chosen
+
+
 def inspect(path: str) -> ModelFile:
     """Return what a GGUF file's header says; what is wrong with the file stands in `problem`."""
     name = os.path.basename(path)

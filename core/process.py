@@ -25,6 +25,12 @@ def prepare_terminal() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
 
+def warn_if_open(config: Any) -> None:
+    """Say so when anybody who can reach this machine may use the service."""
+    if config.host not in ("127.0.0.1", "localhost", "::1") and not config.api_key and not getattr(config, "child", False):
+        logging.warning("⚠️  listening on %s without an API key: whoever can reach it can use it (--api-key)", config.host)
+
+
 class Announcer:
     """Tells the parent, or whoever sits at the terminal, what happens."""
 

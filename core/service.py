@@ -535,6 +535,13 @@ def between(low: float, high: float, kind: Callable[[str], Any] = int) -> Callab
     return check
 
 
+def _key(text: str) -> str:
+    """Check an API key, or the @FILE that holds some: it must survive a header and a list."""
+    if not re.fullmatch(r"@.+|[^\s,]+", text):
+        raise ValueError("an API key may hold no spaces and no commas")
+    return text
+
+
 _seconds = between(0.05, 86400, float)
 
 
@@ -545,8 +552,9 @@ class Config:
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network")
     port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     api_key: Tuple[str, ...] = setting(
-        (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True
-    )
+        (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
+        check=_key, metavar="KEY",
+    )  # fmt: skip
     cors_origin: str = setting("*", "the origin whose web pages may call; empty for none", "access")
     access_log: bool = setting(False, "log one line a request to stderr", "access")
     max_body: int = setting(16 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
