@@ -10,20 +10,20 @@ tokens through it, and from then on answers /health with 200. Other models of th
     Config     the settings                     Backend    the routes, and a job's way through the engine
     main       parse, bind, load, wait, drain
 """
+
 import dataclasses
 import json
 import os
 import queue
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional
 
 from core import fields, options, process, service
 from core.models import BadModel, ModelFile, ModelFolder, choose, locate
-from core.settings import ChildSettings, EngineSettings, FolderSettings
 from core.service import IDLE, APIError, HangUp, Request, Route, between, event_stream, json_reply, setting
+from core.settings import ChildSettings, EngineSettings, FolderSettings
 
 POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
 BOOT_FAILURE = 78  # EX_CONFIG of sysexits.h, the exit status that says: starting again will not help
@@ -105,7 +105,9 @@ class Backend:
     def models(self, request: Request) -> Any:
         """GET /models: what is in the folder, and which one is loaded."""
         loaded = self.engine.model_name()
-        return json_reply({"models": [dict(each.describe(), loaded=each.name == loaded) for each in self.folder.list()]})
+        return json_reply(
+            {"models": [dict(each.describe(), loaded=each.name == loaded) for each in self.folder.list()]}
+        )
 
     def metrics(self, request: Request) -> Any:
         """GET /metrics: Prometheus' text format."""
@@ -147,7 +149,10 @@ class Backend:
             (metrics.gauge("comeapi_backend_slots", "Requests that can run at once."), lambda: self.config.slots),
             (metrics.gauge("comeapi_backend_busy_slots", "Requests that are running."), engine.busy),
             (metrics.gauge("comeapi_backend_queued_requests", "Requests that wait for a slot."), engine.queued),
-            (metrics.gauge("comeapi_backend_step_seconds", "How long the last step took."), lambda: engine.step_seconds),
+            (
+                metrics.gauge("comeapi_backend_step_seconds", "How long the last step took."),
+                lambda: engine.step_seconds,
+            ),
             (
                 metrics.gauge("comeapi_backend_heartbeat_age_seconds", "Since the engine's last sign of life."),
                 lambda: time.monotonic() - engine.heartbeat,
@@ -297,7 +302,9 @@ def main() -> None:
     try:
         backend.start(model)
     except OSError as error:
-        options.fail("can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error), BOOT_FAILURE)
+        options.fail(
+            "can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error), BOOT_FAILURE
+        )
     process.wait_for_stop(config.child)
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     cut = backend.stop(config.drain_timeout)
@@ -310,7 +317,9 @@ def _require_llama() -> None:
     try:
         import core.engine  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        options.fail("llama-cpp-python can't be used: %s. Install it with: pip install llama-cpp-python" % error, BOOT_FAILURE)
+        options.fail(
+            "llama-cpp-python can't be used: %s. Install it with: pip install llama-cpp-python" % error, BOOT_FAILURE
+        )
 
 
 def _print_probe() -> None:

@@ -31,6 +31,7 @@ Retries. The client never sees these; it gets its answer later, or the last fail
     6  broken off after a byte was sent   → the stream ends with an error event; other answers are cut off
     7  no backend left, but one was up before, or is loading → wait for it, at most `queue_timeout` seconds
 """
+
 import json
 import logging
 import os
@@ -63,11 +64,17 @@ class Config(service.Config, RelaySettings, ChildSettings):
 
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     backend: Tuple[str, ...] = setting(
-        (), "a backend's URL; repeatable; in place of the next three", "backends", many=True, check=backend_url, metavar="URL"
+        (),
+        "a backend's URL; repeatable; in place of the next three",
+        "backends",
+        many=True,
+        check=backend_url,
+        metavar="URL",
     )
     backend_host: str = setting("127.0.0.1", "the backends' host", "backends")
     base_port: int = setting(8080, "the first backend's port; the others follow", "backends", check=between(1, 65535))
     backends: int = setting(5, "number of backends", "backends", flags=("-n",), check=between(1, 1000))
+
     def urls(self) -> Tuple[str, ...]:
         """Return the backends' URLs."""
         host = "[%s]" % self.backend_host if ":" in self.backend_host else self.backend_host
@@ -91,7 +98,7 @@ class Backend:
         self.seen = False  # it has been healthy once, or says that it is loading
         self.why = "not probed yet"
         self.slots = 1
-        self.model = None  # type: Optional[str]
+        self.model: Optional[str] = None
         self.in_flight = 0
         self.requests = 0
         self.errors = 0
@@ -270,7 +277,8 @@ class Health:
                 threading.Thread(target=self._probe, args=(backend,), name="probe", daemon=True).start()
 
     def _probe(self, backend: Backend) -> None:
-        healthy, why, facts = False, "the probe failed", {}  # type: bool, str, Dict[str, Any]
+        healthy, why = False, "the probe failed"
+        facts: Dict[str, Any] = {}
         try:
             healthy, why, facts = self._ask(backend.url)
         except (Unreachable, Broken, Slow) as error:
@@ -378,7 +386,7 @@ class Balancer:
 
     def models(self, request: Request) -> Reply:
         """GET /models: the union over the backends that are up."""
-        every = {}  # type: Dict[str, Dict[str, Any]]
+        every: Dict[str, Dict[str, Any]] = {}
         urls = self.pool.healthy_urls()
         for url in urls:
             for model in self._models_of(url, request):
@@ -405,9 +413,9 @@ class Balancer:
 
     def relay(self, request: Request) -> Any:
         """Send a request to a backend and its answer to the client; the module's docstring has the table of retries."""
-        tried = set()  # type: Set[Backend]
+        tried: Set[Backend] = set()
         broken = 0
-        failure = None  # type: Any  # what the client gets when nobody is left
+        failure: Any = None  # what the client gets when nobody is left
         deadline = self.pool.clock() + self.config.queue_timeout
         while True:
             backend = self.pool.choose(tried)
@@ -453,7 +461,7 @@ class Balancer:
         Nothing goes to the client before the first piece of the body is here, or all of it where its length is known.
         """
         started = self.pool.clock()
-        answer = None  # type: Optional[Answer]
+        answer: Optional[Answer] = None
         try:
             answer = self._client.open(
                 backend.url + request.target,
@@ -494,14 +502,14 @@ class Balancer:
 
 
 class _Relay:
-    """A backend's answer as a service.Stream's chunks: the first piece is read at once, the others when asked for."""
+    """A backend's answer as a service.Stream's chunks: the first piece is read at once, the others when due."""
 
     def __init__(self, answer: Answer, finished: Callable[[], None], failed: Callable[[str], None]):
         self._answer = answer
         self._finished = finished
         self._failed = failed
         self._pieces = answer.pieces()
-        self._first = next(self._pieces, b"")  # type: Optional[bytes]
+        self._first: Optional[bytes] = next(self._pieces, b"")
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -581,7 +589,10 @@ def main() -> None:
     except OSError as error:
         options.fail("can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error))
     announce(
-        "listening", "⚖️  %s in front of %s" % (balancer.url, ", ".join(config.urls())), url=balancer.url, pid=os.getpid()
+        "listening",
+        "⚖️  %s in front of %s" % (balancer.url, ", ".join(config.urls())),
+        url=balancer.url,
+        pid=os.getpid(),
     )
     process.wait_for_stop(config.child)
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)

@@ -18,6 +18,7 @@ their own, watches them, starts again what dies, and stops everything when it is
 A child announces what happens to it on its standard output, a line of JSON each: "listening", "loading", "progress",
 "ready". It stops when its standard input ends, so that it never outlives this process, whatever happens to it.
 """
+
 import contextlib
 import dataclasses
 import json
@@ -192,13 +193,13 @@ class Child:
         self.url = ""
         self.loading = ""  # the model that it is loading and testing, if it is
         self.progress = 0.0
-        self.ready_at = None  # type: Optional[float]
-        self.restart_at = None  # type: Optional[float]
+        self.ready_at: Optional[float] = None
+        self.restart_at: Optional[float] = None
         self.given_up = ""  # why it will not be started again
         self._environment = environment
         self._events = events
-        self._process = None  # type: Optional[subprocess.Popen]
-        self._last_words = []  # type: List[str]
+        self._process: Optional[subprocess.Popen] = None
+        self._last_words: List[str] = []
 
     @property
     def pid(self) -> int:
@@ -220,7 +221,7 @@ class Child:
         self.run += 1
         self.restart_at = self.ready_at = None
         self.loading, self.progress, self._last_words = "", 0.0, []
-        apart = {"start_new_session": True}  # type: Dict[str, Any]
+        apart: Dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._process = subprocess.Popen(
@@ -229,7 +230,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self._environment,
-            **apart
+            **apart,
         )
         reader = threading.Thread(target=self._read_errors, args=(self._process.stderr,), daemon=True)
         reader.start()
@@ -317,7 +318,7 @@ class Supervisor:
         self._plan = plan
         self._programs = programs  # the folder of backend.py and balancer.py
         self._console = Console()
-        self._events = queue.SimpleQueue()  # type: queue.SimpleQueue[Any]  # (child, run, facts); a signal's number
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (child, run, facts); a signal's number
         self._backends = [self._backend(index) for index in range(plan.backends)]
         self._balancer = Child("Balancer", self._balancer_arguments(), self._environment(), self._events)
         self._announced = False
@@ -367,7 +368,9 @@ class Supervisor:
         config = self._config
         program = os.path.join(self._programs, "balancer.py")
         arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
-        arguments += ["--backend=" + _url(config.backend_host, config.base_port + i) for i in range(self._plan.backends)]
+        arguments += [
+            "--backend=" + _url(config.backend_host, config.base_port + i) for i in range(self._plan.backends)
+        ]
         return arguments + list(options.as_arguments(config, _BALANCER_OPTIONS))
 
     def _environment(self) -> Dict[str, str]:

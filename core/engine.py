@@ -16,8 +16,9 @@ From the bottom up, which is also the order of this file:
 
 Only the engine's thread touches a Context or a Sampler. A Model's vocabulary may be read by any thread while the
 model's lock is held. Every request has one queue on which its events come, and everything else is handed over through
-the inbox, so nothing here waits for a lock while it computes. llama_decode releases the GIL: HTTP threads run meanwhile.
+the inbox: nothing here waits for a lock while it computes. llama_decode releases the GIL: HTTP threads run meanwhile.
 """
+
 import array
 import collections
 import ctypes
@@ -28,7 +29,8 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass, field
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence as Many
+from typing import Any, Callable, Deque, Dict, List, Optional
+from typing import Sequence as Many
 
 import llama_cpp
 
@@ -137,7 +139,7 @@ class _NativeLog:
 
     def __init__(self) -> None:
         self.verbose = False
-        self._errors = collections.deque(maxlen=3)  # type: Deque[str]
+        self._errors: Deque[str] = collections.deque(maxlen=3)
         self._callback = llama_cpp.llama_log_callback(self._take)  # kept: C holds only its address
         llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
 
@@ -155,7 +157,7 @@ class _NativeLog:
             log.info("llama.cpp: %s", line)
 
 
-_native_log = None  # type: Optional[_NativeLog]
+_native_log: Optional[_NativeLog] = None
 
 
 def _start_llama(verbose: bool) -> _NativeLog:
@@ -299,7 +301,9 @@ class Context:
         params.n_ctx = self.n_ctx * settings.slots
         params.n_batch = params.n_ubatch = max(settings.batch_size, settings.slots)
         params.n_seq_max = settings.slots
-        params.n_outputs_max = settings.slots  # else logits for a whole batch are reserved: 300 MB for large vocabularies
+        params.n_outputs_max = (
+            settings.slots
+        )  # else logits for a whole batch are reserved: 300 MB for large vocabularies
         params.n_threads = params.n_threads_batch = settings.threads or cores()
         params.kv_unified = False
         params.no_perf = True
@@ -381,23 +385,27 @@ class Engine:
     (model, seconds) and "failed" (model, why); `on_failure` is called if that thread ends by a defect.
     """
 
-    def __init__(self, settings, on_event=lambda what, **facts: None, on_failure=lambda: None):
-        # type: (EngineSettings, Callable[..., None], Callable[[], None]) -> None
+    def __init__(
+        self,
+        settings: EngineSettings,
+        on_event: Callable[..., None] = lambda what, **facts: None,
+        on_failure: Callable[[], None] = lambda: None,
+    ):
         self.settings = settings
         self._on_event = on_event
         self._on_failure = on_failure
-        self._inbox = queue.SimpleQueue()  # type: queue.SimpleQueue[Any]  # Jobs; ModelFiles to load; None to wake up
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # Jobs; ModelFiles to load; None to wake up
         self._scheduler = Scheduler(settings.slots, settings.batch_size)
         self._pace = Pace(settings.step_target, settings.batch_size)
-        self._model = None  # type: Optional[Model]
-        self._context = None  # type: Optional[Context]
+        self._model: Optional[Model] = None
+        self._context: Optional[Context] = None
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         # Written by the engine's thread, read by any:
         self.status = "starting"  # then loading, ready, failed, stopped
         self.load_progress = 0.0
         self.heartbeat = time.monotonic()
-        self.counts = collections.Counter()  # type: collections.Counter
+        self.counts: collections.Counter = collections.Counter()
         self.largest_batch = 0  # sequences in one step
         self.step_seconds = 0.0
 

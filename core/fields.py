@@ -3,6 +3,7 @@
 A field that is missing or null has its default. A wrong one raises APIError 400 that names it in `param`, as the OpenAI
 API does. Fields that nobody reads are ignored.
 """
+
 import math
 from typing import Any, Dict, List, Optional
 

@@ -2,6 +2,7 @@
 
 Containers are given less than their machine has: the scheduler's affinity and Linux' cgroup limits are respected.
 """
+
 import ctypes
 import math
 import os

@@ -3,6 +3,7 @@
 Reads headers only (GGUF specification, versions 2 and 3), without llama_cpp: so that a file that is no model, or is cut
 short, is refused with a clear error before native code sees it, and memory can be planned before anything is loaded.
 """
+
 import mmap
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from core.service import APIError
 
 # ggml's tensor types: number -> (name, elements in a block, bytes in a block)
-_TYPES = {
+_TYPES: Dict[int, Tuple[str, int, int]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
@@ -23,7 +24,7 @@ _TYPES = {
     24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-}  # type: Dict[int, Tuple[str, int, int]]  # fmt: skip
+}  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _KEPT_ARRAY = 4096  # elements; longer arrays (vocabularies) are skipped
@@ -52,7 +53,7 @@ class ModelFile:
 
     def describe(self) -> Dict[str, Any]:
         """Return what GET /models says of it."""
-        facts = {
+        facts: Dict[str, Any] = {
             "name": self.name,
             "path": self.path,
             "size_mb": round(self.size / 1e6, 1),
@@ -60,7 +61,7 @@ class ModelFile:
             "parameters": self.parameters,
             "quantization": self.quantization,
             "context_length": self.context_length,
-        }  # type: Dict[str, Any]
+        }
         if self.problem:
             facts["problem"] = self.problem
         return facts
@@ -76,7 +77,7 @@ class ModelFolder:
 
     def __init__(self, path: str):
         self.path = path
-        self._known = {}  # type: Dict[Tuple[str, int, int], ModelFile]  # (path, size, mtime) -> what its header said
+        self._known: Dict[Tuple[str, int, int], ModelFile] = {}  # (path, size, mtime) -> what its header said
         self._lock = threading.Lock()  # guards _known
 
     def list(self) -> List[ModelFile]:
@@ -128,7 +129,9 @@ def locate(models: str, model: str) -> Tuple[str, str]:
         if not os.path.isfile(model):
             raise BadModel("there is no file %s" % model)
         models, model = os.path.split(os.path.abspath(model))
-    folder = os.path.abspath(models or os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models"))
+    folder = os.path.abspath(
+        models or os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models")
+    )
     if not os.path.isdir(folder):
         raise BadModel("the models folder %s does not exist" % folder)
     return folder, model
@@ -291,7 +294,7 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
 
 def _main_type(tensors: List[Tuple[int, int]]) -> str:
     """Return the name of the type that most weights have."""
-    weights = {}  # type: Dict[str, int]
+    weights: Dict[str, int] = {}
     for kind, elements in tensors:
         name = _TYPES.get(kind, ("type %d" % kind,))[0]
         weights[name] = weights.get(name, 0) + elements

@@ -4,20 +4,26 @@ Every field made with service.setting() becomes an option `--field-name`, an env
 and a line of `--help`, all with the same default, check and text. The command line wins over the environment, which
 wins over the default. Positional arguments are a second way to write some of the options.
 """
+
 import argparse
 import dataclasses
 import os
 import re
 import sys
-from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar
 
 C = TypeVar("C")
 PREFIX = "COMEAPI_"
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
-def parse(kind, description, positional=(), argv=None, environ=None):
-    # type: (Type[C], str, Sequence[str], Optional[Sequence[str]], Optional[Mapping[str, str]]) -> C
+def parse(
+    kind: Type[C],
+    description: str,
+    positional: Sequence[str] = (),
+    argv: Optional[Sequence[str]] = None,
+    environ: Optional[Mapping[str, str]] = None,
+) -> C:
     """Return a `kind` filled from the command line and the environment.
 
     `positional` names the fields that may also be given by position, in order. Ends the program with one line on
@@ -61,13 +67,13 @@ def _add_positional(parser: argparse.ArgumentParser, fields: Sequence[Any]) -> N
         )
 
 
-def _add_options(parser: argparse.ArgumentParser, fields: Sequence[Any]) -> None:
-    groups = {}  # type: Dict[str, Any]
+def _add_options(parser: argparse.ArgumentParser, fields: Iterable[Any]) -> None:
+    groups: Dict[str, Any] = {}
     for each in fields:
         meta = each.metadata
         if meta["group"] not in groups:
             groups[meta["group"]] = parser.add_argument_group(meta["group"])
-        how = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}  # type: Dict[str, Any]
+        how: Dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}
         if isinstance(each.default, bool):
             how["action"] = "store_true"
         else:
@@ -113,8 +119,9 @@ def _checked(each: Any) -> Any:
     return convert
 
 
-def _from_environment(parser, fields, environ):
-    # type: (argparse.ArgumentParser, Sequence[Any], Mapping[str, str]) -> Dict[str, Any]
+def _from_environment(
+    parser: argparse.ArgumentParser, fields: Iterable[Any], environ: Mapping[str, str]
+) -> Dict[str, Any]:
     values = {}
     for each in fields:
         text = environ.get(_variable(each.name))
@@ -159,7 +166,7 @@ def _secrets(parser: argparse.ArgumentParser, text: str) -> List[str]:
 
 def as_arguments(config: Any, names: Sequence[str]) -> Tuple[str, ...]:
     """Return the fields of `config` with these names as command-line options, to start another program with."""
-    arguments = []  # type: List[str]
+    arguments: List[str] = []
     defaults = {each.name: each.default for each in dataclasses.fields(config)}
     for name in names:
         value = getattr(config, name)

@@ -6,6 +6,7 @@ end of its standard input: so that no child outlives a parent that was killed, o
 Announcements are what a parent must know at once: one line of JSON each on a child's standard output; on a terminal,
 a sentence instead.
 """
+
 import json
 import logging
 import queue
@@ -27,8 +28,14 @@ def prepare_terminal() -> None:
 
 def warn_if_open(config: Any) -> None:
     """Say so when anybody who can reach this machine may use the service."""
-    if config.host not in ("127.0.0.1", "localhost", "::1") and not config.api_key and not getattr(config, "child", False):
-        logging.warning("⚠️  listening on %s without an API key: whoever can reach it can use it (--api-key)", config.host)
+    if (
+        config.host not in ("127.0.0.1", "localhost", "::1")
+        and not config.api_key
+        and not getattr(config, "child", False)
+    ):
+        logging.warning(
+            "⚠️  listening on %s without an API key: whoever can reach it can use it (--api-key)", config.host
+        )
 
 
 class Announcer:
@@ -38,7 +45,7 @@ class Announcer:
         self._child = child
 
     def __call__(self, what: str, sentence: str = "", **facts: Any) -> None:
-        """Announce an event: for a parent as {"event": what, **facts}, for a person as the sentence, if there is one."""
+        """Announce an event: to a parent as {"event": what, **facts}, to a person as the sentence, if there is one."""
         line = json.dumps(dict(facts, event=what), ensure_ascii=True) if self._child else sentence
         if not line:
             return
@@ -51,7 +58,7 @@ class Announcer:
 
 def wait_for_stop(child: bool) -> str:
     """Block until there is a reason to stop, and return it. A second signal ends the process at once."""
-    reasons = queue.SimpleQueue()  # type: queue.SimpleQueue[str]
+    reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
     on_signals(lambda number: reasons.put(signal.Signals(number).name))
     if child:
         threading.Thread(target=_watch_parent, args=(reasons,), daemon=True).start()

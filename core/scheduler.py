@@ -11,6 +11,7 @@ The laws: a stream that generates is in every batch, so no prompt makes it wait 
 has more rows than `n_batch`, a sequence never more tokens than `n_ctx`. Prompts share the budget evenly, so a short
 one passes a long one. A waiting request that needs another model lets nothing behind it pass: no model starves.
 """
+
 import collections
 from dataclasses import dataclass, field
 from typing import Any, Deque, List, Optional
@@ -35,7 +36,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive tokens of one sequence in one batch. Only a chunk that reaches the end needs its last row's logits."""
+    """Consecutive tokens of one sequence in one batch. Only one that reaches the end needs its last row's logits."""
 
     sequence: Sequence
     start: int
@@ -52,8 +53,8 @@ class Scheduler:
 
     def __init__(self, slots: int, n_batch: int):
         self.n_batch = n_batch
-        self.waiting = collections.deque()  # type: Deque[Sequence]
-        self._slots = [None] * slots  # type: List[Optional[Sequence]]
+        self.waiting: Deque[Sequence] = collections.deque()
+        self._slots: List[Optional[Sequence]] = [None] * slots
 
     @property
     def running(self) -> List[Sequence]:

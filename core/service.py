@@ -23,6 +23,7 @@ It runs in its connection's own thread. This module imports nothing of the proje
 Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG standard for server-sent events,
 the OpenAI API reference for the error envelope, Prometheus' text exposition format 0.0.4.
 """
+
 import collections
 import contextlib
 import hmac
@@ -66,8 +67,15 @@ class APIError(Exception):
     `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow).
     """
 
-    def __init__(self, status, message, code=None, param=None, type=None, headers=()):
-        # type: (int, str, Optional[str], Optional[str], Optional[str], Iterable[Tuple[str, str]]) -> None
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: Optional[str] = None,
+        param: Optional[str] = None,
+        type: Optional[str] = None,
+        headers: Iterable[Tuple[str, str]] = (),
+    ):
         super().__init__(message)
         self.status = status
         self.message = message
@@ -107,7 +115,7 @@ class _Metric:
 
     def __init__(self, kind: str, name: str, help: str, labels: Tuple[str, ...]):
         self.kind, self.name, self.help, self.labels = kind, name, help, labels
-        self._samples = collections.defaultdict(float)  # type: Dict[Tuple[str, ...], float]
+        self._samples: Dict[Tuple[str, ...], float] = collections.defaultdict(float)
         self._lock = threading.Lock()  # guards _samples
 
     def inc(self, *labels: str, by: float = 1) -> None:
@@ -136,7 +144,7 @@ class _Histogram(_Metric):
     def __init__(self, name: str, help: str, labels: Tuple[str, ...], buckets: Sequence[float]):
         super().__init__("histogram", name, help, labels)
         self._bounds = tuple(buckets)
-        self._series = {}  # type: Dict[Tuple[str, ...], List[float]]
+        self._series: Dict[Tuple[str, ...], List[float]] = {}
 
     def observe(self, value: float, *labels: str) -> None:
         """Count one observation."""
@@ -169,8 +177,8 @@ class Metrics:
     """A program's metrics. `collect` hooks run before each rendering, to set gauges from live state."""
 
     def __init__(self) -> None:
-        self._families = []  # type: List[_Metric]
-        self._hooks = []  # type: List[Callable[[], None]]
+        self._families: List[_Metric] = []
+        self._hooks: List[Callable[[], None]] = []
 
     def counter(self, name: str, help: str, *labels: str) -> _Metric:
         """Add a counter; its name should end in _total."""
@@ -343,7 +351,7 @@ class Request:
         self.wire = wire
         self.peer = peer  # the client's address
         self.path, _, self.query_string = target.partition("?")
-        self.params = {}  # type: Dict[str, str]  # what {names} in the route's path stood for
+        self.params: Dict[str, str] = {}  # what {names} in the route's path stood for
         self.route = "other"  # the route's pattern, for metrics
         self.body = b""
         self.id = _request_id(headers.get("x-request-id", ""))
@@ -470,8 +478,8 @@ class Router:
     """The routing table. Exact paths are one dictionary look-up; patterns are tried in their order."""
 
     def __init__(self, routes: Iterable[Route], fallback: Optional[Handler] = None):
-        self._exact = {}  # type: Dict[str, Dict[str, Route]]
-        self._patterns = []  # type: List[Tuple[Any, Dict[str, Route]]]
+        self._exact: Dict[str, Dict[str, Route]] = {}
+        self._patterns: List[Tuple[Any, Dict[str, Route]]] = []
         self._fallback = fallback and Route("*", "other", fallback)
         for route in routes:
             self._methods(route.path)[route.method] = route
@@ -621,16 +629,17 @@ class Service:
     `fallback` answers every path that no route names. `name` is the metrics' prefix.
     """
 
-    def __init__(self, config, routes, fallback=None, name="comeapi"):
-        # type: (Config, Iterable[Route], Optional[Handler], str) -> None
+    def __init__(
+        self, config: Config, routes: Iterable[Route], fallback: Optional[Handler] = None, name: str = "comeapi"
+    ):
         self.config = config
         self.metrics = Metrics()
         self._router = Router(routes, fallback)
         self._keys = [key.encode("utf-8") for key in config.api_key]
-        self._server = None  # type: Optional[_Server]
+        self._server: Optional[_Server] = None
         self._changed = threading.Condition()  # guards the three below; notified when a request ends
         self._draining = False
-        self._connections = set()  # type: set
+        self._connections: set = set()
         self._active = 0
         self._count = _HTTPMetrics(self.metrics, name, self)
 
@@ -1093,7 +1102,7 @@ def _parse_headers(lines: List[str]) -> Dict[str, str]:
     """Return the headers, names in lower case. Raises APIError 400, 431."""
     if len(lines) > _MAX_HEADERS:
         raise APIError(431, "More than %d headers." % _MAX_HEADERS, "headers_too_large")
-    headers = {}  # type: Dict[str, str]
+    headers: Dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         name, value = name.lower(), value.strip(" \t")

@@ -2,6 +2,7 @@
 
 The names are llama.cpp's where it has one. A program's Config is a dataclass made of these and its own.
 """
+
 from dataclasses import dataclass
 
 from core.service import between, setting
@@ -28,7 +29,7 @@ class EngineSettings:
     slots: int = setting(4, "requests at once", "engine", flags=("--parallel", "-np"), check=between(1, 256))
     ctx_size: int = setting(
         4096,
-        "tokens that one slot holds, prompt and answer; 0 for all that the model was trained with, which is also the most",
+        "tokens that a slot holds, prompt and answer; 0 for all that the model was trained with, which is the most",
         "engine",
         flags=("-c",),
         check=between(0, 1 << 24),

@@ -1,4 +1,5 @@
 """From tokens' bytes to text that may be shown: whole characters only, and never a part of a stop string."""
+
 import codecs
 from typing import Sequence, Tuple
 

@@ -11,6 +11,7 @@ What can go wrong has three names, because callers must act differently:
     Broken        the connection ended early: the request may have run, but no whole answer came
     Slow          no byte came in time
 """
+
 import http.client
 import socket
 import threading
@@ -48,9 +49,9 @@ class Answer:
     """A server's answer: its head, then its body, whole or as it comes. close() it where it is not read to its end."""
 
     def __init__(self, response: Any, sock: socket.socket, wait: Wait, timeout: float, give_back: Callable[[], None]):
-        self.status = response.status  # type: int
-        self.headers = response.getheaders()  # type: List[Tuple[str, str]]
-        self.length = response.length  # type: Optional[int]  # None where the end is known only when it comes
+        self.status: int = response.status
+        self.headers: List[Tuple[str, str]] = response.getheaders()
+        self.length: Optional[int] = response.length  # None where the end is known only when it comes
         self._response = response
         self._sock = sock
         self._wait = wait
@@ -163,7 +164,7 @@ class _KeepAlive(urllib.request.HTTPHandler):
     def __init__(self, connect_timeout: float):
         super().__init__()
         self._connect_timeout = connect_timeout
-        self._idle = {}  # type: Dict[str, List[Tuple[Any, float]]]  # host:port -> connections, oldest first
+        self._idle: Dict[str, List[Tuple[Any, float]]] = {}  # host:port -> connections, oldest first
         self._lock = threading.Lock()  # guards _idle
 
     def http_open(self, request: Any) -> Answer:
