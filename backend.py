@@ -324,11 +324,9 @@ def _require_llama() -> None:
 
 def _print_probe() -> None:
     _require_llama()
-    import llama_cpp
-
     from core import engine
 
-    print(json.dumps({"gpu": engine.supports_gpu(), "version": llama_cpp.__version__}))
+    print(json.dumps(engine.build_facts()))
 
 
 def _die(message: str) -> None:

@@ -124,9 +124,9 @@ class Job:
         return {name: round(value, 3) for name, value in timings.items()}
 
 
-def supports_gpu() -> bool:
-    """Tell whether this build of llama.cpp can use a GPU (llama_supports_gpu_offload)."""
-    return bool(llama_cpp.llama_supports_gpu_offload())
+def build_facts() -> Dict[str, Any]:
+    """Return llama-cpp-python's version, and whether its build can use a GPU (llama_supports_gpu_offload)."""
+    return {"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "version": llama_cpp.__version__}
 
 
 # ------------------------------------------------------------------------------------------- llama.cpp's log

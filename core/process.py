@@ -7,8 +7,10 @@ Announcements are what a parent must know at once: one line of JSON each on a ch
 a sentence instead.
 """
 
+import contextlib
 import json
 import logging
+import os
 import queue
 import signal
 import sys
@@ -84,9 +86,8 @@ def next_item(items: "queue.SimpleQueue[Any]") -> Any:
 
 
 def _watch_parent(reasons: "queue.SimpleQueue[str]") -> None:
-    try:
-        while sys.stdin.buffer.read(4096):
+    # Not through sys.stdin: a thread that waits inside its lock aborts the interpreter's shutdown.
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
             pass
-    except (OSError, ValueError, AttributeError):
-        pass
     reasons.put("parent gone")

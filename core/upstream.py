@@ -72,18 +72,21 @@ class Answer:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body's bytes as they come. Raises Broken, Slow, and what `wait` raises."""
-        left = self.length
+        left, empty = self.length, True
         while left != 0:
             if left is None:
                 piece = self._next_piece()
                 if not piece:
                     break
+                empty = False
             else:
                 piece = self._read(lambda: self._response.read(min(_PIECE, left)))
                 if not piece:
                     raise Broken("%d bytes of the answer are missing" % left)
                 left -= len(piece)
             yield piece
+        if left is None and empty and not self._response.chunked:
+            raise Broken("the answer ended where its body should begin")  # http.client takes a cut head for a whole one
         self._release()
 
     def close(self) -> None:
@@ -206,6 +209,8 @@ class _KeepAlive(urllib.request.HTTPHandler):
             if not request.comeapi_wait(sock, request.timeout):
                 raise socket.timeout()
             response = connection.getresponse()
+            if response.headers.defects:
+                raise http.client.HTTPException("malformed headers")
         except socket.timeout:
             connection.close()
             raise Slow("no answer for %g s" % request.timeout)

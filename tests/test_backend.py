@@ -1,0 +1,287 @@
+"""A backend as a process of its own: its API, bad input, and how it begins and ends."""
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+
+import pytest
+from conftest import ROOT, call, in_parallel, wait_until
+
+STORY = {"model_name": "demo.gguf", "prompt": "Once upon a time in a magical forest,"}
+
+
+def generate(backend, **body):
+    return call(backend.url + "/generate", dict(STORY, **body))
+
+
+def test_a_prompt_gets_an_answer(backend):
+    answer = generate(backend, max_tokens=30, temperature=0)
+    assert answer.status == 200
+    assert answer.json["response"] and answer.json["model"] == "demo.gguf"
+    usage = answer.json["usage"]
+    assert usage["completion_tokens"] <= 30 and usage["total_tokens"] == sum(list(usage.values())[:2])
+
+
+def test_the_defaults_are_the_contracts(backend):
+    assert generate(backend, max_tokens=None, stop=None, seed=None).json["usage"]["completion_tokens"] <= 100
+
+
+@pytest.mark.parametrize("prompt", ["Hello, how are you?", "こんにちは、調子はどうですか？"])
+def test_small_talk_is_answered_in_its_language_and_ends_by_itself(backend, prompt):
+    answer = generate(backend, prompt=prompt, temperature=0, max_tokens=200).json
+    assert answer["finish_reason"] == "stop"
+    japanese = bool(re.search("[ぁ-ん]", answer["response"]))
+    assert answer["response"].strip() and japanese == bool(re.search("[ぁ-ん]", prompt))
+
+
+def test_small_talk_works_by_chat_template_too(backend):
+    prompt = "<|im_start|>user\nHello, how are you?<|im_end|>\n<|im_start|>assistant\n"
+    answer = generate(backend, prompt=prompt, temperature=0, max_tokens=200).json
+    assert answer["finish_reason"] == "stop" and "<|" not in answer["response"]
+
+
+def test_a_story_is_told_in_whole_sentences_and_ends(backend):
+    answer = generate(backend, temperature=0, max_tokens=400).json
+    assert answer["finish_reason"] == "stop"
+    assert re.search(r"[.!?\"]$", answer["response"].strip())
+
+
+def test_a_stream_gives_the_same_answer_piece_by_piece(backend):
+    whole = generate(backend, max_tokens=40, temperature=0).json
+    streamed = generate(backend, max_tokens=40, temperature=0, stream=True)
+    assert streamed.headers["Content-Type"] == "text/event-stream"
+    assert "".join(event["response"] for event in streamed.events) == whole["response"]
+    assert [event["done"] for event in streamed.events] == [False] * (len(streamed.events) - 1) + [True]
+    assert sum(len(event["tokens"]) for event in streamed.events) == whole["usage"]["completion_tokens"]
+    assert streamed.events[-1]["usage"] == whole["usage"]
+
+
+def test_five_clients_at_once_get_five_right_answers_from_one_batch(backend):
+    prompts = [STORY["prompt"], "Hello, how are you?", "What color is the sky?", "むかしむかし、", "こんにちは"]
+    alone = [generate(backend, prompt=prompt, temperature=0, max_tokens=60).json["response"] for prompt in prompts]
+    together = in_parallel(lambda prompt: generate(backend, prompt=prompt, temperature=0, max_tokens=60), prompts)
+    assert [answer.json["response"] for answer in together] == alone
+    assert call(backend.url + "/status").json["largest_batch"] > 1
+
+
+@pytest.mark.parametrize(
+    "body, param",
+    [
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": ["a"]}, "prompt"),
+        ({"model_name": None}, "model_name"),
+        ({"model_name": 7}, "model_name"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": "10"}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 1e400}, None),  # Infinity is no JSON
+        ({"top_k": -5}, "top_k"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"seed": -2}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"prompt": "word " * 5000}, "prompt"),
+    ],
+)
+def test_a_wrong_field_gets_400_that_names_it(backend, body, param):
+    answer = generate(backend, **body)
+    assert answer.status == 400
+    error = answer.json["error"]
+    assert error["type"] == "invalid_request_error" and error["param"] == param and error["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"prompt": NaN}', b"[" * 100000])
+def test_what_is_no_json_object_gets_400(backend, body):
+    answer = call(backend.url + "/generate", body, method="POST")
+    assert answer.status == 400 and answer.json["error"]["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize("name", ["missing.gguf", "../models/demo.gguf", "/etc/passwd", "..\\demo.gguf", "\0"])
+def test_an_unknown_model_gets_404_that_lists_what_there_is(backend, name):
+    answer = generate(backend, model_name=name)
+    assert answer.status == 404 and "demo.gguf" in answer.json["error"]["message"]
+
+
+def test_a_stream_that_can_not_begin_gets_its_own_status(backend):
+    assert generate(backend, stream=True, prompt="word " * 5000).status == 400
+
+
+def test_bad_requests_do_not_disturb_the_others_in_the_batch(backend):
+    good = dict(STORY, temperature=0, max_tokens=60)
+    expected = call(backend.url + "/generate", good).json["response"]
+    bad = [dict(good, model_name="nope"), dict(good, prompt="x " * 9000), dict(good, top_p=7), {"prompt": 1}]
+    answers = in_parallel(lambda body: call(backend.url + "/generate", body), [good, *bad, good, *bad, good])
+    assert [answer.status for answer in answers if answer.status != 200] == [404, 400, 400, 400] * 2
+    assert {answer.json["response"] for answer in answers if answer.status == 200} == {expected}
+
+
+def test_the_models_are_listed(backend):
+    models = call(backend.url + "/models").json["models"]
+    assert [(each["name"], each["loaded"]) for each in models] == [("demo.gguf", True)]
+    assert 0 < models[0]["size_mb"] <= 5
+
+
+def test_health_answers_at_once_while_the_engine_works(backend):
+    stop = threading.Event()
+
+    def work(_):
+        while not stop.is_set():
+            generate(backend, max_tokens=200, temperature=1.5)
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for worker in workers:
+        worker.start()
+    try:
+        wait_until(lambda: call(backend.url + "/health").json["busy_slots"] == 4)
+        health = call(backend.url + "/health", timeout=5)
+        assert health.status == 200 and health.json["heartbeat_age"] < 5
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+def send_and_leave(backend, body):
+    """Send a request on a raw connection and return the open socket."""
+    data = json.dumps(body).encode()
+    host, port = backend.url.split("//")[1].split(":")
+    sock = socket.create_connection((host, int(port)))
+    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    return sock
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_client_that_hangs_up_frees_its_slot(start, tmp_path, streaming):
+    backend = start("backend.py", "--child", "--port", 0, "--threads", 1, "--slots", 1)
+    backend.url = backend.wait_for_event("listening")["url"]
+    backend.wait_for_event("ready")
+    # Stories one after another for many seconds, if nobody cancels them.
+    body = dict(STORY, max_tokens=900, stream=streaming, temperature=1.9)
+    sockets = [send_and_leave(backend, body) for _ in range(20)]
+    wait_until(lambda: call(backend.url + "/health").json["queued"] >= 10)
+    for sock in sockets:
+        sock.close()
+    wait_until(lambda: call(backend.url + "/health").json["busy_slots"] == 0, timeout=5)
+    assert call(backend.url + "/health").json["queued"] == 0
+    assert "comeapi_backend_cancelled_total 0" not in call(backend.url + "/metrics").body.decode().splitlines()
+
+
+def test_metrics_are_prometheus_text(backend):
+    generate(backend, max_tokens=3)
+    metrics = call(backend.url + "/metrics")
+    assert metrics.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    lines = metrics.body.decode().splitlines()
+    assert "comeapi_backend_slots 4" in lines
+    assert all(re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? \S+', line) for line in lines)
+
+
+# ---- how it begins
+
+
+def refused(start, *arguments, **environment):
+    """Start a backend that can't work; returns its one line on stderr."""
+    program = start("backend.py", *arguments, **environment)
+    assert program.end() > 0  # not 0, and no signal
+    assert len(program.errors) == 1, program.errors
+    return program.errors[0]
+
+
+def test_a_port_in_use_is_one_clear_line(start):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        assert "can't listen on 127.0.0.1 port %d: Address already in use" % port in refused(start, "--port", port)
+
+
+def test_a_missing_or_empty_models_folder_is_one_clear_line(start, tmp_path):
+    assert "does not exist" in refused(start, "--models", tmp_path / "missing")
+    assert "holds no .gguf file" in refused(start, "--models", tmp_path)
+
+
+def test_a_model_that_is_not_there_or_broken_is_one_clear_line(start, tmp_path):
+    assert "There is no model 'qwen'" in refused(start, "--model", "qwen")
+    (tmp_path / "bad.gguf").write_bytes(b"junk")
+    assert "it is no GGUF file" in refused(start, "--models", tmp_path)
+
+
+def test_a_model_that_llama_cpp_refuses_is_one_clear_line(start, tmp_path):
+    with open(os.path.join(ROOT, "models", "demo.gguf"), "rb") as file:
+        data = file.read().replace(b"output_norm.weight", b"output_n0rm.weight")
+    (tmp_path / "bad.gguf").write_bytes(data)
+    line = refused(start, "--models", tmp_path, "--port", 0)
+    assert "bad.gguf can't be loaded" in line and "output_norm" in line
+
+
+def test_a_wrong_option_is_one_clear_line(start):
+    assert "--slots" in refused(start, "--slots", "many")
+    assert "COMEAPI_SLOTS" in refused(start, COMEAPI_SLOTS="many")
+
+
+def test_a_broken_model_beside_a_good_one_is_refused_when_asked_for(start, tmp_path):
+    shutil.copy(os.path.join(ROOT, "models", "demo.gguf"), tmp_path / "demo.gguf")
+    with open(tmp_path / "demo.gguf", "rb") as file:
+        (tmp_path / "cut.gguf").write_bytes(file.read()[:200000])
+    backend = start("backend.py", "--child", "--models", tmp_path, "--port", 0, "--threads", 1)
+    backend.url = backend.wait_for_event("listening")["url"]
+    backend.wait_for_event("ready")
+    answer = generate(backend, model_name="cut.gguf")
+    assert answer.status == 500 and "cut short" in answer.json["error"]["message"]
+    assert generate(backend, max_tokens=3).status == 200
+    listed = {each["name"]: each.get("problem") for each in call(backend.url + "/models").json["models"]}
+    assert listed["demo.gguf"] is None and "cut short" in listed["cut.gguf"]
+
+
+def test_the_positional_form_works(start):
+    backend = start("backend.py", os.path.join(ROOT, "models"), "127.0.0.1", 0, "--threads", 1)
+    line = backend.wait_for_line("🟢")
+    assert re.fullmatch(r"🟢 http://127\.0\.0\.1:\d+ \(PID %d\) demo\.gguf loaded in \d+\.\d s" % backend.pid, line)
+
+
+def test_a_lazy_backend_loads_with_the_first_request(start):
+    backend = start("backend.py", "--child", "--lazy", "--port", 0, "--threads", 1)
+    backend.url = backend.wait_for_event("listening")["url"]
+    assert wait_until(lambda: call(backend.url + "/health")).json["model"] is None
+    assert generate(backend, max_tokens=3).status == 200
+    assert call(backend.url + "/health").json["model"] == "demo.gguf"
+
+
+def test_keys_are_asked_for_everywhere_but_at_health(start):
+    backend = start("backend.py", "--child", "--port", 0, "--threads", 1, COMEAPI_API_KEY="one,two")
+    url = backend.wait_for_event("listening")["url"]
+    assert call(url + "/health").status in (200, 503)
+    assert call(url + "/models").status == call(url + "/nowhere").status == 401
+    assert call(url + "/models", headers={"Authorization": "Bearer two"}).status == 200
+
+
+# ---- how it ends
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "end of input"])
+def test_running_requests_finish_before_it_stops(start, how):
+    backend = start("backend.py", "--child", "--port", 0, "--threads", 1)
+    backend.url = backend.wait_for_event("listening")["url"]
+    backend.wait_for_event("ready")
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(generate(backend, max_tokens=300, temperature=1.5)))
+    client.start()
+    wait_until(lambda: call(backend.url + "/health").json["busy_slots"] == 1)
+    if how == "end of input":
+        backend.process.stdin.close()
+    else:
+        backend.process.send_signal(getattr(signal, how))
+    assert backend.end() == 0
+    client.join()
+    assert answers[0].status == 200 and answers[0].json["response"]

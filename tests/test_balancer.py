@@ -1,0 +1,580 @@
+"""The balancer: its choice, its table of retries row by row, its health thread, and what it relays.
+
+The backends here are stand-ins: real HTTP servers in this process that do as the test says.
+"""
+import json
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from conftest import PATIENCE, ROOT, call, free_ports, in_parallel, running, wait_until
+
+from balancer import Backend, Balancer, Config, Pool, backend_url
+from core import service
+from core.service import IDLE, APIError, Reply, Route, Service, Stream, event_stream, json_reply
+
+# ------------------------------------------------------------------------------------------------ stand-ins
+
+
+class StandIn:
+    """A backend that answers as `behave(request)` says, and counts."""
+
+    def __init__(self, behave=None, port=0, health=None):
+        self.requests = []
+        self.behave = behave or (lambda request: json_reply({"from": self.service.url}))
+        self.health = health or (lambda request: json_reply({"status": "ok", "slots": 4, "model": "m.gguf"}))
+        routes = [
+            Route("GET", "/health", lambda request: self.health(request)),
+            Route("GET", "/models", lambda request: json_reply({"models": [{"name": "m.gguf", "loaded": True}]})),
+        ]
+        self.service = Service(service.Config(port=port), routes, fallback=self._answer).start()
+        self.url = self.service.url
+
+    def _answer(self, request):
+        self.requests.append(request)
+        return self.behave(request)
+
+    def close(self):
+        self.service.drain(0)
+
+
+class RawServer:
+    """A server that does with each connection what no well-behaved one does; /health is fine."""
+
+    def __init__(self, misbehave):
+        self.misbehave = misbehave
+        self.sock = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self.url = "http://127.0.0.1:%d" % self.sock.getsockname()[1]
+        self.requests = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self.sock.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with connection:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                data = connection.recv(65536)
+                if not data:
+                    return
+                head += data
+            if head.startswith(b"GET /health"):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+            else:
+                self.requests += 1
+                self.misbehave(connection)
+
+    def close(self):
+        self.sock.close()
+
+
+@pytest.fixture
+def made():
+    """Make stand-ins and balancers that end with the test: made(StandIn, …)."""
+    things = []
+
+    def make(kind, *arguments, **named):
+        things.append(kind(*arguments, **named))
+        return things[-1]
+
+    yield make
+    for thing in reversed(things):
+        thing.stop(0) if isinstance(thing, Balancer) else thing.close()
+
+
+@pytest.fixture
+def front(made):
+    """Start a balancer in front of stand-ins, and wait until it has found out which are up."""
+
+    def make(*backends, **settings):
+        urls = tuple(backend if isinstance(backend, str) else backend.url for backend in backends)
+        settings = dict({"health_interval": 30.0, "queue_timeout": 0.0}, **settings)
+        balancer = made(Balancer, Config(port=0, backend=urls, **settings)).start()
+        wait_until(lambda: all(each["last_check"] for each in balancer.status()["backends"]))
+        return balancer
+
+    return make
+
+
+def dead_url():
+    return "http://127.0.0.1:%d" % free_ports(1)
+
+
+def break_off(connection):
+    """Reset the connection without an answer."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
+# ------------------------------------------------------------------------------------------------ the choice
+
+
+def pool_of(count, slots=4):
+    pool = Pool(tuple("http://b%d" % index for index in range(count)))
+    for backend in pool.due(0):
+        pool.probed(backend, True, "ok", {"slots": slots}, 30)
+    return pool
+
+
+def names(pool, count, tried=()):
+    return [pool.choose(set(tried)).url[-1] for _ in range(count)]
+
+
+def test_healthy_backends_are_taken_in_turn():
+    assert names(pool_of(3), 6) == ["0", "1", "2", "0", "1", "2"]
+
+
+def test_a_full_backend_is_skipped_until_all_are_full():
+    pool = pool_of(2, slots=1)
+    assert names(pool, 2) == ["0", "1"]
+    assert names(pool, 2) == ["0", "1"]  # all are full: in turn again, their own queues take them
+
+
+def test_a_backend_that_is_down_is_skipped_and_one_that_was_tried_never_taken_again():
+    pool = pool_of(3)
+    first = pool.choose(set())
+    pool.failed(first, "gone")
+    assert names(pool, 4) == ["1", "2", "1", "2"]
+    second = pool.choose(set())
+    assert pool.choose({second}).url != second.url
+
+
+def test_a_backend_that_is_down_is_the_last_resort():
+    pool = Pool(("http://b0",))
+    assert pool.choose(set()).url == "http://b0"
+
+
+def test_with_every_backend_tried_there_is_none():
+    pool = pool_of(2)
+    tried = {pool.choose(set()), pool.choose(set())}
+    assert pool.choose(tried) is None
+
+
+def test_the_cursor_is_fair_under_many_threads():
+    pool = pool_of(4, slots=10**6)
+    chosen = []
+    in_parallel(lambda _: chosen.extend(names(pool, 100)), range(8))
+    assert {chosen.count(name) for name in "0123"} == {200}
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_healthy_backend_is_probed_at_its_interval_and_a_dead_one_every_second_backing_off():
+    clock = Clock()
+    pool = Pool(("http://b0",), clock)
+    (backend,) = pool.due(0)
+    assert pool.due(0) == []  # it is being probed
+    pool.probed(backend, True, "ok", {}, 30)
+    clock.now += 29
+    assert pool.due(0) == []
+    clock.now += 1
+    assert pool.due(0) == [backend]
+    delays = []
+    for _ in range(12):
+        pool.probed(backend, False, "gone", {}, 30)
+        delays.append(backend.next_probe - clock.now)
+        clock.now = backend.next_probe
+        assert pool.due(0) == [backend]
+    assert delays[0] == 1 and delays == sorted(delays) and delays[-1] == 5
+
+
+def test_a_failed_request_makes_the_backend_suspect_and_its_probe_due_at_once():
+    clock = Clock()
+    pool = Pool(("http://b0",), clock)
+    (backend,) = pool.due(0)
+    pool.probed(backend, True, "ok", {}, 30)
+    pool.failed(pool.choose(set()), "refused")
+    assert not backend.healthy and pool.due(0) == [backend]
+
+
+# ------------------------------------------------------------------------------------- the table of retries
+
+
+def test_row_1_an_unreachable_backend_is_passed_over(made, front):
+    dead, alive = dead_url(), made(StandIn)
+    balancer = front(dead, alive)
+    answers = [call(balancer.url + "/generate", {"n": n}) for n in range(4)]
+    assert [answer.json["from"] for answer in answers] == [alive.url] * 4
+
+
+def test_row_1_a_backend_that_dies_between_two_requests_costs_nobody_an_answer(made, front):
+    first, second = made(StandIn), made(StandIn)
+    balancer = front(first, second)
+    first.close()
+    assert {call(balancer.url + "/generate", {}).json["from"] for _ in range(4)} == {second.url}
+    state = balancer.status()["backends"][0]
+    assert not state["healthy"] and state["error_count"] >= 1 and "refused" in state["why"]
+
+
+def test_row_2_a_stale_connection_is_replaced_without_asking_another_backend(made, front):
+    port = free_ports(1)
+    first, second = made(StandIn, port=port), made(StandIn)
+    balancer = front(first, second)
+    assert {call(balancer.url + "/x", {}).json["from"] for _ in range(2)} == {first.url, second.url}
+    first.close()  # the balancer still holds a connection to it
+    again = made(StandIn, port=port)
+    assert [call(balancer.url + "/x", {}).json["from"] for _ in range(2)] == [again.url, second.url]
+    assert balancer.status()["healthy_backends"] == 2
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_row_3_a_backend_that_is_full_or_broken_passes_the_request_on(made, front, status):
+    full = made(StandIn, lambda request: json_reply({"error": "full"}, status))
+    free = made(StandIn)
+    balancer = front(full, free)
+    assert {call(balancer.url + "/generate", {}).json["from"] for _ in range(4)} == {free.url}
+    assert full.requests
+    assert balancer.status()["healthy_backends"] == 2  # full is not dead
+
+
+def test_row_3_with_all_of_them_full_the_client_gets_what_the_last_one_said(made, front):
+    error = APIError(503, "full", "queue_full", headers=[("Retry-After", "7")])
+    backends = [made(StandIn, lambda request: service.error_reply(error)) for _ in range(2)]
+    answer = call(front(*backends).url + "/generate", {})
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
+    assert answer.json["error"]["code"] == "queue_full"
+    assert [len(backend.requests) for backend in backends] == [1, 1]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 429, 500])
+def test_a_clients_own_error_is_not_retried(made, front, status):
+    first = made(StandIn, lambda request: json_reply({"error": {}}, status))
+    second = made(StandIn, lambda request: json_reply({"error": {}}, status))
+    assert call(front(first, second).url + "/generate", {}).status == status
+    assert len(first.requests) + len(second.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "misbehave",
+    [
+        break_off,
+        lambda connection: connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf an answer"),
+        lambda connection: connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-"),
+        lambda connection: connection.sendall(b"SSH-2.0-OpenSSH\r\n"),
+        lambda connection: connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    ],
+)
+def test_row_4_an_answer_that_breaks_off_before_a_byte_reached_the_client_is_asked_for_again(made, front, misbehave):
+    bad, good = made(RawServer, misbehave), made(StandIn)
+    balancer = front(bad, good)
+    for _ in range(3):
+        assert call(balancer.url + "/generate", {}).json["from"] == good.url
+    assert bad.requests >= 1
+
+
+def test_row_4_a_request_that_breaks_every_backend_is_not_passed_on_for_ever(made, front):
+    backends = [made(RawServer, break_off) for _ in range(6)]
+    answer = call(front(*backends, retries=2).url + "/generate", {})
+    assert answer.status == 502 and answer.json["error"]["code"] == "backend_broke"
+    assert sum(backend.requests for backend in backends) == 3
+
+
+def test_row_5_a_backend_that_is_too_slow_gives_504_and_nobody_else_is_asked(made, front):
+    released = threading.Event()
+    slow = made(StandIn, lambda request: released.wait(PATIENCE) and Reply())
+    other = made(StandIn, lambda request: released.wait(PATIENCE) and Reply())
+    answer = call(front(slow, other, timeout=0.3).url + "/generate", {})
+    released.set()
+    assert answer.status == 504 and answer.json["error"]["type"] == "timeout_error"
+    assert len(slow.requests) + len(other.requests) == 1
+
+
+def broken_stream(connection):
+    body = b'data: {"n": 1}\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    kind = b"text/event-stream"
+    connection.sendall(head % kind + b"%x\r\n%b\r\n" % (len(body), body))
+    time.sleep(0.2)  # the break comes after the piece has been relayed
+    break_off(connection)
+
+
+def test_row_6_a_stream_that_breaks_off_later_ends_with_an_error_event(made, front):
+    bad, good = made(RawServer, broken_stream), made(StandIn)
+    answer = call(front(bad, good).url + "/generate", {})
+    pieces = [json.loads(part[6:]) for part in answer.body.decode().split("\n\n") if part]
+    assert pieces[0] == {"n": 1} and pieces[1]["error"]["code"] == "backend_broke"
+    assert not good.requests
+
+
+def test_row_7_a_request_waits_for_a_backend_that_was_there_before(made, front):
+    port = free_ports(1)
+    only = made(StandIn, port=port)
+    balancer = front(only, queue_timeout=PATIENCE)
+    call(balancer.url + "/x", {})
+    only.close()
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(call(balancer.url + "/generate", {})))
+    client.start()
+    wait_until(lambda: balancer.status()["healthy_backends"] == 0)
+    made(StandIn, port=port)
+    client.join(PATIENCE)
+    assert answers[0].status == 200
+
+
+def test_row_7_without_hope_the_client_is_told_at_once_what_is_wrong(front):
+    dead = dead_url()
+    answer = call(front(dead, queue_timeout=PATIENCE).url + "/generate", {})
+    assert answer.status == 503 and answer.headers["Retry-After"]
+    assert dead in answer.json["error"]["message"] and "refused" in answer.json["error"]["message"]
+
+
+# ------------------------------------------------------------------------------------------------ relaying
+
+
+def test_the_request_and_the_answer_pass_through_unchanged(made, front):
+    def echo(request):
+        seen = {"method": request.method, "target": request.target, "body": request.body.decode()}
+        return json_reply(dict(seen, headers=request.headers), 201, [("X-Special", "ü"), ("Connection", "close")])
+
+    balancer = front(made(StandIn, echo))
+    answer = call(
+        balancer.url + "/v1/some/path?q=%20x&q=2", b"\xe3\x81\x82{", {"Authorization": "Bearer k", "X-Mine": "1"}, "PUT"
+    )
+    assert answer.status == 201 and answer.headers["X-Special"] == "ü"
+    seen = answer.json
+    assert (seen["method"], seen["target"], seen["body"]) == ("PUT", "/v1/some/path?q=%20x&q=2", "あ{")
+    assert seen["headers"]["authorization"] == "Bearer k" and seen["headers"]["x-mine"] == "1"
+    assert seen["headers"]["x-forwarded-for"] == "127.0.0.1"
+    assert seen["headers"]["x-request-id"] == answer.headers["X-Request-Id"]
+    assert answer.headers["X-ComeAPI-Backend"]
+
+
+def test_a_stream_is_relayed_piece_by_piece_as_it_comes(made, front):
+    sent, gone = threading.Event(), threading.Event()
+
+    def pieces():
+        yield {"n": 1}
+        assert sent.wait(PATIENCE)
+        yield {"n": 2}
+
+    balancer = front(made(StandIn, lambda request: event_stream(pieces())))
+    with socket.create_connection(("127.0.0.1", balancer.service.port)) as sock:
+        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        received = b""
+        while b'{"n": 1}' not in received:
+            received += sock.recv(65536)
+        assert b"text/event-stream" in received and b"X-Accel-Buffering: no" in received
+        sent.set()  # the second piece was not needed to get the first
+        while not received.endswith(b"0\r\n\r\n"):
+            received += sock.recv(65536)
+    assert b'{"n": 2}' in received and b"[DONE]" in received
+    assert not gone.is_set()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_client_that_hangs_up_is_noticed_by_the_backend(made, front, streaming):
+    begun, noticed = threading.Event(), threading.Event()
+
+    def endless():
+        try:
+            yield b"first"
+            while True:
+                begun.set()
+                yield IDLE
+                threading.Event().wait(0.02)
+        finally:
+            noticed.set()
+
+    def whole(request):
+        begun.set()
+        wait_until(request.hung_up)
+        noticed.set()
+        return Reply()
+
+    balancer = front(made(StandIn, lambda request: Stream(endless()) if streaming else whole(request)))
+    sock = socket.create_connection(("127.0.0.1", balancer.service.port))
+    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    assert begun.wait(PATIENCE)
+    sock.close()
+    assert noticed.wait(2)
+    wait_until(lambda: balancer.status()["backends"][0]["in_flight"] == 0)
+
+
+def test_every_answer_gives_its_backend_back(made, front):
+    kinds = {
+        "/json": lambda request: json_reply({}),
+        "/stream": lambda request: event_stream(iter([{"n": 1}])),
+        "/empty": lambda request: Reply(status=204),
+        "/error": lambda request: json_reply({}, 400),
+        "/full": lambda request: Stream(iter([b"full"]), 503),
+    }
+    balancer = front(made(StandIn, lambda request: kinds[request.path](request)))
+    for path in kinds:
+        for method in ("POST", "HEAD"):
+            call(balancer.url + path, b"" if method == "POST" else None, method=method)
+    wait_until(lambda: balancer.status()["backends"][0]["in_flight"] == 0)
+
+
+def test_connections_to_a_backend_are_kept_alive(made, front):
+    ports = set()
+
+    def note(request):
+        ports.add(request.wire.sock.getpeername()[1])
+        return json_reply({})
+
+    balancer = front(made(StandIn, note))
+    for _ in range(20):
+        call(balancer.url + "/x", {})
+    assert len(ports) == 1
+
+
+# ---------------------------------------------------------------------------------------- its own answers
+
+
+def test_status_counts_the_backends(made, front):
+    balancer = front(made(StandIn), dead_url())
+    status = call(balancer.url + "/status").json
+    assert (status["total_backends"], status["healthy_backends"]) == (2, 1)
+    fields = {"url", "healthy", "error_count", "avg_response_time", "last_check"}
+    assert all(fields <= set(each) for each in status["backends"])
+    assert status["backends"][0]["capacity"] == 4 and status["backends"][0]["model"] == "m.gguf"
+    root = call(balancer.url + "/").json
+    assert root["message"] == "ComeAPI Load Balancer" and root["status"]["total_backends"] == 2
+
+
+def test_the_models_are_the_union_over_the_backends(made, front):
+    first, second = made(StandIn), made(StandIn)
+    (model,) = call(front(first, second, dead_url()).url + "/models").json["models"]
+    assert model == {"name": "m.gguf", "loaded": True, "backends": [first.url, second.url]}
+
+
+def test_health_is_503_while_no_backend_is_up(made, front):
+    assert call(front(dead_url()).url + "/health").status == 503
+    assert call(front(made(StandIn)).url + "/health").status == 200
+
+
+def test_a_backend_that_says_503_at_health_gets_no_requests(made, front):
+    loading = made(StandIn, health=lambda request: json_reply({"status": "loading"}, 503))
+    ready = made(StandIn)
+    balancer = front(loading, ready)
+    assert {call(balancer.url + "/x", {}).json["from"] for _ in range(4)} == {ready.url}
+    loading.health = ready.health
+    wait_until(lambda: balancer.status()["healthy_backends"] == 2)
+
+
+def test_a_server_without_a_health_page_counts_as_up(made, front):
+    other = made(StandIn, health=lambda request: json_reply({}, 404))
+    assert front(other).status()["healthy_backends"] == 1
+
+
+def test_a_probe_that_hangs_does_not_delay_the_others(made, front):
+    hanging = socket.create_server(("127.0.0.1", 0))
+    try:
+        balancer = made(Balancer, Config(port=0, backend=("http://127.0.0.1:%d" % hanging.getsockname()[1], made(StandIn).url)))
+        balancer.start()
+        wait_until(lambda: balancer.status()["healthy_backends"] == 1, timeout=3)
+    finally:
+        hanging.close()
+
+
+def test_metrics_tell_of_backends_and_retries(made, front):
+    full = made(StandIn, lambda request: json_reply({}, 503))
+    balancer = front(full, made(StandIn), dead_url())
+    for _ in range(3):
+        call(balancer.url + "/x", {})
+    lines = call(balancer.url + "/metrics").body.decode().splitlines()
+    assert 'comeapi_retries_total{why="503"}' in " ".join(lines)
+    assert 'comeapi_backend_up{backend="%s"} 1' % full.url in lines
+    assert any(line.startswith("comeapi_http_requests_total") for line in lines)
+
+
+def test_keys_guard_everything_but_health(made, front):
+    balancer = front(made(StandIn), api_key=("secret",))
+    assert [call(balancer.url + path).status for path in ("/", "/status", "/models", "/x", "/health")] == [401] * 4 + [200]
+    assert call(balancer.url + "/x", headers={"X-Api-Key": "secret"}).status == 200
+
+
+# ------------------------------------------------------------------------------------- embedding, and by hand
+
+
+def test_two_balancers_live_in_one_program_and_stop_without_a_trace(made):
+    stand_in = made(StandIn)
+    before = {thread.name for thread in threading.enumerate()}
+    balancers = [Balancer(Config(port=0, backend=(stand_in.url,))).start() for _ in range(2)]
+    assert all(call(balancer.url + "/x", {}).status == 200 for balancer in balancers)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for balancer in balancers:
+        assert balancer.stop() == 0
+    wait_until(lambda: not {t.name for t in threading.enumerate()} - before - {"probe"})
+
+
+def test_a_stopping_balancer_lets_a_running_request_finish(made, front):
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(request):
+        begun.set()
+        release.wait(PATIENCE)
+        return json_reply({"late": True})
+
+    balancer = front(made(StandIn, slow))
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(call(balancer.url + "/x", {})))
+    client.start()
+    begun.wait(PATIENCE)
+    stopper = threading.Thread(target=balancer.stop)
+    stopper.start()
+    wait_until(lambda: balancer.service.draining)
+    release.set()
+    client.join(PATIENCE)
+    stopper.join(PATIENCE)
+    assert answers[0].json == {"late": True}
+
+
+def test_the_positional_form_of_the_original_works(start, made):
+    port, own = free_ports(1), free_ports(1)
+    made(StandIn, port=port)
+    balancer = start("balancer.py", "127.0.0.1", port, 1, "127.0.0.1", own)
+    balancer.wait_for_line("http://127.0.0.1:%d" % own)
+    wait_until(lambda: call("http://127.0.0.1:%d/status" % own).json["healthy_backends"] == 1)
+    balancer.process.send_signal(signal.SIGINT)
+    assert balancer.end() == 0
+
+
+def test_backends_that_come_after_the_balancer_are_found(start, made):
+    port = free_ports(1)
+    balancer = start("balancer.py", "--child", "--port", 0, "--backend", "127.0.0.1:%d" % port)
+    url = balancer.wait_for_event("listening")["url"]
+    assert call(url + "/status").json["healthy_backends"] == 0
+    made(StandIn, port=port)
+    wait_until(lambda: call(url + "/status").json["healthy_backends"] == 1)
+
+
+def test_a_balancer_ends_with_its_parent(start):
+    balancer = start("balancer.py", "--child", "--port", 0)
+    balancer.wait_for_event("listening")
+    balancer.process.stdin.close()
+    assert balancer.end() == 0 and not running(balancer.pid)
+
+
+def test_the_default_backends_are_the_originals():
+    assert Config().urls() == tuple("http://127.0.0.1:%d" % port for port in range(8080, 8085))
+    assert Config().port == 9000
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x/path", "http://x?y", "://"])
+def test_a_backend_that_is_no_url_is_refused(start, url):
+    with pytest.raises(ValueError):
+        backend_url(url)
+    balancer = start("balancer.py", "--backend", url)
+    assert balancer.end() == 2 and len(balancer.errors) == 1
+
+
+def test_a_port_in_use_is_one_clear_line(start, made):
+    taken = made(StandIn)
+    balancer = start("balancer.py", "--port", taken.service.port)
+    assert balancer.end() == 1
+    assert balancer.errors == ["balancer.py: error: can't listen on 127.0.0.1 port %d: Address already in use" % taken.service.port]

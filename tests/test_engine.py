@@ -1,0 +1,246 @@
+"""The engine, in this process, with the demo model: real llama.cpp, real batches."""
+import os
+import queue
+import shutil
+import threading
+
+import pytest
+from conftest import PATIENCE, ROOT, in_parallel, wait_until
+
+from core.engine import Engine, Finished, Job, Piece, Sampling
+from core.models import ModelFolder
+from core.service import APIError
+from core.settings import EngineSettings
+
+DEMO = ModelFolder(os.path.join(ROOT, "models")).find("demo.gguf")
+GREEDY = Sampling(temperature=0)
+STORY = "Once upon a time in a magical forest,"
+
+
+def launch(model=DEMO, **settings):
+    """Start an engine and wait until its model is ready."""
+    events = queue.SimpleQueue()
+    engine = Engine(
+        EngineSettings(**dict({"threads": 1}, **settings)), lambda what, **facts: events.put((what, facts))
+    )
+    engine.seen = events
+    engine.start(model)
+    while model and events.get(timeout=PATIENCE)[0] != "ready":
+        pass
+    return engine
+
+
+@pytest.fixture(scope="module")
+def engine():
+    engine = launch()
+    yield engine
+    engine.stop()
+
+
+def result(job):
+    """Return a job's text, its tokens and its last event."""
+    text, tokens = "", []
+    while True:
+        event = job.events.get(timeout=PATIENCE)
+        if not isinstance(event, Piece):
+            return text, tokens, event
+        text += event.text
+        tokens += event.tokens
+
+
+def run(engine, **job):
+    job = Job(**dict({"model": DEMO, "prompt": STORY, "sampling": GREEDY}, **job))
+    engine.submit(job)
+    return result(job)
+
+
+def test_an_answer_ends_by_itself_or_at_its_limit(engine):
+    _, tokens, end = run(engine, prompt="Hello, how are you?", max_tokens=200)
+    assert end.reason == "stop" and end.completion_tokens == len(tokens) + 1  # the one that says so has no text
+    _, tokens, end = run(engine, max_tokens=7)
+    assert end.reason == "length" and end.completion_tokens == len(tokens) == 7
+
+
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine):
+    def story(seed):
+        return run(engine, sampling=Sampling(temperature=1.0, seed=seed), max_tokens=40)[0]
+
+    assert story(1) == story(1)
+    assert len({story(seed) for seed in range(5)}) > 1
+
+
+def test_a_seed_is_always_known(engine):
+    job = Job(DEMO, STORY, max_tokens=20, sampling=Sampling(temperature=1.0))
+    engine.submit(job)
+    assert run(engine, sampling=Sampling(temperature=1.0, seed=job.seed), max_tokens=20)[0] == result(job)[0]
+
+
+def test_requests_share_batches_and_none_disturbs_another(engine):
+    prompts = [STORY, "Hello, how are you?", "こんにちは、調子はどうですか？", "むかしむかし、"]
+    alone = [run(engine, prompt=prompt, max_tokens=40)[0] for prompt in prompts]
+    jobs = [Job(DEMO, prompt, max_tokens=40, sampling=GREEDY) for prompt in prompts]
+    for job in jobs:
+        engine.submit(job)
+    assert [result(job)[0] for job in jobs] == alone
+    assert engine.largest_batch > 1
+
+
+def test_more_requests_than_slots_wait_and_all_get_their_answers(engine):
+    expected = run(engine, max_tokens=12)[0]
+    answers = in_parallel(lambda _: run(engine, max_tokens=12)[0], range(12))
+    assert answers == [expected] * 12
+    wait_until(lambda: engine.busy() == 0)
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(engine):
+    whole, _, _ = run(engine, max_tokens=60)
+    stop = whole[10:22]
+    text, _, end = run(engine, max_tokens=60, stop=[stop])
+    assert text == whole[: whole.index(stop)] and end.reason == "stop"
+
+
+def test_japanese_comes_in_whole_characters(engine):
+    job = Job(DEMO, "むかしむかし、", max_tokens=60, sampling=GREEDY)
+    engine.submit(job)
+    text, _, _ = result(job)
+    assert text and "\ufffd" not in text
+
+
+def test_a_cancelled_request_frees_its_slot_at_once(engine):
+    jobs = [Job(DEMO, STORY, max_tokens=100000, sampling=Sampling(temperature=1.0)) for _ in range(4)]
+    for job in jobs:
+        engine.submit(job)
+        job.events.get(timeout=PATIENCE)
+    for job in jobs:
+        engine.cancel(job)
+    wait_until(lambda: engine.busy() == 0)
+    assert run(engine, max_tokens=5)[2].reason == "length"
+
+
+def test_a_waiting_request_can_be_cancelled(engine):
+    running = [Job(DEMO, STORY, max_tokens=400, sampling=Sampling(temperature=1.0)) for _ in range(4)]
+    waiting = Job(DEMO, STORY)
+    for job in running + [waiting]:
+        engine.submit(job)
+    engine.cancel(waiting)
+    for job in running:
+        result(job)
+    wait_until(lambda: engine.queued() == 0 and engine.busy() == 0)
+    with pytest.raises(queue.Empty):
+        waiting.events.get_nowait()
+
+
+def test_finished_requests_leave_no_cells_behind(engine):
+    run(engine, max_tokens=5)
+    wait_until(lambda: engine.busy() == 0)
+    assert [engine._context.positions(slot) for slot in range(4)] == [0] * 4
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(engine):
+    with pytest.raises(APIError) as raised:
+        run(engine, prompt="forest " * 5000)
+    assert raised.value.status == 400 and raised.value.code == "context_length_exceeded"
+    assert "1024" in raised.value.message and raised.value.param == "prompt"
+
+
+def test_an_answer_stops_where_the_context_ends():
+    engine = launch(ctx_size=64)
+    try:
+        _, tokens, end = run(engine, sampling=Sampling(temperature=2.0, seed=5), max_tokens=1000, prompt="One day " * 20)
+        assert end.reason == "length"
+        assert end.prompt_tokens + len(tokens) == 64
+    finally:
+        engine.stop()
+
+
+def test_a_long_prompt_is_taken_in_pieces_and_a_stream_goes_on_meanwhile():
+    engine = launch(batch_size=32)
+    try:
+        stream = Job(DEMO, STORY, max_tokens=500, sampling=Sampling(temperature=1.5, seed=3))
+        engine.submit(stream)
+        stream.events.get(timeout=PATIENCE)
+        before = stream.generated
+        _, _, end = run(engine, prompt="The little fox went home. " * 60, max_tokens=1)
+        assert end.prompt_tokens > 300
+        assert stream.generated - before >= end.prompt_tokens // 32  # a token in each of the steps that it took
+        engine.cancel(stream)
+    finally:
+        engine.stop()
+
+
+def test_a_full_line_turns_requests_away():
+    engine = launch(slots=1, max_queue=2)
+    try:
+        jobs = [Job(DEMO, STORY, max_tokens=900, sampling=Sampling(temperature=1.0, seed=seed)) for seed in range(3)]
+        engine.submit(jobs[0])
+        wait_until(lambda: engine.busy() == 1)
+        engine.submit(jobs[1])
+        engine.submit(jobs[2])
+        with pytest.raises(APIError) as raised:
+            engine.submit(Job(DEMO, STORY))
+        assert raised.value.status == 503 and ("Retry-After", "1") in raised.value.headers
+        for job in jobs:
+            engine.cancel(job)
+    finally:
+        engine.stop()
+
+
+@pytest.fixture
+def two_models(tmp_path):
+    shutil.copy(DEMO.path, tmp_path / "a.gguf")
+    shutil.copy(DEMO.path, tmp_path / "b.gguf")
+    folder = ModelFolder(str(tmp_path))
+    return folder.find("a"), folder.find("b")
+
+
+def test_asking_for_another_model_lets_the_running_ones_finish_and_swaps(two_models):
+    a, b = two_models
+    engine = launch(a)
+    try:
+        first = Job(a, STORY, max_tokens=50, sampling=GREEDY)
+        second = Job(b, STORY, max_tokens=10, sampling=GREEDY)
+        third = Job(a, STORY, max_tokens=10, sampling=GREEDY)
+        for job in (first, second, third):
+            engine.submit(job)
+        texts = [result(job) for job in (first, second, third)]
+        assert [end.completion_tokens for _, _, end in texts] == [50, 10, 10]
+        assert texts[0][0].startswith(texts[1][0])  # the same weights
+        assert engine.model_name() == "a.gguf"
+    finally:
+        engine.stop()
+
+
+def test_a_model_that_can_not_be_loaded_fails_its_requests_and_nothing_else(two_models):
+    a, b = two_models
+    with open(b.path, "r+b") as file:  # a header that is sound, and a tensor that llama.cpp misses
+        data = file.read()
+        file.seek(data.index(b"output_norm.weight"))
+        file.write(b"output_n0rm.weight")
+    engine = launch(a)
+    try:
+        job = Job(b, STORY)
+        engine.submit(job)
+        _, _, error = result(job)
+        assert isinstance(error, APIError) and error.status == 500
+        assert "b.gguf" in error.message and "output_norm" in error.message
+        assert isinstance(run(engine, model=a, max_tokens=3)[2], Finished)
+    finally:
+        engine.stop()
+
+
+def test_stopping_ends_every_request_with_an_error():
+    engine = launch(slots=1)
+    jobs = [Job(DEMO, STORY, max_tokens=900, sampling=Sampling(temperature=1.0)) for _ in range(3)]
+    for job in jobs:
+        engine.submit(job)
+    threading.Thread(target=engine.stop).start()
+    assert all(isinstance(result(job)[2], (APIError, Finished)) for job in jobs)
+    wait_until(lambda: engine.status == "stopped")
+    with pytest.raises(APIError):
+        engine.submit(Job(DEMO, STORY))
+
+
+def test_timings_add_up(engine):
+    _, _, end = run(engine, max_tokens=20)
+    assert end.prompt_tokens == end.timings["prompt_n"] and end.timings["predicted_n"] == 20
+    assert all(end.timings[name] >= 0 for name in ("queue_ms", "prompt_ms", "predicted_ms"))

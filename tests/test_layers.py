@@ -1,0 +1,111 @@
+"""The architecture, held by reading the source: who may import whom, and what may stand where."""
+import ast
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PROGRAMS = {"comeapi", "backend", "balancer"}
+TOP = {
+    "comeapi.py", "backend.py", "balancer.py", "core", "models", "tests", "setup.cfg", "README.md", ".gitignore",
+    "LICENSE", ".ci",
+}  # fmt: skip
+ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
+
+
+def product_files():
+    for folder in ("", "core"):
+        for name in sorted(os.listdir(os.path.join(ROOT, folder))):
+            if name.endswith(".py"):
+                yield os.path.join(folder, name)
+
+
+def imports(path):
+    """Return the modules that a file imports, wherever it does: whole names."""
+    with open(os.path.join(ROOT, path), encoding="utf-8") as source:
+        tree = ast.parse(source.read())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "%s uses a relative import" % path
+            names |= {node.module} | {"%s.%s" % (node.module, alias.name) for alias in node.names}
+    return names
+
+
+def roots(path):
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def standard_library():
+    names = getattr(sys, "stdlib_module_names", None)
+    if names:
+        return set(names)
+    folder = os.path.dirname(os.__file__)  # Python 3.8 and 3.9 have no list
+    return {name.split(".")[0] for name in os.listdir(folder)} | set(sys.builtin_module_names)
+
+
+@pytest.mark.parametrize("path", list(product_files()))
+def test_everything_that_runs_is_the_standard_library_and_llama_cpp(path):
+    foreign = roots(path) - standard_library() - PROGRAMS - {"core"} - ALLOWED_OUTSIDE
+    assert not foreign
+
+
+@pytest.mark.parametrize("path", [path for path in product_files() if path.startswith("core")])
+def test_nothing_in_core_imports_a_program(path):
+    assert not roots(path) & PROGRAMS
+
+
+def test_the_http_ground_floor_imports_nothing_of_the_project():
+    assert not roots("core/service.py") & (PROGRAMS | {"core"})
+
+
+def test_only_the_engine_imports_llama_cpp():
+    users = {path for path in product_files() if "llama_cpp" in roots(path)}
+    assert users == {os.path.join("core", "engine.py")}
+
+
+def test_no_program_imports_another():
+    for program in PROGRAMS:
+        assert not roots(program + ".py") & PROGRAMS
+
+
+def test_the_balancer_and_the_scheduler_know_nothing_of_the_engine():
+    for path in ("balancer.py", "comeapi.py", "core/scheduler.py", "core/upstream.py"):
+        assert "core.engine" not in imports(path), path
+
+
+@pytest.mark.parametrize("module", ["balancer", "comeapi"])
+def test_importing_the_balancer_loads_no_native_package(module):
+    code = "import sys, %s; print([n for n in ('llama_cpp', 'numpy', 'jinja2') if n in sys.modules])" % module
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout.decode().strip() == "[]"
+
+
+def test_only_what_the_design_names_stands_at_the_top():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout.decode()
+    assert {name.split("/")[0] for name in listed.split()} <= TOP
+
+
+def test_every_public_thing_has_a_docstring():
+    missing = []
+    for path in product_files():
+        with open(os.path.join(ROOT, path), encoding="utf-8") as source:
+            tree = ast.parse(source.read())
+        missing += ["%s: %s" % (path, name) for name in undocumented(tree)]
+    assert not missing
+
+
+def undocumented(tree):
+    if not ast.get_docstring(tree):
+        yield "the module"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            if not ast.get_docstring(node):
+                yield node.name
+            for inner in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_") and not ast.get_docstring(inner):
+                    yield "%s.%s" % (node.name, inner.name)
