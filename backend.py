@@ -286,7 +286,7 @@ def _summary(job: Any, end: Any) -> Dict[str, Any]:
 def main() -> None:
     """Run a backend until a signal, or the end of its parent."""
     process.prepare_terminal()
-    config = options.parse(Config, "One ComeAPI model server.", ("models", "host", "port"))
+    config = options.parse(Config, __doc__, ("models", "host", "port"))
     if config.probe:
         return _print_probe()
     try:

@@ -481,7 +481,7 @@ class Balancer:
             raise
 
     def _reply(self, backend: Backend, answer: Answer) -> Any:
-        """Return a whole answer as a Reply, or one of unknown or great length as a Stream that gives the backend back."""
+        """Return a whole answer as a Reply; one of unknown or great length as a Stream that gives the backend back."""
         headers = [pair for pair in answer.headers if not _is_ours(pair[0])]
         headers.append(("X-ComeAPI-Backend", backend.url))
         kind = answer.header("content-type")
@@ -578,7 +578,7 @@ POSITIONAL = ("backend_host", "base_port", "backends", "host", "port")
 def main() -> None:
     """Run a balancer until a signal, or the end of its parent."""
     process.prepare_terminal()
-    config = options.parse(Config, "The ComeAPI load balancer.", POSITIONAL)
+    config = options.parse(Config, __doc__, POSITIONAL)
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
     if config.child:

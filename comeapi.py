@@ -512,8 +512,7 @@ def _curl(url: str, model: str, key: bool) -> str:
 def main() -> NoReturn:
     """Plan, check, start, watch."""
     process.prepare_terminal()
-    description = "A folder of GGUF models in, a load-balanced, self-healing LLM service out."
-    config = options.parse(Config, description, ("models", "backend_host", "base_port", "backends"))
+    config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
     try:
         folder, name = locate(config.models, config.model)
         model = choose(folder, name)

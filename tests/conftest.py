@@ -2,6 +2,7 @@
 
 Everything listens on loopback, waits on events, and ends by its own process' number.
 """
+
 import json
 import os
 import queue
@@ -18,6 +19,7 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
+RAMBLE = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "max_tokens": 300}  # hardly ever ends by itself
 PATIENCE = 60  # seconds after which a test that waits for an event has failed
 
 

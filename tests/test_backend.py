@@ -1,4 +1,5 @@
 """A backend as a process of its own: its API, bad input, and how it begins and ends."""
+
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import socket
 import threading
 
 import pytest
-from conftest import ROOT, call, in_parallel, wait_until
+from conftest import RAMBLE, ROOT, call, in_parallel, wait_until
 
 STORY = {"model_name": "demo.gguf", "prompt": "Once upon a time in a magical forest,"}
 
@@ -138,7 +139,7 @@ def test_health_answers_at_once_while_the_engine_works(backend):
 
     def work(_):
         while not stop.is_set():
-            generate(backend, max_tokens=200, temperature=1.5)
+            generate(backend, **RAMBLE)
 
     workers = [threading.Thread(target=work, args=(index,)) for index in range(4)]
     for worker in workers:
@@ -168,7 +169,7 @@ def test_a_client_that_hangs_up_frees_its_slot(start, tmp_path, streaming):
     backend.url = backend.wait_for_event("listening")["url"]
     backend.wait_for_event("ready")
     # Stories one after another for many seconds, if nobody cancels them.
-    body = dict(STORY, max_tokens=900, stream=streaming, temperature=1.9)
+    body = dict(STORY, stream=streaming, **RAMBLE)
     sockets = [send_and_leave(backend, body) for _ in range(20)]
     wait_until(lambda: call(backend.url + "/health").json["queued"] >= 10)
     for sock in sockets:
@@ -275,7 +276,7 @@ def test_running_requests_finish_before_it_stops(start, how):
     backend.url = backend.wait_for_event("listening")["url"]
     backend.wait_for_event("ready")
     answers = []
-    client = threading.Thread(target=lambda: answers.append(generate(backend, max_tokens=300, temperature=1.5)))
+    client = threading.Thread(target=lambda: answers.append(generate(backend, **RAMBLE)))
     client.start()
     wait_until(lambda: call(backend.url + "/health").json["busy_slots"] == 1)
     if how == "end of input":

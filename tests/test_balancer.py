@@ -2,17 +2,17 @@
 
 The backends here are stand-ins: real HTTP servers in this process that do as the test says.
 """
+
 import json
-import os
 import signal
 import socket
 import threading
 import time
 
 import pytest
-from conftest import PATIENCE, ROOT, call, free_ports, in_parallel, running, wait_until
+from conftest import PATIENCE, call, free_ports, in_parallel, running, wait_until
 
-from balancer import Backend, Balancer, Config, Pool, backend_url
+from balancer import Balancer, Config, Pool, backend_url
 from core import service
 from core.service import IDLE, APIError, Reply, Route, Service, Stream, event_stream, json_reply
 
@@ -474,7 +474,9 @@ def test_a_server_without_a_health_page_counts_as_up(made, front):
 def test_a_probe_that_hangs_does_not_delay_the_others(made, front):
     hanging = socket.create_server(("127.0.0.1", 0))
     try:
-        balancer = made(Balancer, Config(port=0, backend=("http://127.0.0.1:%d" % hanging.getsockname()[1], made(StandIn).url)))
+        balancer = made(
+            Balancer, Config(port=0, backend=("http://127.0.0.1:%d" % hanging.getsockname()[1], made(StandIn).url))
+        )
         balancer.start()
         wait_until(lambda: balancer.status()["healthy_backends"] == 1, timeout=3)
     finally:
@@ -494,7 +496,9 @@ def test_metrics_tell_of_backends_and_retries(made, front):
 
 def test_keys_guard_everything_but_health(made, front):
     balancer = front(made(StandIn), api_key=("secret",))
-    assert [call(balancer.url + path).status for path in ("/", "/status", "/models", "/x", "/health")] == [401] * 4 + [200]
+    assert [call(balancer.url + path).status for path in ("/", "/status", "/models", "/x", "/health")] == [401] * 4 + [
+        200
+    ]
     assert call(balancer.url + "/x", headers={"X-Api-Key": "secret"}).status == 200
 
 
@@ -577,4 +581,6 @@ def test_a_port_in_use_is_one_clear_line(start, made):
     taken = made(StandIn)
     balancer = start("balancer.py", "--port", taken.service.port)
     assert balancer.end() == 1
-    assert balancer.errors == ["balancer.py: error: can't listen on 127.0.0.1 port %d: Address already in use" % taken.service.port]
+    assert balancer.errors == [
+        "balancer.py: error: can't listen on 127.0.0.1 port %d: Address already in use" % taken.service.port
+    ]

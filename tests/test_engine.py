@@ -1,4 +1,5 @@
 """The engine, in this process, with the demo model: real llama.cpp, real batches."""
+
 import os
 import queue
 import shutil
@@ -14,15 +15,14 @@ from core.settings import EngineSettings
 
 DEMO = ModelFolder(os.path.join(ROOT, "models")).find("demo.gguf")
 GREEDY = Sampling(temperature=0)
+RAMBLING = Sampling(temperature=100, top_k=0, top_p=1.0, seed=3)  # hardly ever ends by itself
 STORY = "Once upon a time in a magical forest,"
 
 
 def launch(model=DEMO, **settings):
     """Start an engine and wait until its model is ready."""
     events = queue.SimpleQueue()
-    engine = Engine(
-        EngineSettings(**dict({"threads": 1}, **settings)), lambda what, **facts: events.put((what, facts))
-    )
+    engine = Engine(EngineSettings(**dict({"threads": 1}, **settings)), lambda what, **facts: events.put((what, facts)))
     engine.seen = events
     engine.start(model)
     while model and events.get(timeout=PATIENCE)[0] != "ready":
@@ -107,7 +107,7 @@ def test_japanese_comes_in_whole_characters(engine):
 
 
 def test_a_cancelled_request_frees_its_slot_at_once(engine):
-    jobs = [Job(DEMO, STORY, max_tokens=100000, sampling=Sampling(temperature=1.0)) for _ in range(4)]
+    jobs = [Job(DEMO, STORY, max_tokens=100000, sampling=RAMBLING) for _ in range(4)]
     for job in jobs:
         engine.submit(job)
         job.events.get(timeout=PATIENCE)
@@ -118,7 +118,7 @@ def test_a_cancelled_request_frees_its_slot_at_once(engine):
 
 
 def test_a_waiting_request_can_be_cancelled(engine):
-    running = [Job(DEMO, STORY, max_tokens=400, sampling=Sampling(temperature=1.0)) for _ in range(4)]
+    running = [Job(DEMO, STORY, max_tokens=900, sampling=RAMBLING) for _ in range(4)]
     waiting = Job(DEMO, STORY)
     for job in running + [waiting]:
         engine.submit(job)
@@ -146,7 +146,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(engine):
 def test_an_answer_stops_where_the_context_ends():
     engine = launch(ctx_size=64)
     try:
-        _, tokens, end = run(engine, sampling=Sampling(temperature=2.0, seed=5), max_tokens=1000, prompt="One day " * 20)
+        _, tokens, end = run(engine, sampling=RAMBLING, max_tokens=1000, prompt="One day " * 20)
         assert end.reason == "length"
         assert end.prompt_tokens + len(tokens) == 64
     finally:
@@ -156,7 +156,7 @@ def test_an_answer_stops_where_the_context_ends():
 def test_a_long_prompt_is_taken_in_pieces_and_a_stream_goes_on_meanwhile():
     engine = launch(batch_size=32)
     try:
-        stream = Job(DEMO, STORY, max_tokens=500, sampling=Sampling(temperature=1.5, seed=3))
+        stream = Job(DEMO, STORY, max_tokens=500, sampling=RAMBLING)
         engine.submit(stream)
         stream.events.get(timeout=PATIENCE)
         before = stream.generated
@@ -171,7 +171,7 @@ def test_a_long_prompt_is_taken_in_pieces_and_a_stream_goes_on_meanwhile():
 def test_a_full_line_turns_requests_away():
     engine = launch(slots=1, max_queue=2)
     try:
-        jobs = [Job(DEMO, STORY, max_tokens=900, sampling=Sampling(temperature=1.0, seed=seed)) for seed in range(3)]
+        jobs = [Job(DEMO, STORY, max_tokens=900, sampling=RAMBLING) for _ in range(3)]
         engine.submit(jobs[0])
         wait_until(lambda: engine.busy() == 1)
         engine.submit(jobs[1])
@@ -230,7 +230,7 @@ def test_a_model_that_can_not_be_loaded_fails_its_requests_and_nothing_else(two_
 
 def test_stopping_ends_every_request_with_an_error():
     engine = launch(slots=1)
-    jobs = [Job(DEMO, STORY, max_tokens=900, sampling=Sampling(temperature=1.0)) for _ in range(3)]
+    jobs = [Job(DEMO, STORY, max_tokens=900, sampling=RAMBLING) for _ in range(3)]
     for job in jobs:
         engine.submit(job)
     threading.Thread(target=engine.stop).start()

@@ -1,4 +1,5 @@
 """The architecture, held by reading the source: who may import whom, and what may stand where."""
+
 import ast
 import os
 import subprocess
@@ -107,5 +108,9 @@ def undocumented(tree):
             if not ast.get_docstring(node):
                 yield node.name
             for inner in node.body if isinstance(node, ast.ClassDef) else []:
-                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_") and not ast.get_docstring(inner):
+                if (
+                    isinstance(inner, ast.FunctionDef)
+                    and not inner.name.startswith("_")
+                    and not ast.get_docstring(inner)
+                ):
                     yield "%s.%s" % (node.name, inner.name)

@@ -1,4 +1,5 @@
 """The models folder, and GGUF files that are whole, cut short, or something else."""
+
 import os
 import random
 import shutil
