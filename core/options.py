@@ -19,19 +19,21 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 def parse(
     kind: Type[C],
-    description: str,
+    documentation: str,
     positional: Sequence[str] = (),
     argv: Optional[Sequence[str]] = None,
     environ: Optional[Mapping[str, str]] = None,
 ) -> C:
     """Return a `kind` filled from the command line and the environment.
 
+    `documentation` is the program's docstring: --help begins with its first two paragraphs, what it is and examples.
     `positional` names the fields that may also be given by position, in order. Ends the program with one line on
     stderr and status 2 where an argument is wrong.
     """
     environ = os.environ if environ is None else environ
     parser = _Parser(
-        description=description,
+        description="\n\n".join(documentation.split("\n\n")[:2]),
+        usage="%(prog)s [options] " + " ".join("[%s]" % name for name in positional),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Each option also reads an environment variable: --%s reads %s."
         % (_flag(positional[-1])[2:] if positional else "port", _variable(positional[-1] if positional else "port")),
