@@ -22,6 +22,7 @@ from typing import Any, Callable, Dict, Iterator, Optional
 
 from core import fields, options, process, service
 from core.models import BadModel, ModelFile, ModelFolder, choose, locate
+from core.sampling import read_sampling
 from core.service import IDLE, APIError, HangUp, Request, Route, between, event_stream, json_reply, setting
 from core.settings import ChildSettings, EngineSettings, FolderSettings
 
@@ -136,6 +137,7 @@ class Backend:
             "heartbeat_age": round(time.monotonic() - engine.heartbeat, 3),
             "largest_batch": engine.largest_batch,
             "prompt_tokens": engine.counts["prompt_tokens"],
+            "cached_tokens": engine.counts["cached_tokens"],
             "generated_tokens": engine.counts["generated_tokens"],
             "safe_mode": self.config.safe_mode,
             "uptime": round(time.monotonic() - self._started, 1),
@@ -160,6 +162,10 @@ class Backend:
         ]
         counters = {
             "prompt_tokens": metrics.counter("comeapi_backend_prompt_tokens_total", "Prompt tokens evaluated."),
+            "cached_tokens": metrics.counter(
+                "comeapi_backend_cached_tokens_total", "Prompt tokens not evaluated again."
+            ),
+            "cache_hits": metrics.counter("comeapi_backend_cache_hits_total", "Requests that reused cells."),
             "generated_tokens": metrics.counter("comeapi_backend_generated_tokens_total", "Tokens generated."),
             "steps": metrics.counter("comeapi_backend_steps_total", "Batches evaluated."),
             "cancelled": metrics.counter("comeapi_backend_cancelled_total", "Requests whose client left."),
@@ -204,12 +210,8 @@ class Backend:
             prompt=prompt,
             max_tokens=fields.integer(body, "max_tokens", 100, 1, 1 << 31),
             stop=fields.texts(body, "stop", 16),
-            sampling=self._llama.Sampling(
-                temperature=fields.number(body, "temperature", 0.8, 0.0, 100.0),
-                top_k=fields.integer(body, "top_k", 40, 0, 1 << 31),
-                top_p=fields.number(body, "top_p", 0.9, 0.0, 1.0),
-                seed=fields.integer(body, "seed", -1, -1, (1 << 32) - 1),
-            ),
+            sampling=read_sampling(body),
+            cache_prompt=fields.flag(body, "cache_prompt", True),
         )
 
     def _events(self, job: Any) -> Iterator[Any]:
@@ -275,6 +277,7 @@ def _summary(job: Any, end: Any) -> Dict[str, Any]:
             "prompt_tokens": end.prompt_tokens,
             "completion_tokens": end.completion_tokens,
             "total_tokens": end.prompt_tokens + end.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": end.cached_tokens},
         },
         "timings": end.timings,
     }

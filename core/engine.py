@@ -23,6 +23,7 @@ import array
 import collections
 import ctypes
 import logging
+import math
 import queue
 import secrets
 import threading
@@ -33,27 +34,17 @@ from typing import Any, Callable, Deque, Dict, List, Optional
 from typing import Sequence as Many
 
 import llama_cpp
+import numpy
 
 from core.machine import cores
 from core.models import ModelFile
-from core.scheduler import Chunk, Pace, Scheduler, Sequence
+from core.sampling import RANDOM_SEED, Sampling
+from core.scheduler import Chunk, Pace, Reuse, Scheduler, Sequence
 from core.service import APIError
 from core.settings import EngineSettings
 from core.text import TextOut
 
 log = logging.getLogger("comeapi.engine")
-
-_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp would choose one itself, and nobody would know which
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen. The names are llama.cpp's; temperature 0 takes the likeliest."""
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.9
-    seed: int = -1
 
 
 @dataclass(frozen=True)
@@ -66,10 +57,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of an answer: why ("stop" or "length"), how many tokens, and how long each part took (ms)."""
+    """The end of an answer: why ("stop" or "length"), how many tokens, and how long each part took (ms).
+
+    `cached_tokens` of the prompt's were not evaluated but taken from other requests' cells.
+    """
 
     reason: str
     prompt_tokens: int
+    cached_tokens: int
     completion_tokens: int
     timings: Dict[str, float]
 
@@ -83,19 +78,21 @@ class Job:
     max_tokens: int = 100
     stop: Many[str] = ()
     sampling: Sampling = Sampling()
+    cache_prompt: bool = True
     events: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
     cancelled: bool = False
     # The engine's own notes:
     seed: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     generated: int = 0
     text: Optional[TextOut] = None
     sampler: Optional["Sampler"] = None
     times: Dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = 0 <= self.sampling.seed < _RANDOM_SEED
-        self.seed = self.sampling.seed if known else secrets.randbelow(_RANDOM_SEED)
+        known = 0 <= self.sampling.seed < RANDOM_SEED
+        self.seed = self.sampling.seed if known else secrets.randbelow(RANDOM_SEED)
         self.text = TextOut(self.stop)
 
     def mark(self, name: str) -> None:
@@ -105,7 +102,7 @@ class Job:
     def finished(self, reason: str) -> Finished:
         """Return the last event of a job that ended well."""
         self.mark("end")
-        return Finished(reason, self.prompt_tokens, self.generated, self._timings())
+        return Finished(reason, self.prompt_tokens, self.cached_tokens, self.generated, self._timings())
 
     def _timings(self) -> Dict[str, float]:
         """Return the timings by llama.cpp's names, and the wait for a slot."""
@@ -113,7 +110,8 @@ class Job:
         prompt_ms, predicted_ms = (first - admitted) * 1e3, (end - first) * 1e3
         timings = {
             "queue_ms": (admitted - self.times["submitted"]) * 1e3,
-            "prompt_n": self.prompt_tokens,
+            "cache_n": self.cached_tokens,
+            "prompt_n": self.prompt_tokens - self.cached_tokens,
             "prompt_ms": prompt_ms,
             "predicted_n": self.generated,
             "predicted_ms": predicted_ms,
@@ -194,7 +192,9 @@ class Model:
             why = native_log.last_errors() or "llama.cpp gives no reason"
             raise APIError(500, "%s can't be loaded: %s" % (file.name, why), "model_broken", "model_name")
         self.vocab = llama_cpp.llama_model_get_vocab(self._pointer)
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.trained_context = llama_cpp.llama_model_n_ctx_train(self._pointer)
+        self._enders: Optional[List[int]] = None
         if llama_cpp.llama_model_has_encoder(self._pointer) or not llama_cpp.llama_model_has_decoder(self._pointer):
             self.close()
             raise APIError(500, "%s does not generate text." % file.name, "model_unsuitable", "model_name")
@@ -231,6 +231,12 @@ class Model:
     def ends(self, token: int) -> bool:
         """Whether a token ends the answer (llama_vocab_is_eog)."""
         return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    def ends_all(self) -> List[int]:
+        """Return all tokens that end an answer; they are looked for when first asked for, over the whole vocabulary."""
+        if self._enders is None:
+            self._enders = [token for token in range(self.vocabulary) if self.ends(token)]
+        return self._enders
 
     def close(self) -> None:
         """Free the model."""
@@ -332,9 +338,33 @@ class Context:
                 rows[sequence] = row
         return llama_cpp.llama_decode(self._pointer, self._batch.native), rows
 
+    def reuse(self, source: int, slot: int, count: int) -> int:
+        """Put the first `count` tokens of `source` into `slot`, and nothing else. Returns how many are there now.
+
+        It is all or nothing: recurrent, hybrid and sliding-window models may refuse to give up only their last cells
+        (llama_memory_seq_rm answers False, or the first cells have gone); then the slot is left empty. Copies whole
+        slots only: with kv_unified off, a partial llama_memory_seq_cp ends the process.
+        """
+        if source != slot:
+            self.forget(slot)
+            llama_cpp.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
+        whole = self.positions(slot) == count
+        cut = not whole and count > 0 and llama_cpp.llama_memory_seq_rm(self._memory, slot, count, -1)
+        if whole or (cut and self.positions(slot) == count and self._first_position(slot) == 0):
+            return count
+        self.forget(slot)
+        return 0
+
     def forget(self, slot: int) -> None:
         """Free a slot's cells."""
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def _first_position(self, slot: int) -> int:
+        return llama_cpp.llama_memory_seq_pos_min(self._memory, slot)
+
+    def logits(self, row: int, vocabulary: int) -> Any:
+        """Return a row's logits as an array of float32 that the next decode() overwrites (llama_get_logits_ith)."""
+        return numpy.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._pointer, row), (vocabulary,))
 
     def positions(self, slot: int) -> int:
         """Return how many positions a slot's cells hold."""
@@ -346,31 +376,150 @@ class Context:
 
 
 class Sampler:
-    """One request's sampler chain, in llama.cpp's order: the cheap cut (top_k) before the dear one (top_p)."""
+    """One request's choice of tokens: a chain of llama.cpp's samplers in its order, and a grammar beside it.
 
-    def __init__(self, sampling: Sampling, seed: int):
+    The order runs cheap cuts (top_k) before dear ones (top_p). The grammar stays out of the chain: testing the one
+    chosen token takes microseconds, masking a whole vocabulary takes tens of milliseconds, and is done only when the
+    chosen token is refused. Raises APIError 400 for a grammar that llama.cpp can't read.
+    """
+
+    def __init__(self, model: Model, sampling: Sampling, seed: int):
+        self._size = model.vocabulary
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        for sampler in self._samplers(sampling, seed):
+        for sampler in _samplers(model, sampling, seed):
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+        self._grammar = None
+        if sampling.grammar:
+            self._grammar = llama_cpp.llama_sampler_init_grammar(model.vocab, sampling.grammar.encode("utf-8"), b"root")
+            if not self._grammar:
+                self.close()
+                raise APIError(400, "The grammar is not valid GBNF.", "invalid_grammar", "grammar")
 
-    @staticmethod
-    def _samplers(sampling: Sampling, seed: int) -> List[Any]:
-        if sampling.temperature <= 0:
-            return [llama_cpp.llama_sampler_init_greedy()]
-        return [
-            llama_cpp.llama_sampler_init_top_k(sampling.top_k),
-            llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
-            llama_cpp.llama_sampler_init_temp(sampling.temperature),
-            llama_cpp.llama_sampler_init_dist(seed),
-        ]
+    def remember(self, tokens: Many[int]) -> None:
+        """Let penalties count tokens that were not sampled here, such as a prompt's (llama_sampler_accept)."""
+        for token in tokens:
+            llama_cpp.llama_sampler_accept(self._chain, token)
 
     def sample(self, context: Context, row: int) -> int:
         """Choose the next token from a row that has logits (llama_sampler_sample)."""
-        return llama_cpp.llama_sampler_sample(self._chain, context.pointer, row)
+        if self._grammar is None:
+            return llama_cpp.llama_sampler_sample(self._chain, context.pointer, row)
+        candidates = _Candidates(context.logits(row, self._size))
+        token = candidates.choose(self._chain)
+        if not self._allows(token):
+            candidates = _Candidates(context.logits(row, self._size))
+            llama_cpp.llama_sampler_apply(self._grammar, candidates.pointer)
+            token = candidates.choose(self._chain)
+        llama_cpp.llama_sampler_accept(self._grammar, token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _allows(self, token: int) -> bool:
+        """Whether the grammar takes a token: accepting one that it does not take would end the process."""
+        one = _Candidates(numpy.zeros(1, numpy.float32), first=token)
+        llama_cpp.llama_sampler_apply(self._grammar, one.pointer)
+        return one.best_logit() != float("-inf")
 
     def close(self) -> None:
-        """Free the chain and its samplers."""
+        """Free the chain, its samplers and the grammar."""
         llama_cpp.llama_sampler_free(self._chain)
+        if self._grammar:
+            llama_cpp.llama_sampler_free(self._grammar)
+
+
+class _Candidates:
+    """A llama_token_data_array: tokens and their logits, for samplers to cut down and choose from."""
+
+    def __init__(self, logits: Any, first: int = 0):
+        self._data = numpy.zeros(len(logits), dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
+        self._data["id"] = numpy.arange(first, first + len(logits))
+        self._data["logit"] = logits
+        array_type = llama_cpp.llama_token_data_array
+        data = self._data.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+        self._array = array_type(data=data, size=len(logits), selected=-1, sorted=False)
+        self.pointer = ctypes.byref(self._array)
+
+    def choose(self, chain: Any) -> int:
+        """Apply a chain and return the token that it selects."""
+        llama_cpp.llama_sampler_apply(chain, self.pointer)
+        return int(self._array.data[self._array.selected].id)
+
+    def best_logit(self) -> float:
+        """Return the first candidate's logit."""
+        return float(self._array.data[0].logit)
+
+
+def _samplers(model: Model, sampling: Sampling, seed: int) -> List[Any]:
+    """Return the samplers of a request, in the order of llama.cpp's common_sampler_init."""
+    made = []
+    biases = list(sampling.logit_bias)
+    if sampling.ignore_eos:
+        biases += [(token, -math.inf) for token in model.ends_all()]
+    biases = [(token, bias) for token, bias in biases if token < model.vocabulary]
+    if biases:
+        native = (llama_cpp.llama_logit_bias * len(biases))(*biases)
+        made.append(llama_cpp.llama_sampler_init_logit_bias(model.vocabulary, len(biases), native))
+    if sampling.penalizes:
+        made += _penalties(model, sampling)
+    if sampling.temperature <= 0:
+        return made + [llama_cpp.llama_sampler_init_greedy()]
+    if sampling.mirostat:
+        return made + _mirostat(model, sampling, seed)
+    return made + _cuts(sampling, seed) + [llama_cpp.llama_sampler_init_dist(seed)]
+
+
+def _penalties(model: Model, sampling: Sampling) -> List[Any]:
+    """Return the samplers that look back. -1 tokens means the whole context, which n_ctx_train bounds."""
+    everything = model.trained_context
+    last_n = everything if sampling.repeat_last_n < 0 else sampling.repeat_last_n
+    dry_last_n = everything if sampling.dry_penalty_last_n < 0 else sampling.dry_penalty_last_n
+    breakers = [text.encode("utf-8") for text in sampling.dry_sequence_breakers]
+    made = [
+        llama_cpp.llama_sampler_init_penalties(
+            model.vocabulary, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+        )
+    ]
+    if sampling.dry_multiplier:
+        made.append(
+            llama_cpp.llama_sampler_init_dry(
+                model.vocab,
+                sampling.dry_multiplier,
+                sampling.dry_base,
+                sampling.dry_allowed_length,
+                dry_last_n,
+                (ctypes.c_char_p * len(breakers))(*breakers),
+                len(breakers),
+            )
+        )
+    return made
+
+
+def _cuts(sampling: Sampling, seed: int) -> List[Any]:
+    """Return the samplers that drop candidates, those that would drop none left out, and the temperature."""
+    keep = sampling.min_keep
+    made = []
+    if sampling.top_n_sigma > 0:
+        made.append(llama_cpp.llama_sampler_init_top_n_sigma(sampling.top_n_sigma))
+    if sampling.top_k > 0:
+        made.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1:
+        made.append(llama_cpp.llama_sampler_init_typical(sampling.typical_p, keep))
+    if sampling.top_p < 1:
+        made.append(llama_cpp.llama_sampler_init_top_p(sampling.top_p, keep))
+    if sampling.min_p > 0:
+        made.append(llama_cpp.llama_sampler_init_min_p(sampling.min_p, keep))
+    if sampling.xtc_probability > 0:
+        made.append(llama_cpp.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, keep, seed))
+    temperature = sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
+    return made + [llama_cpp.llama_sampler_init_temp_ext(*temperature)]
+
+
+def _mirostat(model: Model, sampling: Sampling, seed: int) -> List[Any]:
+    temperature = llama_cpp.llama_sampler_init_temp(sampling.temperature)
+    if sampling.mirostat == 1:
+        learn = sampling.mirostat_tau, sampling.mirostat_eta
+        return [temperature, llama_cpp.llama_sampler_init_mirostat(model.vocabulary, seed, *learn, 100)]
+    return [temperature, llama_cpp.llama_sampler_init_mirostat_v2(seed, sampling.mirostat_tau, sampling.mirostat_eta)]
 
 
 # -------------------------------------------------------------------------------------------------- engine
@@ -433,11 +582,13 @@ class Engine:
             message = "All %d slots are busy and %d requests wait." % (self.settings.slots, self.settings.max_queue)
             raise APIError(503, message, "queue_full", headers=[("Retry-After", "1")])
         job.mark("submitted")
-        sequence = Sequence(job, job.model.path)
+        sequence = Sequence(job, job.model.path, reuse=job.cache_prompt)
         model, context = self._model, self._context
         if model and context and model.file.path == job.model.path:
             # Here, not in the engine's thread, where a long prompt would stall every stream.
-            sequence.tokens = _fitting(model.tokenize(job.prompt) or [], context)
+            tokens = model.tokenize(job.prompt)
+            if tokens is not None:  # None: unloaded just now; it will be loaded again
+                sequence.tokens = _fitting(tokens, context)
         self._inbox.put(sequence)
 
     def cancel(self, job: Job) -> None:
@@ -528,6 +679,8 @@ class Engine:
         try:
             self._model = Model(file, self.settings, self._progress)
             self._context = Context(self._model, self.settings)
+            # A copy moves all cells of a slot; evaluating about so many of a prompt's tokens takes as long.
+            self._scheduler.copy_cost = max(16, self._context.n_ctx // 128)
             self._self_test()
         except APIError as error:
             self._unload()
@@ -548,7 +701,7 @@ class Engine:
     def _self_test(self) -> None:
         """Run a prompt and a single token: where this machine can't run this model, better now than in a request."""
         sequence = Sequence(tokens=[0] * SELF_TEST_TOKENS, slot=0)
-        sampler = Sampler(Sampling(temperature=0), 0)
+        sampler = Sampler(self._model, Sampling(temperature=0), 0)
         for chunk in (Chunk(sequence, 0, SELF_TEST_TOKENS - 1), Chunk(sequence, SELF_TEST_TOKENS - 1, 1)):
             status, rows = self._context.decode([chunk])
             if status:
@@ -561,6 +714,7 @@ class Engine:
     def _unload(self) -> None:
         model, context = self._model, self._context
         self._model = self._context = None
+        self._scheduler.forget()
         if context:
             context.close()
         if model:
@@ -569,23 +723,43 @@ class Engine:
     # ---- one step
 
     def _admit(self) -> None:
-        for sequence in self._scheduler.admit(self._resident()):
-            sequence.job.mark("admitted")
+        """Give free slots to those who wait for the model that is loaded."""
+        while True:
+            sequence = self._scheduler.next_in_line(self._resident())
+            if sequence is None:
+                return
             try:
                 self._prepare(sequence)
             except APIError as error:
                 self._end(sequence, error)
+            else:
+                self._reuse(self._scheduler.admit())
 
     def _prepare(self, sequence: Sequence) -> None:
-        """Make a newly admitted sequence ready to be evaluated."""
+        """Make a sequence ready to be evaluated. Raises APIError 400."""
         job = sequence.job
         if not sequence.tokens:  # its model was not loaded when it came
             sequence.tokens = _fitting(self._model.tokenize(job.prompt) or [], self._context)
+        job.mark("admitted")
         job.prompt_tokens = len(sequence.tokens)
-        job.sampler = Sampler(job.sampling, job.seed)
+        job.sampler = Sampler(self._model, job.sampling, job.seed)
+        if job.sampling.penalizes:
+            job.sampler.remember(sequence.tokens)
+
+    def _reuse(self, reuse: Reuse) -> None:
+        """Take over cells that hold the beginning of a prompt."""
+        sequence = reuse.sequence
+        count = self._context.reuse(reuse.source, sequence.slot, reuse.count)
+        self._scheduler.reused(reuse, count)
+        sequence.job.cached_tokens = count
+        self.counts["cached_tokens"] += count
+        self.counts["cache_hits"] += count > 0
 
     def _step(self) -> None:
         """Plan a batch, evaluate it, and choose each sequence's next token."""
+        copy = self._scheduler.next_reuse()
+        if copy:
+            self._reuse(copy)
         streams = sum(sequence.generating for sequence in self._scheduler.running)
         chunks = self._scheduler.plan(self._pace.budget(streams))
         if not chunks:
@@ -631,10 +805,7 @@ class Engine:
 
     def _end(self, sequence: Sequence, last_event: Any) -> None:
         """Take a sequence out of the engine; its slot is free for the next one at once."""
-        slot = sequence.slot
         self._scheduler.release(sequence)
-        if slot >= 0 and self._context:
-            self._context.forget(slot)
         if sequence.job.sampler:
             sequence.job.sampler.close()
             sequence.job.sampler = None
@@ -648,6 +819,8 @@ class Engine:
         error = APIError(500, "llama.cpp could not evaluate this request (status %d)." % status, "decode_failed")
         for chunk in chunks:
             self._end(chunk.sequence, error)
+            self._context.forget(chunk.sequence.slot)
+            self._scheduler.forget(chunk.sequence.slot)
 
     def _fail_all(self, error: APIError) -> None:
         with_error = [message for message in _drained(self._inbox) if isinstance(message, Sequence)]

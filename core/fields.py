@@ -4,7 +4,7 @@ A field that is missing or null has its default. A wrong one raises APIError 400
 API does. Fields that nobody reads are ignored.
 """
 
-import math
+import sys
 from typing import Any, Dict, List, Optional
 
 from core.service import APIError, json_type
@@ -46,7 +46,7 @@ def number(body: Body, name: str, default: Optional[float], low: float, high: fl
         return value
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise _wrong(name, "must be a number, not %s" % json_type(value))
-    if not low <= value <= high or not math.isfinite(value):
+    if not low <= value <= high or not abs(value) <= sys.float_info.max:
         raise _wrong(name, "must be from %g to %g, not %s" % (low, high, _brief(value)))
     return float(value)
 

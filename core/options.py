@@ -127,7 +127,7 @@ def _from_environment(
     values = {}
     for each in fields:
         text = environ.get(_variable(each.name))
-        if text is None:
+        if text is None or (text == "" and not isinstance(each.default, str)):  # compose files set what they leave out
             continue
         try:
             values[each.name] = _from_text(each, text)
@@ -159,8 +159,9 @@ def _secrets(parser: argparse.ArgumentParser, text: str) -> List[str]:
     if not text.startswith("@"):
         return [text]
     try:
-        with open(text[1:], encoding="utf-8") as lines:
-            return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        with open(text[1:], encoding="utf-8-sig") as lines:  # some editors begin a file with a byte order mark
+            keys = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+        return keys or parser.error("the key file %s holds no key" % text[1:])
     except (OSError, UnicodeDecodeError) as error:
         parser.error("the key file %s can't be read: %s" % (text[1:], error))
         raise  # error() has ended the program
@@ -169,11 +170,10 @@ def _secrets(parser: argparse.ArgumentParser, text: str) -> List[str]:
 def as_arguments(config: Any, names: Sequence[str]) -> Tuple[str, ...]:
     """Return the fields of `config` with these names as command-line options, to start another program with."""
     arguments: List[str] = []
-    defaults = {each.name: each.default for each in dataclasses.fields(config)}
     for name in names:
         value = getattr(config, name)
         if value is True:
             arguments.append(_flag(name))
-        elif value is not False and value != defaults[name]:
-            arguments += ["%s=%s" % (_flag(name), value)]
+        elif value is not False:  # a default too: the other program's environment may say otherwise
+            arguments += ["%s=%s" % (_flag(name), each) for each in (value if isinstance(value, tuple) else [value])]
     return tuple(arguments)

@@ -2,19 +2,27 @@
 
 One thread owns a Scheduler. Each step of the engine is:
 
-    admit()     requests that wait get the slots that are free, first come first served
-    plan()      chunks for one batch: first one token of every running stream, then pieces of prompts, up to a budget
-    commit()    what was evaluated counts as done
-    release()   a finished sequence gives its slot back
+    admit()      requests that wait get the slots that are free, first come first served
+    next_reuse() cells that a new request can take over instead of evaluating its prompt
+    plan()       chunks for one batch: first one token of every running stream, then pieces of prompts, up to a budget
+    commit()     what was evaluated counts as done
+    release()    a finished sequence gives its slot back; its cells stay, for others to reuse
 
-The laws: a stream that generates is in every batch, so no prompt makes it wait for more than one step. A batch never
-has more rows than `n_batch`, a sequence never more tokens than `n_ctx`. Prompts share the budget evenly, so a short
-one passes a long one. A waiting request that needs another model lets nothing behind it pass: no model starves.
+The laws. A stream that generates is in every batch, so no prompt makes it wait for more than one step. A batch never
+has more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one. A waiting request that
+needs another model lets nothing behind it pass: no model starves.
+
+Reuse. The cells of a slot hold evaluated tokens, of a request that runs or of one that has ended. A new request:
+
+    1. takes the free slot whose cells share the longest beginning with its prompt, if that is most of what they hold;
+    2. else copies a shared beginning from any other slot, running or not, into the free slot used least recently, where
+       that saves more tokens than a copy costs; if the beginning is just being evaluated, it waits for it;
+    3. else begins anew in the free slot used least recently.
 """
 
 import collections
 from dataclasses import dataclass, field
-from typing import Any, Deque, List, Optional
+from typing import Any, Deque, List, Optional, Tuple
 
 
 @dataclass(eq=False)
@@ -27,6 +35,9 @@ class Sequence:
     slot: int = -1
     done: int = 0
     generating: bool = False  # the prompt is evaluated; one token is pending at a time
+    reuse: bool = True  # it may use others' cells
+    source: int = -1  # the slot that it will copy from before it is evaluated, if it will
+    expected: int = 0  # how many tokens it hopes to copy
 
     @property
     def pending(self) -> int:
@@ -48,43 +59,137 @@ class Chunk:
         return self.start + self.count == len(self.sequence.tokens)
 
 
-class Scheduler:
-    """Slots, the line of those who wait for one, and the next batch."""
+@dataclass(frozen=True)
+class Reuse:
+    """The first `count` tokens of a sequence are in the cells of slot `source`, which may be its own."""
 
-    def __init__(self, slots: int, n_batch: int):
+    sequence: Sequence
+    source: int
+    count: int
+
+
+class _Slot:
+    """One sequence's cells: who has it, else what its last one left there."""
+
+    def __init__(self, index: int):
+        self.index = index
+        self.sequence: Optional[Sequence] = None
+        self.cells: List[int] = []
+        self.used = 0  # larger is later
+
+    def shares(self, tokens: List[int]) -> int:
+        """Return how many of `tokens`' first ones are evaluated here."""
+        if self.sequence is None:
+            return common_prefix(self.cells, tokens)
+        return min(self.sequence.done, common_prefix(self.sequence.tokens, tokens))
+
+    def will_share(self, tokens: List[int]) -> int:
+        """Return how many of `tokens`' first ones will be evaluated here, once the prompt that is at work is."""
+        if self.sequence is None or self.sequence.generating:
+            return self.shares(tokens)
+        return common_prefix(self.sequence.tokens, tokens)
+
+
+class Scheduler:
+    """Slots, the line of those who wait for one, and the next batch. `copy_cost` is what a copy costs, in tokens."""
+
+    def __init__(self, slots: int, n_batch: int, copy_cost: int = 32):
         self.n_batch = n_batch
+        self.copy_cost = copy_cost
         self.waiting: Deque[Sequence] = collections.deque()
-        self._slots: List[Optional[Sequence]] = [None] * slots
+        self._slots = [_Slot(index) for index in range(slots)]
+        self._uses = 0
 
     @property
     def running(self) -> List[Sequence]:
         """The sequences that have a slot."""
-        return [sequence for sequence in self._slots if sequence is not None]
+        return [slot.sequence for slot in self._slots if slot.sequence is not None]
 
     def submit(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the line."""
         self.waiting.append(sequence)
 
+    def next_in_line(self, model: Optional[str]) -> Optional[Sequence]:
+        """Return the first in line if it needs `model` and a slot is free for it."""
+        free = any(slot.sequence is None for slot in self._slots)
+        return self.waiting[0] if free and self.waiting and self.waiting[0].model == model else None
+
     def wanted_model(self) -> Optional[str]:
         """Return the model that the first in line needs, or None when nobody waits."""
         return self.waiting[0].model if self.waiting else None
 
-    def admit(self, model: Optional[str]) -> List[Sequence]:
-        """Give free slots to the first in line, as long as they need `model`. Returns those who got one."""
-        admitted = []
-        while self.waiting and self.waiting[0].model == model and None in self._slots:
-            sequence = self.waiting.popleft()
-            sequence.slot = self._slots.index(None)
-            self._slots[sequence.slot] = sequence
-            admitted.append(sequence)
-        return admitted
+    # ---- admission and reuse
+
+    def admit(self) -> Optional[Reuse]:
+        """Give the first in line a free slot; the module's docstring says which. Its tokens must be known.
+
+        Returns what it may keep of its own slot's cells. What it will copy, next_reuse() says when it is time.
+        """
+        sequence = self.waiting.popleft()
+        slot, kept = self._choose_slot(sequence)
+        sequence.slot = slot.index
+        slot.sequence = sequence
+        self._touch(slot)
+        return Reuse(sequence, slot.index, kept)
+
+    def next_reuse(self) -> Optional[Reuse]:
+        """Return a copy that is due. One at a time: each takes as long as part of a step, and streams wait for it."""
+        for slot in self._slots:
+            sequence = slot.sequence
+            if sequence is None or sequence.source < 0:
+                continue
+            source = self._slots[sequence.source]
+            count = min(source.shares(sequence.tokens), len(sequence.tokens) - 1)
+            if count < sequence.expected and self._is_coming(source, sequence):
+                continue
+            sequence.source = -1
+            if count > self.copy_cost:
+                self._touch(source)
+                return Reuse(sequence, source.index, count)
+        return None
+
+    def reused(self, reuse: Reuse, count: int) -> None:
+        """The first `count` tokens of the sequence are in its slot's cells now; nothing else is."""
+        reuse.sequence.done = count
+
+    def _choose_slot(self, sequence: Sequence) -> Tuple[_Slot, int]:
+        """Return a free slot and how many of its cells can be kept; plan a copy where one is worth it."""
+        free = sorted((slot for slot in self._slots if slot.sequence is None), key=lambda slot: slot.used)
+        if not sequence.reuse:
+            return free[0], 0
+        limit = len(sequence.tokens) - 1  # a prompt's last token is always evaluated: it gives the first logits
+        own = max(free, key=lambda slot: slot.shares(sequence.tokens))
+        kept = min(own.shares(sequence.tokens), limit)
+        best = max(self._slots, key=lambda slot: slot.will_share(sequence.tokens))
+        offered = min(best.will_share(sequence.tokens), limit)
+        if kept * 2 >= len(own.cells) and kept + self.copy_cost >= offered:
+            return own, kept  # 1
+        if offered > self.copy_cost:
+            target = next((slot for slot in free if slot is not best), None)
+            if target is None:
+                return own, kept
+            sequence.source, sequence.expected = best.index, offered
+            return target, 0  # 2
+        return free[0], min(free[0].shares(sequence.tokens), limit)  # 3
+
+    def _is_coming(self, source: _Slot, sequence: Sequence) -> bool:
+        """Whether a prompt that is being evaluated in `source` will hold what `sequence` waits for."""
+        other = source.sequence
+        return other is not None and not other.generating and source.will_share(sequence.tokens) >= sequence.expected
+
+    def _touch(self, slot: _Slot) -> None:
+        self._uses += 1
+        slot.used = self._uses
+
+    # ---- steps
 
     def plan(self, prompt_budget: int) -> List[Chunk]:
         """Return the next batch: every stream's one token, then at most `prompt_budget` rows of prompts."""
         streams = [each for each in self.running if each.generating]
         chunks = [Chunk(each, each.done, each.pending) for each in streams]
         left = min(prompt_budget, self.n_batch - sum(chunk.count for chunk in chunks))
-        prompts = sorted((each for each in self.running if not each.generating), key=lambda each: each.pending)
+        prompts = [each for each in self.running if not each.generating and each.source < 0]
+        prompts.sort(key=lambda each: each.pending)
         for position, sequence in enumerate(prompts):
             # What a short prompt leaves of its share goes to the longer ones after it.
             count = min(sequence.pending, left // (len(prompts) - position))
@@ -100,11 +205,38 @@ class Scheduler:
             chunk.sequence.generating = chunk.sequence.generating or chunk.last
 
     def release(self, sequence: Sequence) -> None:
-        """Take a sequence out: of its slot, or of the line."""
-        if sequence.slot >= 0:
-            self._slots[sequence.slot] = None
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        """Take a sequence out: of the line, or of its slot, where its cells stay."""
+        if sequence.slot < 0:
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
+            return
+        slot = self._slots[sequence.slot]
+        slot.sequence, slot.cells = None, sequence.tokens[: sequence.done]
+        self._touch(slot)
+
+    def cells(self, slot: int) -> List[int]:
+        """Return the tokens that a slot's cells hold."""
+        sequence = self._slots[slot].sequence
+        return self._slots[slot].cells if sequence is None else sequence.tokens[: sequence.done]
+
+    def forget(self, slot: Optional[int] = None) -> None:
+        """The cells of a slot that nobody has, or of all of them, are gone."""
+        for each in self._slots if slot is None else [self._slots[slot]]:
+            each.cells = []
+
+
+def common_prefix(a: List[int], b: List[int]) -> int:
+    """Return how many tokens two lists have in common at their beginning; bisects, since slices compare in C."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 class Pace:

@@ -103,7 +103,7 @@ class TimedOut(Exception):
 def _sample(name: str, labels: Sequence[Tuple[str, str]], value: float) -> str:
     if labels:
         name += "{%s}" % ",".join('%s="%s"' % (key, _escape_label(text)) for key, text in labels)
-    return "%s %s" % (name, repr(float(value)) if value != int(value) else int(value))
+    return "%s %s" % (name, "%d" % value if float(value).is_integer() else repr(float(value)))
 
 
 def _escape_label(text: str) -> str:
@@ -250,6 +250,8 @@ class Wire:
         while True:
             match = _HEAD_END.search(self._buffer, max(0, searched - 3))
             if match and match.end() <= limit:
+                if match.group() != b"\r\n\r\n":
+                    raise _bad_request("Lines must end in CRLF.")
                 return self._take(match.start(), match.end())
             if match or len(self._buffer) > limit:
                 raise APIError(431, "The request's headers are larger than %d bytes." % limit, "headers_too_large")
@@ -273,10 +275,12 @@ class Wire:
         return self._take(count, count)
 
     def write(self, data: bytes) -> None:
-        """Send all of `data` in one call. Raises HangUp when the client is gone or takes nothing for too long."""
+        """Send all of `data`, at once where it fits. Raises HangUp where the client goes or takes nothing for long."""
+        left = memoryview(data)
         try:
             self.sock.settimeout(self._write_timeout)
-            self.sock.sendall(data)
+            while left:
+                left = left[self.sock.send(left) :]
         except (OSError, ValueError) as error:
             self.ended = True
             raise HangUp(str(error))
@@ -603,8 +607,27 @@ class _Server(ThreadingHTTPServer):
         """Start the connection's thread, or turn it away where there are too many."""
         if self.service.connections_open() >= self.service.config.max_connections:
             self._turn_away(request)
-        else:
+            return
+        self.service.opened(request)
+        try:
             super().process_request(request, client_address)
+        except BaseException:
+            self.service.closed(request)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, and count it out."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.service.closed(request)
+
+    def accept_the_rest(self) -> None:
+        """Take the connections that the kernel has already taken for us: their clients count on an answer."""
+        for _ in range(self.request_queue_size):
+            if self.socket.fileno() < 0 or not readable([self.socket], 0):
+                return
+            self._handle_request_noblock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what escaped a connection's thread: a defect, never the client's doing."""
@@ -639,7 +662,7 @@ class Service:
         self._server: Optional[_Server] = None
         self._changed = threading.Condition()  # guards the three below; notified when a request ends
         self._draining = False
-        self._connections: set = set()
+        self._connections: Dict[socket.socket, Optional["Connection"]] = {}
         self._active = 0
         self._count = _HTTPMetrics(self.metrics, name, self)
 
@@ -676,12 +699,14 @@ class Service:
             self._draining = True
         if self._server:
             self._server.shutdown()
+            self._server.accept_the_rest()
             self._server.server_close()
         with self._changed:
-            for connection in self._connections:
-                connection.end_if_idle()
-            self._changed.wait_for(lambda: not self._active, timeout)
-            cut, rest = self._active, list(self._connections)
+            for connection in self._connections.values():
+                if connection:
+                    connection.end_if_idle()
+            self._changed.wait_for(lambda: not self._connections, timeout)
+            cut, rest = self._active, [each for each in self._connections.values() if each]
         for connection in rest:
             connection.cut()
         return cut
@@ -696,15 +721,16 @@ class Service:
         """How many requests are being answered."""
         return self._active
 
-    def opened(self, connection: "Connection") -> None:
-        """Count a connection in."""
+    def opened(self, sock: socket.socket, connection: Optional["Connection"] = None) -> None:
+        """Count a connection in: when it is accepted, and again when its thread has begun."""
         with self._changed:
-            self._connections.add(connection)
+            self._connections[sock] = connection
 
-    def closed(self, connection: "Connection") -> None:
+    def closed(self, sock: socket.socket) -> None:
         """Count a connection out."""
         with self._changed:
-            self._connections.discard(connection)
+            self._connections.pop(sock, None)
+            self._changed.notify_all()
 
     @contextlib.contextmanager
     def busy(self, connection: "Connection") -> Iterator[None]:
@@ -880,11 +906,10 @@ class Connection(BaseHTTPRequestHandler):
         self.wire = Wire(self.request, self.service.config.write_timeout)
         with contextlib.suppress(OSError):
             self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self.service.opened(self)
+        self.service.opened(self.request, self)
 
     def finish(self) -> None:
-        """Count the connection out; socketserver closes it."""
-        self.service.closed(self)
+        """Leave the closing and the counting out to the server."""
 
     def handle(self) -> None:
         """Answer requests until the client or an error ends the connection."""
@@ -898,7 +923,7 @@ class Connection(BaseHTTPRequestHandler):
 
     def end_if_idle(self) -> None:
         """Wake a connection that waits for its next request; one that has just arrived is still answered."""
-        if self.idle:
+        if self.idle and not readable([self.request], 0):
             with contextlib.suppress(OSError):
                 self.request.shutdown(socket.SHUT_RD)
 
@@ -923,6 +948,8 @@ class Connection(BaseHTTPRequestHandler):
             reply = error_reply(APIError(408, "The request took too long to arrive.", "request_timeout"))
         except HangUp:
             self.close_connection = True
+            if request.target:  # it had arrived
+                self.service.finished(request, 499, 0, time.monotonic() - started)
             return
         self._answer(request, reply, started)
 
@@ -971,7 +998,7 @@ class Connection(BaseHTTPRequestHandler):
             if request.method in ("POST", "PUT", "PATCH") and "content-length" not in request.headers:
                 raise APIError(411, "Send a Content-Length, or the body in chunks.", "length_required")
             return b""
-        if request.headers.get("expect", "").lower() == "100-continue":
+        if request.headers.get("expect", "").lower() == "100-continue" and request.version == "HTTP/1.1":
             self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if "transfer-encoding" in request.headers:
             body = self._read_chunks(limit, deadline)
@@ -984,8 +1011,9 @@ class Connection(BaseHTTPRequestHandler):
         """Read a chunked body (RFC 9112, section 7.1); its trailers are dropped."""
         body = bytearray()
         while True:
-            size_text = self.wire.read_line(256, deadline).partition(b";")[0].strip()
-            if not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", size_text):
+            line = self.wire.read_line(256, deadline)
+            size_text = line.partition(b";")[0].strip(b" \t")
+            if b"\n" in line or b"\r" in line or not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", size_text):
                 raise APIError(400, "A chunk's size is not a hexadecimal number.", "bad_chunk")
             size = int(size_text, 16)
             if size == 0:
@@ -1090,8 +1118,11 @@ def _request_line(line: str) -> Tuple[str, str, str]:
 
 def _origin_form(target: str) -> str:
     """Return a target as path and query. Raises APIError 400."""
-    if target.startswith("http://") or target.startswith("https://"):
-        parts = urlsplit(target)
+    if target[:8].lower().startswith(("http://", "https://")):
+        try:
+            parts = urlsplit(target)
+        except ValueError as error:  # "http://[::1/"
+            raise _bad_request("The request's target is not a URL: %s." % error)
         target = (parts.path or "/") + ("?" + parts.query if parts.query else "")
     if not target.startswith("/") and target != "*":
         raise _bad_request("The request's target must start with a slash.")

@@ -39,8 +39,8 @@ class TextOut:
 
     def _first_stop(self, text: str) -> Tuple[int, bool]:
         """Return where the first stop string begins (else the text's length) and whether there is one."""
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        return (min(found), True) if found else (len(text), False)
+        found = [(at + len(stop), at) for at, stop in ((text.find(stop), stop) for stop in self._stops) if at >= 0]
+        return (min(found)[1], True) if found else (len(text), False)
 
     def _possible_stop(self, text: str) -> int:
         """Return how many characters at the end may be the beginning of a stop string."""

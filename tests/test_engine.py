@@ -2,6 +2,7 @@
 
 import os
 import queue
+import random
 import shutil
 import threading
 
@@ -130,10 +131,64 @@ def test_a_waiting_request_can_be_cancelled(engine):
         waiting.events.get_nowait()
 
 
-def test_finished_requests_leave_no_cells_behind(engine):
-    run(engine, max_tokens=5)
-    wait_until(lambda: engine.busy() == 0)
-    assert [engine._context.positions(slot) for slot in range(4)] == [0] * 4
+def cells_are_known(engine):
+    """Whether llama.cpp holds in each slot just as many cells as the scheduler knows of."""
+    slots = range(engine.settings.slots)
+    return [engine._context.positions(slot) for slot in slots] == [len(engine._scheduler.cells(slot)) for slot in slots]
+
+
+def test_no_cell_is_lost(engine):
+    rng = random.Random(5)
+    jobs = [Job(DEMO, STORY * rng.randrange(1, 8), max_tokens=rng.randrange(1, 60)) for _ in range(30)]
+    for job in jobs:
+        engine.submit(job)
+        if rng.random() < 0.3:
+            engine.cancel(job)
+    for job in jobs:
+        if not job.cancelled:
+            assert isinstance(result(job)[2], Finished)
+    wait_until(lambda: engine.busy() == engine.queued() == 0)
+    assert cells_are_known(engine)
+
+
+def test_a_prompt_that_was_evaluated_before_is_not_evaluated_again(engine):
+    prompt = STORY + " a small brown fox lived alone" * 10
+    first, again = run(engine, prompt=prompt, max_tokens=8), run(engine, prompt=prompt, max_tokens=8)
+    assert again[0] == first[0]
+    assert again[2].cached_tokens == again[2].prompt_tokens - 1  # the last one gives the first logits
+    assert again[2].timings["prompt_n"] == 1
+    fresh = run(engine, prompt=prompt, max_tokens=8, cache_prompt=False)
+    assert fresh[0] == first[0] and fresh[2].cached_tokens == 0
+
+
+def test_a_conversation_goes_on_where_it_stood(engine):
+    prompt = "<|im_start|>user\nTell me a story about a fox.<|im_end|>\n<|im_start|>assistant\n"
+    text, tokens, _ = run(engine, prompt=prompt, max_tokens=40)
+    _, _, end = run(engine, prompt=prompt + text + " And then", max_tokens=3)
+    assert end.cached_tokens >= 40
+
+
+def test_requests_that_arrive_together_evaluate_their_common_beginning_once():
+    engine = launch(slots=8)
+    try:
+        common = "The old owl told a long story about the sea. " * 60
+        jobs = [Job(DEMO, common + tail, max_tokens=6, sampling=GREEDY) for tail in "abcdefgh"]
+        size = len(engine._model.tokenize(common))
+        for job in jobs:
+            engine.submit(job)
+        ends = [result(job)[2] for job in jobs]
+        assert engine.counts["prompt_tokens"] <= size + 8 * 10
+        assert sum(end.cached_tokens for end in ends) >= 7 * (size - 2)
+        alone = launch(slots=1)
+        try:
+            expected = [run(alone, prompt=common + tail, max_tokens=6)[0] for tail in "abcdefgh"]
+        finally:
+            alone.stop()
+        again = [run(engine, prompt=common + tail, max_tokens=6)[0] for tail in "abcdefgh"]
+        assert again == expected
+        assert cells_are_known(engine)
+    finally:
+        engine.stop()
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(engine):
@@ -242,5 +297,5 @@ def test_stopping_ends_every_request_with_an_error():
 
 def test_timings_add_up(engine):
     _, _, end = run(engine, max_tokens=20)
-    assert end.prompt_tokens == end.timings["prompt_n"] and end.timings["predicted_n"] == 20
+    assert end.prompt_tokens == end.timings["prompt_n"] + end.timings["cache_n"] and end.timings["predicted_n"] == 20
     assert all(end.timings[name] >= 0 for name in ("queue_ms", "prompt_ms", "predicted_ms"))

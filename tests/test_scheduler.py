@@ -1,22 +1,41 @@
 """The scheduler's laws, without llama_cpp."""
+
 import random
 
-from core.scheduler import Pace, Scheduler, Sequence
+from core.scheduler import Pace, Scheduler, Sequence, common_prefix
 
 
 def prompt(length, model="m"):
-    return Sequence(model=model, tokens=list(range(length)))
+    """Return a sequence whose tokens nobody else has."""
+    prompt.made += 1
+    return Sequence(model=model, tokens=[prompt.made * 10000 + n for n in range(length)])
+
+
+prompt.made = 0
 
 
 def step(scheduler, budget=64, model="m"):
     """Run one step as the engine does; every sequence that can sample gets a token. Returns the chunks."""
-    scheduler.admit(model)
+    admit(scheduler, model)
+    copy = scheduler.next_reuse()
+    if copy:
+        scheduler.reused(copy, copy.count)
     chunks = scheduler.plan(budget)
     scheduler.commit(chunks)
     for chunk in chunks:
         if chunk.start + chunk.count == len(chunk.sequence.tokens):
             chunk.sequence.tokens.append(7)
     return chunks
+
+
+def admit(scheduler, model="m"):
+    """Give out free slots as the engine does; returns the sequences that got one."""
+    admitted = []
+    while scheduler.next_in_line(model):
+        reuse = scheduler.admit()
+        scheduler.reused(reuse, reuse.count)
+        admitted.append(reuse.sequence)
+    return admitted
 
 
 def stream(scheduler):
@@ -33,9 +52,9 @@ def test_requests_get_slots_first_come_first_served():
     first, second, third = prompt(3), prompt(3), prompt(3)
     for sequence in (first, second, third):
         scheduler.submit(sequence)
-    assert scheduler.admit("m") == [first, second]
+    assert admit(scheduler) == [first, second]
     scheduler.release(first)
-    assert scheduler.admit("m") == [third]
+    assert admit(scheduler) == [third]
     assert third.slot == 0
 
 
@@ -103,10 +122,10 @@ def test_a_request_for_another_model_waits_and_nothing_passes_it():
     here, other, behind = prompt(3), prompt(3, "other"), prompt(3)
     for sequence in (here, other, behind):
         scheduler.submit(sequence)
-    assert scheduler.admit("m") == [here]
+    assert admit(scheduler) == [here]
     assert scheduler.wanted_model() == "other"
     scheduler.release(here)
-    assert scheduler.admit("other") == [other]
+    assert admit(scheduler, "other") == [other]
 
 
 def test_a_waiting_request_can_be_taken_out():
@@ -115,7 +134,126 @@ def test_a_waiting_request_can_be_taken_out():
     scheduler.submit(first)
     scheduler.submit(second)
     scheduler.release(first)
-    assert scheduler.admit("m") == [second]
+    assert admit(scheduler) == [second]
+
+
+# ---- reuse
+
+
+def ended(scheduler, tokens):
+    """Let a request with these tokens run to its end; its cells stay."""
+    sequence = Sequence(model="m", tokens=list(tokens))
+    scheduler.submit(sequence)
+    while not sequence.generating:
+        step(scheduler)
+    scheduler.release(sequence)
+    return sequence
+
+
+def placed(scheduler, tokens):
+    """Submit and admit a request; returns it."""
+    sequence = Sequence(model="m", tokens=list(tokens))
+    scheduler.submit(sequence)
+    assert admit(scheduler) == [sequence]
+    return sequence
+
+
+def test_a_conversation_gets_the_slot_that_holds_it():
+    scheduler = Scheduler(3, 512)
+    ended(scheduler, range(100))
+    before = ended(scheduler, range(1000, 1200))
+    ended(scheduler, range(2000, 2100))
+    again = placed(scheduler, range(1000, 1300))
+    assert again.slot == before.slot and again.done == 200
+
+
+def test_the_last_token_of_a_prompt_is_always_evaluated():
+    scheduler = Scheduler(1, 512)
+    ended(scheduler, range(100))
+    assert placed(scheduler, range(100)).done == 99
+
+
+def test_the_cells_used_least_recently_go_first():
+    scheduler = Scheduler(3, 512)
+    slots = [ended(scheduler, range(start, start + 50)).slot for start in (0, 1000, 2000)]
+    again = placed(scheduler, range(50))
+    scheduler.release(again)
+    assert placed(scheduler, range(5000, 5050)).slot == slots[1]
+
+
+def test_a_shared_beginning_is_copied_and_the_other_conversation_is_kept():
+    scheduler = Scheduler(2, 2048)
+    system = list(range(500))
+    first = ended(scheduler, system + list(range(9000, 10500)))
+    second = placed(scheduler, system + [7, 8, 9])
+    copy = scheduler.next_reuse()
+    assert (copy.sequence, copy.source, copy.count) == (second, first.slot, 500)
+    assert second.slot != first.slot and len(scheduler.cells(first.slot)) == 2000
+
+
+def test_a_beginning_can_be_copied_from_a_stream_that_is_running():
+    scheduler = Scheduler(2, 2048)
+    running = Sequence(model="m", tokens=list(range(300)))
+    scheduler.submit(running)
+    while not running.generating:
+        step(scheduler)
+    second = placed(scheduler, list(range(300)) + [5])
+    assert scheduler.next_reuse().source == running.slot and second.done == 0
+
+
+def test_requests_that_come_together_wait_for_the_first_ones_beginning():
+    scheduler = Scheduler(8, 512)
+    system = list(range(1000))
+    sequences = [Sequence(model="m", tokens=system + [10**6 + n] * 4) for n in range(8)]
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    evaluated = 0
+    while not all(sequence.generating for sequence in sequences):
+        evaluated += sum(chunk.count for chunk in step(scheduler, budget=128) if not chunk.sequence.generating)
+        evaluated += sum(chunk.count for chunk in [] if chunk)
+    assert all(sequence.done >= 1004 for sequence in sequences)
+    assert evaluated <= 1000 + 8 * (4 + 8)
+
+
+def test_whoever_waits_for_a_beginning_goes_on_alone_when_it_does_not_come():
+    scheduler = Scheduler(2, 512)
+    leader = placed(scheduler, range(400))
+    follower = placed(scheduler, list(range(400)) + [1])
+    assert scheduler.next_reuse() is None and {chunk.sequence for chunk in scheduler.plan(64)} == {leader}
+    scheduler.commit(scheduler.plan(64))
+    scheduler.release(leader)  # cancelled after 64 tokens
+    copy = scheduler.next_reuse()
+    assert (copy.sequence, copy.count) == (follower, 64)
+    scheduler.reused(copy, 64)
+    assert scheduler.plan(600)[0].start == 64
+
+
+def test_a_request_that_wants_no_cache_gets_none():
+    scheduler = Scheduler(1, 512)
+    ended(scheduler, range(100))
+    sequence = Sequence(model="m", tokens=list(range(100)), reuse=False)
+    scheduler.submit(sequence)
+    admit(scheduler)
+    assert sequence.done == 0
+
+
+def test_forgotten_cells_are_not_reused():
+    scheduler = Scheduler(1, 512)
+    ended(scheduler, range(100))
+    scheduler.forget()
+    assert placed(scheduler, range(100)).done == 0
+
+
+def test_a_common_prefix_is_found_to_the_token():
+    rng = random.Random(2)
+    for _ in range(300):
+        a = [rng.randrange(3) for _ in range(rng.randrange(40))]
+        b = a[: rng.randrange(41)] + [rng.randrange(3) for _ in range(rng.randrange(10))]
+        slow = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+        assert common_prefix(a, b) == slow
+
+
+# ---- pace
 
 
 def test_the_pace_keeps_a_step_under_its_target_once_it_knows_the_machine():

@@ -421,9 +421,9 @@ class Recorder:
     def __init__(self, sock):
         self.sock, self.writes = sock, []
 
-    def sendall(self, data):
+    def send(self, data):
         self.writes.append(bytes(data))
-        self.sock.sendall(data)
+        return self.sock.send(data)
 
     def __getattr__(self, name):
         return getattr(self.sock, name)
@@ -542,7 +542,8 @@ def test_a_chunked_body_is_put_together_and_the_connection_goes_on(house, connec
         b"-1\r\n",
         b"5_0\r\n",
         b"5\nhello\r\n0\r\n\r\n",
-        b"5;a\nhello\r\n0\r\n\r\n",
+        b"5;a\nb\r\nhello\r\n0\r\n\r\n",
+        b"5\n\r\nhello\r\n0\r\n\r\n",
         b"5;a\rb\r\nhello\r\n0\r\n\r\n",
         b"5\r\nhello!\r\n0\r\n\r\n",
         b"5\r\nhello\n0\r\n\r\n",
@@ -621,7 +622,8 @@ def test_http_1_0_never_gets_100_continue(house, connect):
 def test_an_incomplete_body_reaches_no_handler(serve, connect):
     called = []
     service = serve([Route("POST", "/", lambda request: called.append(1) or Reply())])
-    for cut in (request("/", "POST", body=b"0123456789")[:-7], chunked(b"5\r\nhe", "/"), chunked(b"5\r\nhello\r\n", "/")):
+    whole = request("/", "POST", body=b"0123456789")
+    for cut in (whole[:-7], chunked(b"5\r\nhe", "/"), chunked(b"5\r\nhello\r\n", "/")):
         client = connect(service)
         client.send(cut)
         client.sock.shutdown(socket.SHUT_WR)
@@ -941,7 +943,8 @@ def test_an_api_error_becomes_its_envelope_with_its_status_and_headers(house, co
     ],
 )
 def test_an_errors_type_follows_from_its_status(status, kind):
-    assert APIError(status, "why").envelope() == {"error": {"message": "why", "type": kind, "param": None, "code": None}}
+    error = {"message": "why", "type": kind, "param": None, "code": None}
+    assert APIError(status, "why").envelope() == {"error": error}
 
 
 def test_an_errors_message_may_hold_anything():
@@ -1286,6 +1289,49 @@ def test_a_connection_taken_before_the_drain_gets_its_answer(serve, connect, bac
     eventually(lambda: service.draining)
     held.set()
     assert [first.answer().status, second.answer().status] == [200, 200]
+    assert drained.result(PATIENCE) == 0
+
+
+def test_a_drain_waits_for_a_connection_whose_thread_has_yet_to_start(serve, connect, background, monkeypatch):
+    done = []
+    service = serve([Route("GET", "/", lambda request: done.append(drained.done()) or Reply())])
+    server = service._server
+    held, holding, finish = threading.Event(), threading.Event(), server.finish_request
+
+    def hold(*arguments):
+        holding.set()
+        held.wait(PATIENCE)
+        finish(*arguments)
+
+    monkeypatch.setattr(server, "finish_request", hold)
+    client = connect(service)
+    client.send(request("/"))
+    assert holding.wait(PATIENCE)
+    drained = background(service.drain, PATIENCE)
+    eventually(lambda: refuses(service.port))
+    held.set()
+    assert client.answer().status == 200
+    assert done == [False]
+    assert drained.result(PATIENCE) == 0
+
+
+def test_a_request_that_has_just_arrived_is_still_answered_by_a_drain(serve, connect, background, monkeypatch):
+    service = serve()
+    held, holding, handle = threading.Event(), threading.Event(), http.Connection.handle
+
+    def hold(connection):
+        holding.set()
+        held.wait(PATIENCE)
+        handle(connection)
+
+    monkeypatch.setattr(http.Connection, "handle", hold)
+    client = connect(service)
+    client.send(request())
+    assert holding.wait(PATIENCE)
+    drained = background(service.drain, PATIENCE)
+    eventually(lambda: refuses(service.port))
+    held.set()
+    assert client.answer().status == 200
     assert drained.result(PATIENCE) == 0
 
 

@@ -1,0 +1,286 @@
+"""A program's settings, from its defaults, its environment and its command line."""
+from dataclasses import dataclass
+from typing import Tuple
+
+import pytest
+
+from core import options
+from core.service import between, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    host: str = setting("127.0.0.1", "address to listen on", "network")
+    port: int = setting(9000, "port to listen on", "network", check=between(0, 65535))
+    api_key: Tuple[str, ...] = setting((), "a key", "access", many=True, secret=True, metavar="KEY")
+    backend: Tuple[str, ...] = setting((), "a backend; repeatable", "network", many=True, metavar="URL")
+    step_target: float = setting(0.25, "seconds a step may take", "engine", check=between(0.01, 60, float))
+    slots: int = setting(4, "100 % of the requests at once", "engine", flags=("--parallel", "-np"), check=between(1, 9))
+    note: str = setting("", "anything", "engine")
+    verbose: bool = setting(False, "show more", "engine")
+
+
+def parse(*argv, positional=("host", "port"), **environ):
+    environ = {"COMEAPI_" + name.upper(): text for name, text in environ.items()}
+    return options.parse(Settings, "A test.", positional, argv, environ)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Parse what is wrong, and return the one line about it."""
+
+    def parse_wrong(*argv, **environ):
+        with pytest.raises(SystemExit) as caught:
+            parse(*argv, **environ)
+        assert caught.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.endswith("\n") and err.count("\n") == 1
+        return err
+
+    return parse_wrong
+
+
+# ------------------------------------------------------------------------------------------------- sources
+
+
+def test_without_anything_the_defaults_hold():
+    assert parse() == Settings()
+
+
+def test_the_environment_wins_over_the_default():
+    assert parse(port="1", step_target="2.5", note="a b") == Settings(port=1, step_target=2.5, note="a b")
+
+
+def test_the_command_line_wins_over_the_environment():
+    assert parse("--port", "2", "--backend=b", port="1", backend="a", note="kept") == Settings(
+        port=2, backend=("b",), note="kept"
+    )
+
+
+def test_a_position_wins_over_the_environment_too():
+    assert parse("a", "2", host="b", port="1") == Settings(host="a", port=2)
+
+
+def test_the_real_environment_is_read_where_no_other_is_given(monkeypatch):
+    monkeypatch.setenv("COMEAPI_PORT", "77")
+    assert options.parse(Settings, "A test.", (), []).port == 77
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("0.0.0.0", "8080"),
+        ("0.0.0.0", "--port", "8080"),
+        ("0.0.0.0", "--port=8080"),
+        ("--port", "8080", "0.0.0.0"),
+        ("--host=0.0.0.0", "--port=8080"),
+        ("0.0.0.0", "8080", "--slots", "4"),
+        ("--slots", "4", "0.0.0.0", "8080"),
+    ],
+)
+def test_positions_and_options_are_two_ways_to_say_the_same(argv):
+    assert parse(*argv) == Settings(host="0.0.0.0", port=8080)
+
+
+@pytest.mark.parametrize("flag", ["--slots", "--parallel", "-np"])
+def test_an_option_has_its_other_names(flag):
+    assert parse(flag, "8").slots == 8
+
+
+def test_a_field_with_several_words_is_spelt_with_hyphens():
+    assert parse("--step-target", "1").step_target == 1.0
+
+
+# ------------------------------------------------------------------------------------------- wrong values
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (("--port", "x"), "--port"),
+        (("--port", "65536"), "--port"),
+        (("--port=-1",), "--port"),
+        (("--port", "1.5"), "--port"),
+        (("--port", ""), "--port"),
+        (("--port",), "--port"),
+        (("--step-target", "nan"), "--step-target"),
+        (("--step-target", "inf"), "--step-target"),
+        (("--slots", "10"), "--slots"),
+        (("-np", "two\nlines"), "--slots"),
+        (("host", "x"), "port"),
+        (("host", "1", "surplus"), "surplus"),
+        (("--nonsense",), "--nonsense"),
+        (("--por", "1"), "--por"),
+        (("--verbose=yes",), "--verbose"),
+    ],
+)
+def test_a_wrong_argument_ends_the_program_with_one_line_that_names_it(refused, argv, named):
+    assert named in refused(*argv)
+
+
+@pytest.mark.parametrize(
+    "name, text", [("port", "x"), ("port", "65536"), ("port", "a\nb"), ("step_target", "nan"), ("verbose", "maybe")]
+)
+def test_a_wrong_variable_ends_the_program_with_one_line_that_names_it(refused, name, text):
+    assert "COMEAPI_" + name.upper() in refused(**{name: text})
+
+
+def test_a_wrong_value_is_told_with_what_is_right(refused):
+    assert "'70000' is not a whole number from 0 to 65535" in refused("--port", "70000")
+    assert "'-1' is not a whole number from 0 to 65535" in refused(port="-1")
+
+
+def test_fail_says_one_line_and_ends_with_its_status(capsys):
+    with pytest.raises(SystemExit) as caught:
+        options.fail("no model", 3)
+    assert caught.value.code == 3
+    assert capsys.readouterr().err.endswith(": error: no model\n")
+
+
+# ---------------------------------------------------------------------------------- repeated ones and flags
+
+
+def test_a_repeated_option_keeps_every_value_in_order():
+    assert parse("--backend", "b", "--backend=a", "--backend", "b").backend == ("b", "a", "b")
+
+
+@pytest.mark.parametrize("text", ["a,b", "a b", " a , b ", "a\nb\n", "a,,b,"])
+def test_a_variable_holds_several_values_with_commas_or_spaces_between(text):
+    assert parse(backend=text).backend == ("a", "b")
+
+
+def test_an_empty_variable_holds_none():
+    assert parse(backend="", api_key="").backend == ()
+
+
+@pytest.mark.parametrize("text", ["1", "true", "TRUE", "yes", "On"])
+def test_a_flag_is_on_in_the_environment(text):
+    assert parse(verbose=text).verbose is True
+
+
+@pytest.mark.parametrize("text", ["0", "false", "False", "no", "OFF", ""])
+def test_a_flag_is_off_in_the_environment(text):
+    assert parse(verbose=text).verbose is False
+
+
+def test_a_flag_is_on_where_the_command_line_has_it():
+    assert parse("--verbose").verbose is True
+    assert parse("--verbose", verbose="no").verbose is True
+
+
+# ------------------------------------------------------------------------------------------------- secrets
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    def write(text, encoding="utf-8"):
+        path = tmp_path / "keys"
+        path.write_bytes(text.encode(encoding))
+        return "@%s" % path
+
+    return write
+
+
+def test_a_file_holds_one_key_a_line_with_comments_and_blank_lines(key_file):
+    name = key_file("# ours\nfirst\n\n  second  \n   \n#third\nfourth\r\nfünf")
+    keys = ("first", "second", "fourth", "fünf")
+    assert parse("--api-key", name).api_key == keys
+    assert parse(api_key=name).api_key == keys
+    assert parse("--api-key", "zero", "--api-key", name, "--api-key=last").api_key == ("zero",) + keys + ("last",)
+
+
+def test_an_indented_comment_is_no_key(key_file):
+    assert parse("--api-key", key_file("first\n  # a comment\n")).api_key == ("first",)
+
+
+def test_a_file_from_windows_gives_its_first_key_without_a_mark(key_file):
+    assert parse("--api-key", key_file("first\r\nsecond\r\n", "utf-8-sig")).api_key == ("first", "second")
+
+
+def test_a_key_file_without_a_key_opens_no_door(refused, key_file):
+    """Whoever names a key file wants a key to be asked for; without one, everybody would be let in."""
+    assert "keys" in refused("--api-key", key_file("# nothing yet\n"))
+
+
+def test_a_missing_key_file_ends_the_program_with_one_line_that_names_it(refused, tmp_path):
+    path = str(tmp_path / "none")
+    assert path in refused("--api-key", "@" + path)
+    assert path in refused(api_key="@" + path)
+
+
+def test_a_key_file_that_is_not_text_ends_the_program(refused, key_file):
+    assert "keys" in refused("--api-key", key_file("\xff\xfe", "latin-1"))
+
+
+def test_an_at_sign_means_a_file_only_for_secrets():
+    assert parse("--backend", "@home", "--note", "@note") == Settings(backend=("@home",), note="@note")
+
+
+# ---------------------------------------------------------------------------------------------------- help
+
+
+@pytest.fixture
+def help_text(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def show(**environ):
+        with pytest.raises(SystemExit) as caught:
+            parse("--help", **environ)
+        assert caught.value.code == 0
+        return capsys.readouterr().out
+
+    return show
+
+
+def test_help_shows_groups_defaults_and_variables(help_text):
+    text = help_text()
+    for group in ("network:", "access:", "engine:"):
+        assert "\n" + group in text
+    assert "A test." in text
+    assert "--port N" in text and "(default 9000)" in text
+    assert "(default 127.0.0.1)" in text and "(default 0.25)" in text
+    assert "--parallel" in text and "-np" in text
+    assert "100 % of the requests" in text
+    assert "--port reads COMEAPI_PORT" in text
+    _, listed = text.split("A test.")
+    assert listed.index("network:") < listed.index("  --port N") < listed.index("access:") < listed.index("  --api-key")
+
+
+def test_help_shows_no_secret(help_text):
+    assert "hunter2" not in help_text(api_key="hunter2")
+
+
+def test_no_error_shows_a_secret(refused):
+    assert "hunter2" not in refused("--port", "x", "--api-key", "hunter2")
+
+
+def test_help_works_whatever_the_environment_holds(help_text):
+    assert "--port" in help_text(port="nonsense")
+
+
+# -------------------------------------------------------------------------------------- for another program
+
+EVERY = ("host", "port", "backend", "step_target", "slots", "note", "verbose")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Settings(),
+        Settings(port=1, step_target=1.5, slots=9, verbose=True),
+        Settings(note="two words"),
+        Settings(note="--looks-like-an-option"),
+        Settings(note="a=b"),
+        Settings(backend=("http://a", "http://b")),
+    ],
+)
+@pytest.mark.parametrize("environ", [{}, {"port": "7", "note": "from outside"}])
+def test_a_program_started_with_as_arguments_has_the_same_settings(config, environ):
+    assert parse(*options.as_arguments(config, EVERY), **environ) == config
+
+
+def test_as_arguments_holds_only_the_fields_asked_for():
+    text = " ".join(options.as_arguments(Settings(port=1, note="x", api_key=("hunter2",)), ("port",)))
+    assert "--port" in text
+    assert "note" not in text and "hunter2" not in text
