@@ -18,7 +18,7 @@ import queue
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from core import fields, options, process, service
 from core.models import BadModel, ModelFile, ModelFolder, choose, locate
@@ -234,7 +234,8 @@ class Backend:
 
     def _whole(self, job: Any, request: Request) -> Dict[str, Any]:
         """Wait for a job's end and return the whole answer. Raises HangUp when the client leaves."""
-        text = []
+        text: List[str] = []
+        probabilities: List[Dict[str, Any]] = []
         events = self._events(job)
         try:
             for event in events:
@@ -242,16 +243,18 @@ class Backend:
                     if request.hung_up():
                         raise HangUp("the client closed the connection")
                 elif isinstance(event, self._llama.Finished):
-                    return dict({"response": "".join(text)}, **_summary(job, event))
+                    return dict({"response": "".join(text)}, **_summary(job, event), **_probabilities(probabilities))
                 else:
                     text.append(event.text)
+                    probabilities += event.probabilities
         finally:
             events.close()
         raise AssertionError("a job ends with Finished or an error")
 
     def _stream(self, job: Any) -> Iterator[Any]:
         """Yield an answer's pieces with their tokens, then its summary."""
-        tokens = []
+        tokens: List[int] = []
+        probabilities: List[Dict[str, Any]] = []
         events = self._events(job)
         try:
             for event in events:
@@ -261,11 +264,17 @@ class Backend:
                     yield dict({"response": "", "tokens": tokens, "done": True}, **_summary(job, event))
                 else:
                     tokens += event.tokens
+                    probabilities += event.probabilities
                     if event.text:
-                        yield {"response": event.text, "tokens": tokens, "done": False}
-                        tokens = []
+                        piece = {"response": event.text, "tokens": tokens, "done": False}
+                        yield dict(piece, **_probabilities(probabilities))
+                        tokens, probabilities = [], []
         finally:
             events.close()
+
+
+def _probabilities(probabilities: List[Dict[str, Any]]) -> Dict[str, Any]:
+    return {"completion_probabilities": probabilities} if probabilities else {}
 
 
 def _summary(job: Any, end: Any) -> Dict[str, Any]:
@@ -327,9 +336,9 @@ def _require_llama() -> None:
 
 def _print_probe() -> None:
     _require_llama()
-    from core import engine
+    from core import llama
 
-    print(json.dumps(engine.build_facts()))
+    print(json.dumps(llama.build_facts()))
 
 
 def _die(message: str) -> None:

@@ -4,6 +4,7 @@
     python comeapi.py                              models in ./models, backends on 8080, 8081, …, balancer on 9000
     python comeapi.py models 127.0.0.1 8080 5      five backends, by position
     python comeapi.py --backends 5 --slots 1       five backends that run one request each
+    python comeapi.py bench                        how fast this machine is, in these and other shapes
 
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
@@ -33,7 +34,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
-from core import machine, options, process, service
+from core import bench, machine, options, process, service
 from core.models import BadModel, ModelFile, choose, locate
 from core.service import between, setting
 from core.settings import EngineSettings, FolderSettings, RelaySettings
@@ -512,6 +513,8 @@ def _curl(url: str, model: str, key: bool) -> str:
 def main() -> NoReturn:
     """Plan, check, start, watch."""
     process.prepare_terminal()
+    if sys.argv[1:2] == ["bench"]:
+        sys.exit(bench.main(sys.argv[2:]))
     config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
     try:
         folder, name = locate(config.models, config.model)

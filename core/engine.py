@@ -1,4 +1,4 @@
-"""The engine: continuous batching over llama_cpp's low-level API. The only file that imports llama_cpp.
+"""The engine: continuous batching. One thread runs all requests together, over llama.cpp as core/llama.py has it.
 
     HTTP threads ── submit(job) ──> inbox ──┐
                                             ▼
@@ -6,36 +6,25 @@
                                                         step = plan → llama_decode → sample → emit
     HTTP threads <── job.events ────────────┘
 
-From the bottom up, which is also the order of this file:
-
-    EngineSampling, Job              what is asked for
-    Model                      one GGUF file's weights and vocabulary      (llama_model, llama_vocab)
-    Batch, Context             the sequences' cells, and one decode step   (llama_batch, llama_context)
-    Sampler                    one request's choice of tokens              (llama_sampler chain)
-    Engine                     the thread, and what others may call
-
 Only the engine's thread touches a Context or a Sampler. A Model's vocabulary may be read by any thread while the
 model's lock is held. Every request has one queue on which its events come, and everything else is handed over through
 the inbox: nothing here waits for a lock while it computes. llama_decode releases the GIL: HTTP threads run meanwhile.
 """
 
-import array
 import collections
-import ctypes
 import logging
-import math
 import queue
 import secrets
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
-from typing import Any, Callable, Deque, Dict, List, Optional
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, List, Optional
 from typing import Sequence as Many
 
-import llama_cpp
-import numpy
-
+from core.drafting import Lookup
+from core.llama import Context, Model, Sampler
 from core.machine import cores
 from core.models import ModelFile
 from core.sampling import RANDOM_SEED, Sampling
@@ -49,10 +38,11 @@ log = logging.getLogger("comeapi.engine")
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of an answer (perhaps none yet) and the tokens it came with."""
+    """New text of an answer (perhaps none yet), the tokens it came with, and their probabilities if asked for."""
 
     text: str
     tokens: List[int]
+    probabilities: List[Dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,8 @@ class Job:
     cached_tokens: int = 0
     generated: int = 0
     text: Optional[TextOut] = None
-    sampler: Optional["Sampler"] = None
+    sampler: Optional[Sampler] = None
+    lookup: Lookup = field(default_factory=Lookup)
     times: Dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,409 +113,11 @@ class Job:
         return {name: round(value, 3) for name, value in timings.items()}
 
 
-def build_facts() -> Dict[str, Any]:
-    """Return llama-cpp-python's version, and whether its build can use a GPU (llama_supports_gpu_offload)."""
-    return {"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "version": llama_cpp.__version__}
-
-
-# ------------------------------------------------------------------------------------------- llama.cpp's log
-
-
-class _NativeLog:
-    """Keeps llama.cpp's last complaints, to say why something failed; passes everything on when verbose."""
-
-    ERROR, CONTINUED = 4, 5
-
-    def __init__(self) -> None:
-        self.verbose = False
-        self._errors: Deque[str] = collections.deque(maxlen=3)
-        self._callback = llama_cpp.llama_log_callback(self._take)  # kept: C holds only its address
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def last_errors(self) -> str:
-        """Return the last complaints in one line and forget them."""
-        text = "; ".join(self._errors)
-        self._errors.clear()
-        return text
-
-    def _take(self, level: int, text: bytes, _user_data: Any) -> None:
-        line = text.decode("utf-8", "replace").strip()
-        if level == self.ERROR and line:
-            self._errors.append(line)
-        if self.verbose and line:
-            log.info("llama.cpp: %s", line)
-
-
-_native_log: Optional[_NativeLog] = None
-
-
-def _start_llama(verbose: bool) -> _NativeLog:
-    """Initialise llama.cpp once in this process."""
-    global _native_log
-    if _native_log is None:
-        llama_cpp.llama_backend_init()
-        _native_log = _NativeLog()
-    _native_log.verbose = verbose
-    return _native_log
-
-
-# --------------------------------------------------------------------------------------------------- model
-
-
-class Model:
-    """A loaded GGUF file: its weights and its vocabulary. Raises APIError 500 where llama.cpp refuses it.
-
-    `progress` is told the share that is loaded, and answers whether to go on.
-    """
-
-    def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
-        self.file = file
-        self._lock = threading.Lock()  # guards _pointer against being freed while a thread reads the vocabulary
-        native_log = _start_llama(settings.verbose)
-        params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = settings.gpu_layers
-        if settings.safe_mode:
-            params.use_extra_bufts = False
-        report = llama_cpp.llama_progress_callback(lambda share, _: progress(share))
-        params.progress_callback = report  # a local keeps it alive: llama.cpp calls it only while loading
-        self._pointer = llama_cpp.llama_model_load_from_file(file.path.encode("utf-8"), params)
-        if not self._pointer:
-            why = native_log.last_errors() or "llama.cpp gives no reason"
-            raise APIError(500, "%s can't be loaded: %s" % (file.name, why), "model_broken", "model_name")
-        self.vocab = llama_cpp.llama_model_get_vocab(self._pointer)
-        self.vocabulary = llama_cpp.llama_vocab_n_tokens(self.vocab)
-        self.trained_context = llama_cpp.llama_model_n_ctx_train(self._pointer)
-        self._enders: Optional[List[int]] = None
-        if llama_cpp.llama_model_has_encoder(self._pointer) or not llama_cpp.llama_model_has_decoder(self._pointer):
-            self.close()
-            raise APIError(500, "%s does not generate text." % file.name, "model_unsuitable", "model_name")
-
-    @property
-    def pointer(self) -> Any:
-        """The llama_model, for the engine's thread."""
-        return self._pointer
-
-    def tokenize(self, text: str) -> Optional[List[int]]:
-        """Return a prompt's tokens, special ones included (llama_tokenize); None if the model has been unloaded."""
-        data = text.encode("utf-8", "replace")
-        with self._lock:
-            if not self._pointer:
-                return None
-            size = len(data) // 2 + 16
-            while True:
-                tokens = (ctypes.c_int32 * size)()
-                count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, True, True)
-                if count >= 0:
-                    return tokens[:count]
-                size = -count
-
-    def piece(self, token: int) -> bytes:
-        """Return a token's bytes (llama_token_to_piece); none for a special one."""
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
-            if count >= 0:
-                return buffer.raw[:count]
-            size = -count
-
-    def ends(self, token: int) -> bool:
-        """Whether a token ends the answer (llama_vocab_is_eog)."""
-        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
-
-    def ends_all(self) -> List[int]:
-        """Return all tokens that end an answer; they are looked for when first asked for, over the whole vocabulary."""
-        if self._enders is None:
-            self._enders = [token for token in range(self.vocabulary) if self.ends(token)]
-        return self._enders
-
-    def close(self) -> None:
-        """Free the model."""
-        with self._lock:
-            if self._pointer:
-                llama_cpp.llama_model_free(self._pointer)
-                self._pointer = None
-
-
-# ------------------------------------------------------------------------------------------------- context
-
-
-class Batch:
-    """Rows for one llama_decode, filled with whole blocks of memory: row by row would cost 0.5 µs each."""
-
-    def __init__(self, rows: int, slots: int):
-        self._tokens = (ctypes.c_int32 * rows)()
-        self._positions = (ctypes.c_int32 * rows)()
-        self._counts = (ctypes.c_int32 * rows)(*([1] * rows))
-        self._ids = (ctypes.POINTER(ctypes.c_int32) * rows)()
-        self._logits = (ctypes.c_int8 * rows)()
-        self._slots = (ctypes.c_int32 * slots)(*range(slots))
-        self._size = 0
-        self.native = llama_cpp.llama_batch()
-        self.native.token = ctypes.cast(self._tokens, type(self.native.token))
-        self.native.pos = ctypes.cast(self._positions, type(self.native.pos))
-        self.native.n_seq_id = ctypes.cast(self._counts, type(self.native.n_seq_id))
-        self.native.seq_id = ctypes.cast(self._ids, type(self.native.seq_id))
-        self.native.logits = ctypes.cast(self._logits, type(self.native.logits))
-
-    def clear(self) -> None:
-        """Begin a new batch."""
-        self._size = 0
-
-    def add(self, slot: int, start: int, tokens: Many[int], logits: bool) -> int:
-        """Add consecutive tokens of one slot, of which the last may want logits. Returns that last one's row."""
-        first, count = self._size, len(tokens)
-        self._put(self._tokens, first, array.array("i", tokens))
-        self._put(self._positions, first, array.array("i", range(start, start + count)))
-        address = ctypes.addressof(self._slots) + slot * ctypes.sizeof(ctypes.c_int32)
-        self._put(self._ids, first, array.array(_POINTER_CODE, [address]) * count)
-        self._put(self._logits, first, array.array("b", bytes(count - 1) + bytes([logits])))
-        self._size += count
-        self.native.n_tokens = self._size
-        return self._size - 1
-
-    @staticmethod
-    def _put(column: Any, first: int, values: array.array) -> None:
-        address, count = values.buffer_info()
-        size = values.itemsize
-        if first + count > len(column):
-            raise ValueError("a batch of %d rows can't take %d more at %d" % (len(column), count, first))
-        ctypes.memmove(ctypes.addressof(column) + first * size, address, count * size)
-
-
-_POINTER_CODE = "Q" if ctypes.sizeof(ctypes.c_void_p) == 8 else "I"
-
-
-class Context:
-    """The cells of all sequences, and the step that fills them. Raises APIError 500 where memory is short.
-
-    `n_ctx` is the tokens that one slot may hold. kv_unified is off: attention does not walk the other sequences' cells.
-    """
-
-    def __init__(self, model: Model, settings: EngineSettings):
-        self.n_ctx = min(settings.ctx_size or model.trained_context, model.trained_context or settings.ctx_size)
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self.n_ctx * settings.slots
-        params.n_batch = params.n_ubatch = max(settings.batch_size, settings.slots)
-        params.n_seq_max = settings.slots
-        params.n_outputs_max = (
-            settings.slots
-        )  # else logits for a whole batch are reserved: 300 MB for large vocabularies
-        params.n_threads = params.n_threads_batch = settings.threads or cores()
-        params.kv_unified = False
-        params.no_perf = True
-        self._pointer = llama_cpp.llama_init_from_model(model.pointer, params)
-        if not self._pointer:
-            why = _start_llama(settings.verbose).last_errors() or "not enough memory?"
-            message = "No context of %d x %d tokens for %s: %s" % (settings.slots, self.n_ctx, model.file.name, why)
-            raise APIError(500, message, "no_context", "model_name")
-        self.n_batch = int(llama_cpp.llama_n_batch(self._pointer))
-        self._memory = llama_cpp.llama_get_memory(self._pointer)
-        self._batch = Batch(self.n_batch, settings.slots)
-
-    @property
-    def pointer(self) -> Any:
-        """The llama_context, for samplers."""
-        return self._pointer
-
-    def decode(self, chunks: Many[Chunk]) -> "tuple[int, Dict[Sequence, int]]":
-        """Evaluate chunks in one batch. Returns llama_decode's status and the row of each sequence that can sample."""
-        self._batch.clear()
-        rows = {}
-        for chunk in chunks:
-            sequence, end = chunk.sequence, chunk.start + chunk.count
-            row = self._batch.add(sequence.slot, chunk.start, sequence.tokens[chunk.start : end], chunk.last)
-            if chunk.last:
-                rows[sequence] = row
-        return llama_cpp.llama_decode(self._pointer, self._batch.native), rows
-
-    def reuse(self, source: int, slot: int, count: int) -> int:
-        """Put the first `count` tokens of `source` into `slot`, and nothing else. Returns how many are there now.
-
-        It is all or nothing: recurrent, hybrid and sliding-window models may refuse to give up only their last cells
-        (llama_memory_seq_rm answers False, or the first cells have gone); then the slot is left empty. Copies whole
-        slots only: with kv_unified off, a partial llama_memory_seq_cp ends the process.
-        """
-        if source != slot:
-            self.forget(slot)
-            llama_cpp.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
-        whole = self.positions(slot) == count
-        cut = not whole and count > 0 and llama_cpp.llama_memory_seq_rm(self._memory, slot, count, -1)
-        if whole or (cut and self.positions(slot) == count and self._first_position(slot) == 0):
-            return count
-        self.forget(slot)
-        return 0
-
-    def forget(self, slot: int) -> None:
-        """Free a slot's cells."""
-        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
-
-    def _first_position(self, slot: int) -> int:
-        return llama_cpp.llama_memory_seq_pos_min(self._memory, slot)
-
-    def logits(self, row: int, vocabulary: int) -> Any:
-        """Return a row's logits as an array of float32 that the next decode() overwrites (llama_get_logits_ith)."""
-        return numpy.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._pointer, row), (vocabulary,))
-
-    def positions(self, slot: int) -> int:
-        """Return how many positions a slot's cells hold."""
-        return llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1
-
-    def close(self) -> None:
-        """Free the context."""
-        llama_cpp.llama_free(self._pointer)
-
-
-class Sampler:
-    """One request's choice of tokens: a chain of llama.cpp's samplers in its order, and a grammar beside it.
-
-    The order runs cheap cuts (top_k) before dear ones (top_p). The grammar stays out of the chain: testing the one
-    chosen token takes microseconds, masking a whole vocabulary takes tens of milliseconds, and is done only when the
-    chosen token is refused. Raises APIError 400 for a grammar that llama.cpp can't read.
-    """
-
-    def __init__(self, model: Model, sampling: Sampling, seed: int):
-        self._size = model.vocabulary
-        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        for sampler in _samplers(model, sampling, seed):
-            llama_cpp.llama_sampler_chain_add(self._chain, sampler)
-        self._grammar = None
-        if sampling.grammar:
-            self._grammar = llama_cpp.llama_sampler_init_grammar(model.vocab, sampling.grammar.encode("utf-8"), b"root")
-            if not self._grammar:
-                self.close()
-                raise APIError(400, "The grammar is not valid GBNF.", "invalid_grammar", "grammar")
-
-    def remember(self, tokens: Many[int]) -> None:
-        """Let penalties count tokens that were not sampled here, such as a prompt's (llama_sampler_accept)."""
-        for token in tokens:
-            llama_cpp.llama_sampler_accept(self._chain, token)
-
-    def sample(self, context: Context, row: int) -> int:
-        """Choose the next token from a row that has logits (llama_sampler_sample)."""
-        if self._grammar is None:
-            return llama_cpp.llama_sampler_sample(self._chain, context.pointer, row)
-        candidates = _Candidates(context.logits(row, self._size))
-        token = candidates.choose(self._chain)
-        if not self._allows(token):
-            candidates = _Candidates(context.logits(row, self._size))
-            llama_cpp.llama_sampler_apply(self._grammar, candidates.pointer)
-            token = candidates.choose(self._chain)
-        llama_cpp.llama_sampler_accept(self._grammar, token)
-        llama_cpp.llama_sampler_accept(self._chain, token)
-        return token
-
-    def _allows(self, token: int) -> bool:
-        """Whether the grammar takes a token: accepting one that it does not take would end the process."""
-        one = _Candidates(numpy.zeros(1, numpy.float32), first=token)
-        llama_cpp.llama_sampler_apply(self._grammar, one.pointer)
-        return one.best_logit() != float("-inf")
-
-    def close(self) -> None:
-        """Free the chain, its samplers and the grammar."""
-        llama_cpp.llama_sampler_free(self._chain)
-        if self._grammar:
-            llama_cpp.llama_sampler_free(self._grammar)
-
-
-class _Candidates:
-    """A llama_token_data_array: tokens and their logits, for samplers to cut down and choose from."""
-
-    def __init__(self, logits: Any, first: int = 0):
-        self._data = numpy.zeros(len(logits), dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
-        self._data["id"] = numpy.arange(first, first + len(logits))
-        self._data["logit"] = logits
-        array_type = llama_cpp.llama_token_data_array
-        data = self._data.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
-        self._array = array_type(data=data, size=len(logits), selected=-1, sorted=False)
-        self.pointer = ctypes.byref(self._array)
-
-    def choose(self, chain: Any) -> int:
-        """Apply a chain and return the token that it selects."""
-        llama_cpp.llama_sampler_apply(chain, self.pointer)
-        return int(self._array.data[self._array.selected].id)
-
-    def best_logit(self) -> float:
-        """Return the first candidate's logit."""
-        return float(self._array.data[0].logit)
-
-
-def _samplers(model: Model, sampling: Sampling, seed: int) -> List[Any]:
-    """Return the samplers of a request, in the order of llama.cpp's common_sampler_init."""
-    made = []
-    biases = list(sampling.logit_bias)
-    if sampling.ignore_eos:
-        biases += [(token, -math.inf) for token in model.ends_all()]
-    biases = [(token, bias) for token, bias in biases if token < model.vocabulary]
-    if biases:
-        native = (llama_cpp.llama_logit_bias * len(biases))(*biases)
-        made.append(llama_cpp.llama_sampler_init_logit_bias(model.vocabulary, len(biases), native))
-    if sampling.penalizes:
-        made += _penalties(model, sampling)
-    if sampling.temperature <= 0:
-        return made + [llama_cpp.llama_sampler_init_greedy()]
-    if sampling.mirostat:
-        return made + _mirostat(model, sampling, seed)
-    return made + _cuts(sampling, seed) + [llama_cpp.llama_sampler_init_dist(seed)]
-
-
-def _penalties(model: Model, sampling: Sampling) -> List[Any]:
-    """Return the samplers that look back. -1 tokens means the whole context, which n_ctx_train bounds."""
-    everything = model.trained_context
-    last_n = everything if sampling.repeat_last_n < 0 else sampling.repeat_last_n
-    dry_last_n = everything if sampling.dry_penalty_last_n < 0 else sampling.dry_penalty_last_n
-    breakers = [text.encode("utf-8") for text in sampling.dry_sequence_breakers]
-    made = [
-        llama_cpp.llama_sampler_init_penalties(
-            model.vocabulary, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
-        )
-    ]
-    if sampling.dry_multiplier:
-        made.append(
-            llama_cpp.llama_sampler_init_dry(
-                model.vocab,
-                sampling.dry_multiplier,
-                sampling.dry_base,
-                sampling.dry_allowed_length,
-                dry_last_n,
-                (ctypes.c_char_p * len(breakers))(*breakers),
-                len(breakers),
-            )
-        )
-    return made
-
-
-def _cuts(sampling: Sampling, seed: int) -> List[Any]:
-    """Return the samplers that drop candidates, those that would drop none left out, and the temperature."""
-    keep = sampling.min_keep
-    made = []
-    if sampling.top_n_sigma > 0:
-        made.append(llama_cpp.llama_sampler_init_top_n_sigma(sampling.top_n_sigma))
-    if sampling.top_k > 0:
-        made.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
-    if sampling.typical_p < 1:
-        made.append(llama_cpp.llama_sampler_init_typical(sampling.typical_p, keep))
-    if sampling.top_p < 1:
-        made.append(llama_cpp.llama_sampler_init_top_p(sampling.top_p, keep))
-    if sampling.min_p > 0:
-        made.append(llama_cpp.llama_sampler_init_min_p(sampling.min_p, keep))
-    if sampling.xtc_probability > 0:
-        made.append(llama_cpp.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, keep, seed))
-    temperature = sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
-    return made + [llama_cpp.llama_sampler_init_temp_ext(*temperature)]
-
-
-def _mirostat(model: Model, sampling: Sampling, seed: int) -> List[Any]:
-    temperature = llama_cpp.llama_sampler_init_temp(sampling.temperature)
-    if sampling.mirostat == 1:
-        learn = sampling.mirostat_tau, sampling.mirostat_eta
-        return [temperature, llama_cpp.llama_sampler_init_mirostat(model.vocabulary, seed, *learn, 100)]
-    return [temperature, llama_cpp.llama_sampler_init_mirostat_v2(seed, sampling.mirostat_tau, sampling.mirostat_eta)]
-
-
 # -------------------------------------------------------------------------------------------------- engine
 
 SELF_TEST_TOKENS = 8
+LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
+_NO_ROOM = 1  # llama_decode: no room in the cells; they are as they were before
 
 
 class Engine:
@@ -544,11 +137,13 @@ class Engine:
         self._on_event = on_event
         self._on_failure = on_failure
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # Jobs; ModelFiles to load; None to wake up
-        self._scheduler = Scheduler(settings.slots, settings.batch_size)
-        self._pace = Pace(settings.step_target, settings.batch_size)
+        self._scheduler = Scheduler(settings.slots, settings.rows)
+        self._pace = Pace(settings.step_target, settings.rows)
         self._model: Optional[Model] = None
         self._context: Optional[Context] = None
         self._stopping = False
+        self._drafts = False  # whether to guess ahead
+        self._samplers = ThreadPoolExecutor(min(cores(), settings.slots), thread_name_prefix="sampler")
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         # Written by the engine's thread, read by any:
         self.status = "starting"  # then loading, ready, failed, stopped
@@ -626,6 +221,7 @@ class Engine:
         finally:
             self._fail_all(APIError(503, "The engine has %s." % self.status, "engine_down"))
             self._unload()
+            self._samplers.shutdown()
             if self.status == "failed":
                 self._on_failure()
 
@@ -679,6 +275,7 @@ class Engine:
         try:
             self._model = Model(file, self.settings, self._progress)
             self._context = Context(self._model, self.settings)
+            self._drafts = self.settings.draft_max > 0 and self._model.forgets_partly
             # A copy moves all cells of a slot; evaluating about so many of a prompt's tokens takes as long.
             self._scheduler.copy_cost = max(16, self._context.n_ctx // 128)
             self._self_test()
@@ -714,7 +311,7 @@ class Engine:
     def _unload(self) -> None:
         model, context = self._model, self._context
         self._model = self._context = None
-        self._scheduler.forget()
+        self._scheduler.restart()
         if context:
             context.close()
         if model:
@@ -760,18 +357,80 @@ class Engine:
         copy = self._scheduler.next_reuse()
         if copy:
             self._reuse(copy)
+        self._draft()
         streams = sum(sequence.generating for sequence in self._scheduler.running)
         chunks = self._scheduler.plan(self._pace.budget(streams))
         if not chunks:
             return
         started = time.monotonic()
-        status, rows = self._context.decode(chunks)
-        if status:
-            return self._step_failed(status, chunks)
-        self._scheduler.commit(chunks)
+        self._evaluate(chunks)
         self._observe(chunks, streams, time.monotonic() - started)
-        for sequence, row in rows.items():
-            self._extend(sequence, sequence.job.sampler.sample(self._context, row))
+
+    def _evaluate(self, chunks: List[Chunk]) -> None:
+        """Decode chunks and extend those who can sample. What llama_decode refuses is made smaller, or fails."""
+        status, rows = self._context.decode(chunks)
+        if status == _NO_ROOM:
+            self._make_room(chunks)
+        elif status:
+            self._step_failed(status, chunks)
+        else:
+            self._scheduler.commit(chunks)
+            for (sequence, row), token in zip(rows.items(), self._choose(rows)):
+                self._take_tokens(sequence, row, token)
+
+    def _choose(self, rows: Dict[Sequence, int]) -> List[int]:
+        """Choose each sequence's next token; side by side, since over a large vocabulary that takes a while."""
+        if len(rows) < 2 or self._model.vocabulary < LARGE_VOCABULARY:
+            return [sequence.job.sampler.sample(self._context, row) for sequence, row in rows.items()]
+        self._context.settle()
+        return list(self._samplers.map(lambda item: item[0].job.sampler.sample(self._context, item[1]), rows.items()))
+
+    def _take_tokens(self, sequence: Sequence, row: int, token: int) -> None:
+        """Add a sequence's chosen token, and one more for each guess that the choice confirms."""
+        drafts, sequence.drafts = sequence.drafts, []
+        for offset in range(len(drafts) + 1):
+            token = sequence.job.sampler.sample(self._context, row + offset) if offset else token
+            self._extend(sequence, token, row + offset)
+            ended = sequence.job.sampler is None
+            if ended or offset == len(drafts) or token != drafts[offset]:
+                break
+            sequence.done += 1  # the guess is in its cell already
+            self.counts["drafts_accepted"] += 1
+        if drafts:
+            self.counts["drafts"] += len(drafts)
+            self._context.trim(sequence.slot, sequence.done)
+
+    def _draft(self) -> None:
+        """Guess ahead where few streams are running: then a batch has rows to spare."""
+        streams = [each for each in self._scheduler.running if each.generating]
+        if not self._drafts or 2 * len(streams) > self.settings.slots:
+            return
+        most = min(self.settings.draft_max, self.settings.rows // self.settings.slots - 1)
+        for sequence in streams:
+            job = sequence.job
+            room = min(job.max_tokens - job.generated, self._context.n_ctx - len(sequence.tokens)) - 1
+            sequence.drafts = job.lookup.guess(sequence.tokens, max(0, min(most, room)))
+
+    def _make_room(self, chunks: List[Chunk]) -> None:
+        """Try again where there was no room for a batch: without idle cells, then in smaller parts; then one fails."""
+        for chunk in chunks:
+            chunk.sequence.drafts = []
+        chunks = [replace(chunk, drafts=()) for chunk in chunks]
+        idle = self._scheduler.idle_slots()
+        if idle:
+            for slot in idle:
+                self._forget(slot)
+            self._evaluate(chunks)
+        elif len(chunks) > 1:
+            middle = len(chunks) // 2
+            self._evaluate(chunks[:middle])
+            self._evaluate([chunk for chunk in chunks[middle:] if chunk.start == chunk.sequence.done])
+        elif chunks[0].count > 1:
+            self._evaluate([Chunk(chunks[0].sequence, chunks[0].start, chunks[0].count // 2)])
+        else:
+            message = "The key-value cache has no room for this request; a smaller one may fit."
+            self._end(chunks[0].sequence, APIError(503, message, "no_room", headers=[("Retry-After", "1")]))
+            self._forget(chunks[0].sequence.slot)
 
     def _observe(self, chunks: List[Chunk], streams: int, seconds: float) -> None:
         rows = sum(chunk.count for chunk in chunks)
@@ -781,8 +440,8 @@ class Engine:
         self.counts["steps"] += 1
         self.counts["prompt_tokens"] += rows - streams
 
-    def _extend(self, sequence: Sequence, token: int) -> None:
-        """Add a chosen token to a sequence, tell its reader, and end it where it is over."""
+    def _extend(self, sequence: Sequence, token: int, row: int) -> None:
+        """Add a token chosen from a row to a sequence, tell its reader, and end it where it is over."""
         job = sequence.job
         if not job.generated:
             job.mark("first")
@@ -791,11 +450,23 @@ class Engine:
         if self._model.ends(token):
             return self._finish(sequence, "stop")
         sequence.tokens.append(token)
-        job.events.put(Piece(job.text.push(self._model.piece(token)), [token]))
+        probabilities = self._probabilities(token, row, job.sampling.n_probs) if job.sampling.n_probs else []
+        job.events.put(Piece(job.text.push(self._model.piece(token)), [token], probabilities))
         if job.text.stopped:
             self._finish(sequence, "stop")
         elif job.generated >= job.max_tokens or len(sequence.tokens) >= self._context.n_ctx:
             self._finish(sequence, "length")
+
+    def _probabilities(self, token: int, row: int, most: int) -> List[Dict[str, Any]]:
+        """Return a token's probability and the likeliest ones', before any sampler, as llama-server shows them."""
+        chosen, top = self._context.log_probabilities(row, self._model.vocabulary, token, most)
+        described = [self._describe(each, value) for each, value in top]
+        return [dict(self._describe(token, chosen), top_logprobs=described)]
+
+    def _describe(self, token: int, log_probability: float) -> Dict[str, Any]:
+        piece = self._model.piece(token)
+        text = piece.decode("utf-8", "replace")
+        return {"id": token, "token": text, "bytes": list(piece), "logprob": round(log_probability, 6)}
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
         rest = sequence.job.text.finish()
@@ -814,13 +485,21 @@ class Engine:
             sequence.job.events.put(last_event)
 
     def _step_failed(self, status: int, chunks: List[Chunk]) -> None:
-        """Fail what was in a step that llama_decode refused, and go on with fresh cells."""
+        """Fail what was in a step that broke, and go on in a new context: nobody knows what the old one holds.
+
+        Whoever was not in it begins anew with all its tokens, and goes on where it was.
+        """
         log.error("llama_decode answered %d to a batch of %d sequences", status, len(chunks))
         error = APIError(500, "llama.cpp could not evaluate this request (status %d)." % status, "decode_failed")
         for chunk in chunks:
             self._end(chunk.sequence, error)
-            self._context.forget(chunk.sequence.slot)
-            self._scheduler.forget(chunk.sequence.slot)
+        self._context.close()
+        self._context = Context(self._model, self.settings)
+        self._scheduler.restart()
+
+    def _forget(self, slot: int) -> None:
+        self._context.forget(slot)
+        self._scheduler.forget(slot)
 
     def _fail_all(self, error: APIError) -> None:
         with_error = [message for message in _drained(self._inbox) if isinstance(message, Sequence)]

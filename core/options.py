@@ -23,15 +23,17 @@ def parse(
     positional: Sequence[str] = (),
     argv: Optional[Sequence[str]] = None,
     environ: Optional[Mapping[str, str]] = None,
+    program: Optional[str] = None,
 ) -> C:
     """Return a `kind` filled from the command line and the environment.
 
     `documentation` is the program's docstring: --help begins with its first two paragraphs, what it is and examples.
-    `positional` names the fields that may also be given by position, in order. Ends the program with one line on
-    stderr and status 2 where an argument is wrong.
+    `positional` names the fields that may also be given by position, in order; `program` is the name to show. Ends
+    the program with one line on stderr and status 2 where an argument is wrong.
     """
     environ = os.environ if environ is None else environ
     parser = _Parser(
+        prog=program,
         description="\n\n".join(documentation.split("\n\n")[:2]),
         usage="%(prog)s [options] " + " ".join("[%s]" % name for name in positional),
         formatter_class=argparse.RawDescriptionHelpFormatter,

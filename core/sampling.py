@@ -4,7 +4,8 @@ The table below is the one place that knows them: their defaults switch a sample
 top_p, which are the project's own contract.
 """
 
-from dataclasses import dataclass, fields as dataclass_fields
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, Dict, Optional, Tuple
 
 from core import fields

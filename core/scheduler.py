@@ -36,6 +36,7 @@ class Sequence:
     done: int = 0
     generating: bool = False  # the prompt is evaluated; one token is pending at a time
     reuse: bool = True  # it may use others' cells
+    drafts: List[int] = field(default_factory=list)  # guesses at the tokens after these, for the next batch
     source: int = -1  # the slot that it will copy from before it is evaluated, if it will
     expected: int = 0  # how many tokens it hopes to copy
 
@@ -47,16 +48,25 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive tokens of one sequence in one batch. Only one that reaches the end needs its last row's logits."""
+    """Consecutive tokens of one sequence in one batch, and guesses at those that follow.
+
+    Only a chunk that reaches the sequence's end needs logits: of its last token's row and of the guesses' rows.
+    """
 
     sequence: Sequence
     start: int
     count: int
+    drafts: Tuple[int, ...] = ()
 
     @property
     def last(self) -> bool:
         """Whether the sequence's next token can be sampled after this chunk."""
         return self.start + self.count == len(self.sequence.tokens)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it takes in a batch."""
+        return self.count + len(self.drafts)
 
 
 @dataclass(frozen=True)
@@ -186,8 +196,8 @@ class Scheduler:
     def plan(self, prompt_budget: int) -> List[Chunk]:
         """Return the next batch: every stream's one token, then at most `prompt_budget` rows of prompts."""
         streams = [each for each in self.running if each.generating]
-        chunks = [Chunk(each, each.done, each.pending) for each in streams]
-        left = min(prompt_budget, self.n_batch - sum(chunk.count for chunk in chunks))
+        chunks = [Chunk(each, each.done, each.pending, tuple(each.drafts)) for each in streams]
+        left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks))
         prompts = [each for each in self.running if not each.generating and each.source < 0]
         prompts.sort(key=lambda each: each.pending)
         for position, sequence in enumerate(prompts):
@@ -219,10 +229,21 @@ class Scheduler:
         sequence = self._slots[slot].sequence
         return self._slots[slot].cells if sequence is None else sequence.tokens[: sequence.done]
 
-    def forget(self, slot: Optional[int] = None) -> None:
-        """The cells of a slot that nobody has, or of all of them, are gone."""
-        for each in self._slots if slot is None else [self._slots[slot]]:
-            each.cells = []
+    def idle_slots(self) -> List[int]:
+        """Return the slots that nobody has and whose cells hold something, the least recently used first."""
+        idle = [slot for slot in self._slots if slot.sequence is None and slot.cells]
+        return [slot.index for slot in sorted(idle, key=lambda slot: slot.used)]
+
+    def forget(self, slot: int) -> None:
+        """The cells of a slot that nobody has are gone."""
+        self._slots[slot].cells = []
+
+    def restart(self) -> None:
+        """All cells are gone: those who run are evaluated again from their first token."""
+        for slot in self._slots:
+            slot.cells = []
+            if slot.sequence is not None:
+                slot.sequence.done, slot.sequence.generating = 0, False
 
 
 def common_prefix(a: List[int], b: List[int]) -> int:

@@ -3,9 +3,39 @@
 The names are llama.cpp's where it has one. A program's Config is a dataclass made of these and its own.
 """
 
+import os
 from dataclasses import dataclass
+from typing import Callable, Tuple
 
 from core.service import between, setting
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Return a check that a text is one of these. The check raises ValueError."""
+
+    def check(text: str) -> str:
+        if text not in names:
+            raise ValueError("%r is none of %s" % (text, ", ".join(names)))
+        return text
+
+    return check
+
+
+def split_lora(text: str) -> Tuple[str, float]:
+    """Return the path and the scale of FILE or FILE:SCALE; the scale is 1 where none is given. Raises ValueError."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or os.path.exists(text):
+        path, scale = text, "1"
+    if not os.path.isfile(path):
+        raise ValueError("there is no file %s" % path)
+    return os.path.abspath(path), float(scale)
+
+
+def _lora(text: str) -> str:
+    return "%s:%g" % split_lora(text)
+
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
 @dataclass(frozen=True)
@@ -35,7 +65,13 @@ class EngineSettings:
         check=between(0, 1 << 24),
     )
     threads: int = setting(0, "CPU threads; 0 for all cores", "engine", flags=("-t",), check=between(0, 1024))
+    threads_batch: int = setting(
+        0, "CPU threads for prompts; 0 for as many as --threads", "engine", flags=("-tb",), check=between(0, 1024)
+    )
     batch_size: int = setting(512, "most tokens in one step", "engine", flags=("-b",), check=between(32, 1 << 16))
+    ubatch_size: int = setting(
+        0, "most tokens computed at once; 0 for --batch-size", "engine", flags=("-ub",), check=between(0, 1 << 16)
+    )
     gpu_layers: int = setting(
         -1,
         "layers to keep on the GPU, where the build can use one; -1 for all",
@@ -58,7 +94,64 @@ class EngineSettings:
     max_queue: int = setting(
         64, "requests that may wait for a slot of one backend; more get 503", "limits", check=between(0, 1 << 20)
     )
+    draft_max: int = setting(
+        0,
+        "most tokens to guess ahead from the text so far, for answers that repeat their prompt; 0 for none",
+        "engine",
+        flags=("--draft",),
+        check=between(0, 64),
+    )
+    cache_type_k: str = setting(
+        "f16",
+        "type of the cached keys: " + ", ".join(CACHE_TYPES),
+        "engine",
+        flags=("-ctk",),
+        check=one_of(*CACHE_TYPES),
+    )
+    cache_type_v: str = setting(
+        "f16",
+        "type of the cached values; a quantized one needs flash attention",
+        "engine",
+        flags=("-ctv",),
+        check=one_of(*CACHE_TYPES),
+    )
+    flash_attn: str = setting(
+        "auto", "flash attention: auto, on or off", "engine", flags=("-fa",), check=one_of("auto", "on", "off")
+    )
+    mlock: bool = setting(False, "keep the weights in memory: never swap them out", "engine")
+    no_mmap: bool = setting(False, "read the weights instead of mapping the file", "engine")
+    lora: Tuple[str, ...] = setting(
+        (), "a LoRA adapter, or FILE:SCALE; repeatable", "engine", many=True, check=_lora, metavar="FILE"
+    )
+    rope_scaling: str = setting(
+        "", "RoPE scaling: none, linear or yarn (default: the model's)", "rope", check=one_of("none", "linear", "yarn")
+    )
+    rope_freq_base: float = setting(
+        0.0, "RoPE base frequency; 0 for the model's", "rope", check=between(0, 1e12, float)
+    )
+    rope_freq_scale: float = setting(
+        0.0, "RoPE frequency scale; 0 for the model's", "rope", check=between(0, 1e3, float)
+    )
+    yarn_orig_ctx: int = setting(
+        0, "context the model was trained with, for YaRN; 0 for the model's", "rope", check=between(0, 1 << 24)
+    )
+    yarn_ext_factor: float = setting(
+        -1.0, "YaRN extrapolation mix; -1 for the model's", "rope", check=between(-1, 1e3, float)
+    )
+    yarn_attn_factor: float = setting(1.0, "YaRN attention magnitude", "rope", check=between(0, 1e3, float))
+    yarn_beta_slow: float = setting(1.0, "YaRN high correction dimension", "rope", check=between(0, 1e3, float))
+    yarn_beta_fast: float = setting(32.0, "YaRN low correction dimension", "rope", check=between(0, 1e3, float))
     verbose: bool = setting(False, "show llama.cpp's own log", "engine")
+
+    @property
+    def rows(self) -> int:
+        """The most rows of one batch: room for a token of every slot at least."""
+        return max(self.batch_size, self.slots)
+
+    @property
+    def stretches(self) -> bool:
+        """Whether the context may be longer than the model was trained with."""
+        return bool(self.rope_scaling or self.rope_freq_base or self.rope_freq_scale)
 
 
 @dataclass(frozen=True)

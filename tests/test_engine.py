@@ -295,6 +295,71 @@ def test_stopping_ends_every_request_with_an_error():
         engine.submit(Job(DEMO, STORY))
 
 
+class Stubborn:
+    """A context that answers some decodes with a status of the test's own, and passes the others on."""
+
+    def __init__(self, context, answers):
+        self._context, self._answers = context, answers
+
+    def decode(self, chunks):
+        status = self._answers(chunks)
+        return (status, {}) if status else self._context.decode(chunks)
+
+    def __getattr__(self, name):
+        return getattr(self._context, name)
+
+
+def test_where_there_is_no_room_idle_cells_go_first_then_batches_shrink():
+    engine = launch()
+    try:
+        expected = [run(engine, prompt=STORY * n, max_tokens=20)[0] for n in (1, 2, 3)]
+        rows = []
+
+        def refuse(chunks):
+            rows.append(sum(chunk.count for chunk in chunks))
+            return 1 if rows[-1] > 6 else 0
+
+        engine._context = Stubborn(engine._context, refuse)
+        answers = in_parallel(lambda n: run(engine, prompt=STORY * n, max_tokens=20, cache_prompt=False)[0], (1, 2, 3))
+        assert answers == expected and max(rows) > 6
+        assert not engine._scheduler.idle_slots() or cells_are_known(engine)
+    finally:
+        engine.stop()
+
+
+def test_a_request_that_never_fits_fails_alone():
+    engine = launch()
+    try:
+        expected = run(engine, max_tokens=30)[0]
+        victim = Job(DEMO, "むかしむかし、", max_tokens=30, sampling=GREEDY)
+        engine._context = Stubborn(
+            engine._context, lambda chunks: int(any(chunk.sequence.job is victim for chunk in chunks))
+        )
+        good = Job(DEMO, STORY, max_tokens=30, sampling=GREEDY)
+        engine.submit(good)
+        engine.submit(victim)
+        error = result(victim)[2]
+        assert isinstance(error, APIError) and (error.status, error.code) == (503, "no_room")
+        assert result(good)[0] == expected
+    finally:
+        engine.stop()
+
+
+def test_a_broken_step_fails_what_was_in_it_and_the_engine_goes_on():
+    engine = launch()
+    try:
+        expected = run(engine, max_tokens=30)[0]
+        answers = iter([0, 0, 0, -3])
+        engine._context = Stubborn(engine._context, lambda chunks: next(answers, 0))
+        error = run(engine, max_tokens=30)[2]
+        assert isinstance(error, APIError) and (error.status, error.code) == (500, "decode_failed")
+        wait_until(lambda: not isinstance(engine._context, Stubborn))  # a new one
+        assert run(engine, max_tokens=30)[0] == expected
+        assert cells_are_known(engine)
+    finally:
+        engine.stop()
+
+
 def test_timings_add_up(engine):
     _, _, end = run(engine, max_tokens=20)
     assert end.prompt_tokens == end.timings["prompt_n"] + end.timings["cache_n"] and end.timings["predicted_n"] == 20

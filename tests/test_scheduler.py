@@ -209,8 +209,7 @@ def test_requests_that_come_together_wait_for_the_first_ones_beginning():
         scheduler.submit(sequence)
     evaluated = 0
     while not all(sequence.generating for sequence in sequences):
-        evaluated += sum(chunk.count for chunk in step(scheduler, budget=128) if not chunk.sequence.generating)
-        evaluated += sum(chunk.count for chunk in [] if chunk)
+        evaluated += sum(min(chunk.count, 1004 - chunk.start) for chunk in step(scheduler, 128) if chunk.start < 1004)
     assert all(sequence.done >= 1004 for sequence in sequences)
     assert evaluated <= 1000 + 8 * (4 + 8)
 
@@ -240,7 +239,7 @@ def test_a_request_that_wants_no_cache_gets_none():
 def test_forgotten_cells_are_not_reused():
     scheduler = Scheduler(1, 512)
     ended(scheduler, range(100))
-    scheduler.forget()
+    scheduler.restart()
     assert placed(scheduler, range(100)).done == 0
 
 
@@ -251,6 +250,26 @@ def test_a_common_prefix_is_found_to_the_token():
         b = a[: rng.randrange(41)] + [rng.randrange(3) for _ in range(rng.randrange(10))]
         slow = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
         assert common_prefix(a, b) == slow
+
+
+def test_idle_cells_are_named_with_the_least_recently_used_first():
+    scheduler = Scheduler(3, 512)
+    slots = [ended(scheduler, range(start, start + 50)).slot for start in (0, 1000)]
+    placed(scheduler, range(5000, 5100))
+    assert scheduler.idle_slots() == slots
+    scheduler.forget(slots[0])
+    assert scheduler.idle_slots() == slots[1:]
+
+
+def test_after_a_restart_a_stream_goes_on_with_all_its_tokens():
+    scheduler = Scheduler(1, 512)
+    running = stream(scheduler)
+    for _ in range(5):
+        step(scheduler)
+    tokens = list(running.tokens)
+    scheduler.restart()
+    (chunk,) = scheduler.plan(64)
+    assert (chunk.start, chunk.count, chunk.last) == (0, len(tokens), True)
 
 
 # ---- pace

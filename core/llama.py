@@ -1,0 +1,524 @@
+"""What the project uses of llama.cpp, as objects. The only file that imports llama_cpp.
+
+    Model      one GGUF file's weights and vocabulary              (llama_model, llama_vocab)
+    Batch      rows for one decode                                 (llama_batch)
+    Context    the sequences' cells, and one decode step           (llama_context, llama_memory)
+    Sampler    one request's choice of tokens                      (llama_sampler chain, grammar)
+
+One thread, the engine's, uses a Context. A Model's vocabulary may be read by any thread. What llama.cpp refuses becomes
+an APIError; what would end the process (an assertion in native code) is checked before the call.
+"""
+
+import array
+import collections
+import ctypes
+import logging
+import math
+import threading
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+from typing import Sequence as Many
+
+import llama_cpp
+import numpy
+
+from core.machine import cores
+from core.models import ModelFile
+from core.sampling import Sampling
+from core.scheduler import Chunk, Sequence
+from core.service import APIError
+from core.settings import EngineSettings, split_lora
+
+log = logging.getLogger("comeapi.llama")
+
+
+def build_facts() -> Dict[str, Any]:
+    """Return llama-cpp-python's version, and whether its build can use a GPU (llama_supports_gpu_offload)."""
+    return {"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "version": llama_cpp.__version__}
+
+
+# ------------------------------------------------------------------------------------------- llama.cpp's log
+
+
+class _NativeLog:
+    """Keeps llama.cpp's last complaints, to say why something failed; passes everything on when verbose."""
+
+    ERROR, CONTINUED = 4, 5
+
+    def __init__(self) -> None:
+        self.verbose = False
+        self._errors: Deque[str] = collections.deque(maxlen=3)
+        self._callback = llama_cpp.llama_log_callback(self._take)  # kept: C holds only its address
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def last_errors(self) -> str:
+        """Return the last complaints in one line and forget them."""
+        text = "; ".join(self._errors)
+        self._errors.clear()
+        return text
+
+    def _take(self, level: int, text: bytes, _user_data: Any) -> None:
+        line = text.decode("utf-8", "replace").strip()
+        if level == self.ERROR and line:
+            self._errors.append(line)
+        if self.verbose and line:
+            log.info("llama.cpp: %s", line)
+
+
+_native_log: Optional[_NativeLog] = None
+
+
+def _start_llama(verbose: bool) -> _NativeLog:
+    """Initialise llama.cpp once in this process."""
+    global _native_log
+    if _native_log is None:
+        llama_cpp.llama_backend_init()
+        _native_log = _NativeLog()
+    _native_log.verbose = verbose
+    return _native_log
+
+
+# --------------------------------------------------------------------------------------------------- model
+
+
+class Model:
+    """A loaded GGUF file: its weights and its vocabulary. Raises APIError 500 where llama.cpp refuses it.
+
+    `progress` is told the share that is loaded, and answers whether to go on.
+    """
+
+    def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
+        self.file = file
+        self._lock = threading.Lock()  # guards _pointer against being freed while a thread reads the vocabulary
+        native_log = _start_llama(settings.verbose)
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = settings.gpu_layers
+        params.load_mode = _load_mode(settings, params.load_mode)
+        if settings.safe_mode:
+            params.use_extra_bufts = False
+        report = llama_cpp.llama_progress_callback(lambda share, _: progress(share))
+        params.progress_callback = report  # a local keeps it alive: llama.cpp calls it only while loading
+        self._pointer = llama_cpp.llama_model_load_from_file(file.path.encode("utf-8"), params)
+        if not self._pointer:
+            why = native_log.last_errors() or "llama.cpp gives no reason"
+            raise APIError(500, "%s can't be loaded: %s" % (file.name, why), "model_broken", "model_name")
+        self.vocab = llama_cpp.llama_model_get_vocab(self._pointer)
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        self.trained_context = llama_cpp.llama_model_n_ctx_train(self._pointer)
+        recurrent = llama_cpp.llama_model_is_recurrent(self._pointer) or llama_cpp.llama_model_is_hybrid(self._pointer)
+        self.forgets_partly = not recurrent  # whether a sequence's last cells can be freed without the others
+        self._enders: Optional[List[int]] = None
+        if llama_cpp.llama_model_has_encoder(self._pointer) or not llama_cpp.llama_model_has_decoder(self._pointer):
+            self.close()
+            raise APIError(500, "%s does not generate text." % file.name, "model_unsuitable", "model_name")
+        self.adapters = [self._adapter(text) for text in settings.lora]
+
+    def _adapter(self, text: str) -> Tuple[Any, float]:
+        """Load a LoRA adapter (llama_adapter_lora_init); it is freed with the model."""
+        path, scale = split_lora(text)
+        adapter = llama_cpp.llama_adapter_lora_init(self._pointer, path.encode("utf-8"))
+        if not adapter:
+            self.close()
+            raise APIError(500, "The LoRA adapter %s does not fit %s." % (path, self.file.name), "lora_broken", "lora")
+        return adapter, scale
+
+    @property
+    def pointer(self) -> Any:
+        """The llama_model, for the engine's thread."""
+        return self._pointer
+
+    def tokenize(self, text: str) -> Optional[List[int]]:
+        """Return a prompt's tokens, special ones included (llama_tokenize); None if the model has been unloaded."""
+        data = text.encode("utf-8", "replace")
+        with self._lock:
+            if not self._pointer:
+                return None
+            size = len(data) // 2 + 16
+            while True:
+                tokens = (ctypes.c_int32 * size)()
+                count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, True, True)
+                if count >= 0:
+                    return tokens[:count]
+                size = -count
+
+    def piece(self, token: int) -> bytes:
+        """Return a token's bytes (llama_token_to_piece); none for a special one."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends the answer (llama_vocab_is_eog)."""
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    def ends_all(self) -> List[int]:
+        """Return all tokens that end an answer; they are looked for when first asked for, over the whole vocabulary."""
+        if self._enders is None:
+            self._enders = [token for token in range(self.vocabulary) if self.ends(token)]
+        return self._enders
+
+    def close(self) -> None:
+        """Free the model."""
+        with self._lock:
+            if self._pointer:
+                llama_cpp.llama_model_free(self._pointer)
+                self._pointer = None
+
+
+# ------------------------------------------------------------------------------------------------- context
+
+
+class Batch:
+    """Rows for one llama_decode, filled with whole blocks of memory: row by row would cost 0.5 µs each."""
+
+    def __init__(self, rows: int, slots: int):
+        self._tokens = (ctypes.c_int32 * rows)()
+        self._positions = (ctypes.c_int32 * rows)()
+        self._counts = (ctypes.c_int32 * rows)(*([1] * rows))
+        self._ids = (ctypes.POINTER(ctypes.c_int32) * rows)()
+        self._logits = (ctypes.c_int8 * rows)()
+        self._slots = (ctypes.c_int32 * slots)(*range(slots))
+        self._size = 0
+        self.native = llama_cpp.llama_batch()
+        self.native.token = ctypes.cast(self._tokens, type(self.native.token))
+        self.native.pos = ctypes.cast(self._positions, type(self.native.pos))
+        self.native.n_seq_id = ctypes.cast(self._counts, type(self.native.n_seq_id))
+        self.native.seq_id = ctypes.cast(self._ids, type(self.native.seq_id))
+        self.native.logits = ctypes.cast(self._logits, type(self.native.logits))
+
+    def clear(self) -> None:
+        """Begin a new batch."""
+        self._size = 0
+
+    def add(self, slot: int, start: int, tokens: Many[int], logits: int) -> int:
+        """Add consecutive tokens of one slot, of which the last `logits` want logits. Returns the batch's size then."""
+        first, count = self._size, len(tokens)
+        self._put(self._tokens, first, array.array("i", tokens))
+        self._put(self._positions, first, array.array("i", range(start, start + count)))
+        address = ctypes.addressof(self._slots) + slot * ctypes.sizeof(ctypes.c_int32)
+        self._put(self._ids, first, array.array(_POINTER_CODE, [address]) * count)
+        self._put(self._logits, first, array.array("b", bytes(count - logits) + b"\1" * logits))
+        self._size += count
+        self.native.n_tokens = self._size
+        return self._size
+
+    @staticmethod
+    def _put(column: Any, first: int, values: array.array) -> None:
+        address, count = values.buffer_info()
+        size = values.itemsize
+        if first + count > len(column):
+            raise ValueError("a batch of %d rows can't take %d more at %d" % (len(column), count, first))
+        ctypes.memmove(ctypes.addressof(column) + first * size, address, count * size)
+
+
+_POINTER_CODE = "Q" if ctypes.sizeof(ctypes.c_void_p) == 8 else "I"
+
+
+class Context:
+    """The cells of all sequences, and the step that fills them. Raises APIError 500 where memory is short.
+
+    `n_ctx` is the tokens that one slot may hold. kv_unified is off: attention does not walk the other sequences' cells.
+    """
+
+    def __init__(self, model: Model, settings: EngineSettings):
+        self.n_ctx = settings.ctx_size or model.trained_context
+        if model.trained_context and not settings.stretches:
+            self.n_ctx = min(self.n_ctx, model.trained_context)
+        params = llama_cpp.llama_context_default_params()
+        _set_sizes(params, settings, self.n_ctx)
+        _set_types(params, settings)
+        _set_rope(params, settings)
+        self._pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        if not self._pointer:
+            why = _start_llama(settings.verbose).last_errors() or "not enough memory?"
+            message = "No context of %d x %d tokens for %s: %s" % (settings.slots, self.n_ctx, model.file.name, why)
+            raise APIError(500, message, "no_context", "model_name")
+        self.n_batch = int(llama_cpp.llama_n_batch(self._pointer))
+        self._memory = llama_cpp.llama_get_memory(self._pointer)
+        self._use_adapters(model.adapters)
+        self._batch = Batch(self.n_batch, settings.slots)
+
+    def _use_adapters(self, adapters: Many[Tuple[Any, float]]) -> None:
+        """Apply LoRA adapters (llama_set_adapters_lora)."""
+        if adapters:
+            pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(adapters))(*[pointer for pointer, _ in adapters])
+            scales = (ctypes.c_float * len(adapters))(*[scale for _, scale in adapters])
+            llama_cpp.llama_set_adapters_lora(self._pointer, pointers, len(adapters), scales)
+
+    @property
+    def pointer(self) -> Any:
+        """The llama_context, for samplers."""
+        return self._pointer
+
+    def decode(self, chunks: Many[Chunk]) -> Tuple[int, Dict[Sequence, int]]:
+        """Evaluate chunks in one batch.
+
+        Returns llama_decode's status, and for each sequence that can sample its last token's row; the rows of its
+        guesses follow.
+        """
+        self._batch.clear()
+        rows = {}
+        for chunk in chunks:
+            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count] + list(chunk.drafts)
+            sampled = 1 + len(chunk.drafts) if chunk.last else 0
+            end = self._batch.add(chunk.sequence.slot, chunk.start, tokens, sampled)
+            if chunk.last:
+                rows[chunk.sequence] = end - sampled
+        return llama_cpp.llama_decode(self._pointer, self._batch.native), rows
+
+    def trim(self, slot: int, count: int) -> bool:
+        """Free all cells of a slot but the first `count` (llama_memory_seq_rm). False where the model can't do that."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, count, -1))
+
+    def reuse(self, source: int, slot: int, count: int) -> int:
+        """Put the first `count` tokens of `source` into `slot`, and nothing else. Returns how many are there now.
+
+        It is all or nothing: recurrent, hybrid and sliding-window models may refuse to give up only their last cells
+        (llama_memory_seq_rm answers False, or the first cells have gone); then the slot is left empty. Copies whole
+        slots only: with kv_unified off, a partial llama_memory_seq_cp ends the process.
+        """
+        if source != slot:
+            self.forget(slot)
+            llama_cpp.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
+        whole = self.positions(slot) == count
+        cut = not whole and count > 0 and self.trim(slot, count)
+        if whole or (cut and self.positions(slot) == count and self._first_position(slot) == 0):
+            return count
+        self.forget(slot)
+        return 0
+
+    def forget(self, slot: int) -> None:
+        """Free a slot's cells."""
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def _first_position(self, slot: int) -> int:
+        return llama_cpp.llama_memory_seq_pos_min(self._memory, slot)
+
+    def logits(self, row: int, vocabulary: int) -> Any:
+        """Return a row's logits as an array of float32 that the next decode() overwrites (llama_get_logits_ith)."""
+        return numpy.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._pointer, row), (vocabulary,))
+
+    def log_probabilities(
+        self, row: int, vocabulary: int, token: int, most: int
+    ) -> Tuple[float, List[Tuple[int, float]]]:
+        """Return a token's log probability in a row, and the `most` likeliest tokens with theirs, likeliest first."""
+        logits = self.logits(row, vocabulary).astype(numpy.float64)
+        logits -= logits.max()
+        logits -= math.log(numpy.exp(logits).sum())
+        top = numpy.argpartition(logits, -min(most, vocabulary))[-min(most, vocabulary) :]
+        top = top[numpy.argsort(-logits[top], kind="stable")]
+        return float(logits[token]), [(int(each), float(logits[each])) for each in top]
+
+    def settle(self) -> None:
+        """Let the last decode's results be read by several threads at once: the first read puts them in order."""
+        llama_cpp.llama_get_logits_ith(self._pointer, -1)
+
+    def positions(self, slot: int) -> int:
+        """Return how many positions a slot's cells hold."""
+        return llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1
+
+    def close(self) -> None:
+        """Free the context."""
+        llama_cpp.llama_free(self._pointer)
+
+
+def _load_mode(settings: EngineSettings, default: int) -> int:
+    """Return the llama_load_mode that --mlock and --no-mmap ask for."""
+    if settings.mlock:
+        return llama_cpp.LLAMA_LOAD_MODE_MLOCK if settings.no_mmap else llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK
+    return llama_cpp.LLAMA_LOAD_MODE_NONE if settings.no_mmap else default
+
+
+def _set_sizes(params: Any, settings: EngineSettings, n_ctx: int) -> None:
+    params.n_ctx = n_ctx * settings.slots
+    params.n_batch = settings.rows
+    params.n_ubatch = min(settings.ubatch_size or params.n_batch, params.n_batch)
+    params.n_seq_max = settings.slots
+    params.n_outputs_max = settings.slots * (
+        1 + settings.draft_max
+    )  # else logits are reserved for a whole batch: 300 MB for large vocabularies
+    params.n_threads = settings.threads or cores()
+    params.n_threads_batch = settings.threads_batch or params.n_threads
+    params.kv_unified = False  # attention does not walk the other sequences' cells
+    params.no_perf = True
+
+
+# ggml's numbers of the types in core/settings.py's CACHE_TYPES; llama_cpp has no name for some of them
+_CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
+_FLASH_ATTENTION = {
+    "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_ROPE_SCALING = {
+    "none": llama_cpp.LLAMA_ROPE_SCALING_TYPE_NONE,
+    "linear": llama_cpp.LLAMA_ROPE_SCALING_TYPE_LINEAR,
+    "yarn": llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN,
+}
+
+
+def _set_types(params: Any, settings: EngineSettings) -> None:
+    params.type_k = _CACHE_TYPES[settings.cache_type_k]
+    params.type_v = _CACHE_TYPES[settings.cache_type_v]
+    params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attn]
+
+
+def _set_rope(params: Any, settings: EngineSettings) -> None:
+    params.rope_freq_base = settings.rope_freq_base
+    params.rope_freq_scale = settings.rope_freq_scale
+    params.yarn_orig_ctx = settings.yarn_orig_ctx
+    if settings.rope_scaling:
+        params.rope_scaling_type = _ROPE_SCALING[settings.rope_scaling]
+    if settings.rope_scaling == "yarn":
+        for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_slow", "yarn_beta_fast"):
+            setattr(params, name, getattr(settings, name))
+
+
+class Sampler:
+    """One request's choice of tokens: a chain of llama.cpp's samplers in its order, and a grammar beside it.
+
+    The order runs cheap cuts (top_k) before dear ones (top_p). The grammar stays out of the chain: testing the one
+    chosen token takes microseconds, masking a whole vocabulary takes tens of milliseconds, and is done only when the
+    chosen token is refused. Raises APIError 400 for a grammar that llama.cpp can't read.
+    """
+
+    def __init__(self, model: Model, sampling: Sampling, seed: int):
+        self._size = model.vocabulary
+        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        for sampler in _samplers(model, sampling, seed):
+            llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+        self._grammar = None
+        if sampling.grammar:
+            self._grammar = llama_cpp.llama_sampler_init_grammar(model.vocab, sampling.grammar.encode("utf-8"), b"root")
+            if not self._grammar:
+                self.close()
+                raise APIError(400, "The grammar is not valid GBNF.", "invalid_grammar", "grammar")
+
+    def remember(self, tokens: Many[int]) -> None:
+        """Let penalties count tokens that were not sampled here, such as a prompt's (llama_sampler_accept)."""
+        for token in tokens:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def sample(self, context: Context, row: int) -> int:
+        """Choose the next token from a row that has logits (llama_sampler_sample)."""
+        if self._grammar is None:
+            return llama_cpp.llama_sampler_sample(self._chain, context.pointer, row)
+        candidates = _Candidates(context.logits(row, self._size))
+        token = candidates.choose(self._chain)
+        if not self._allows(token):
+            candidates = _Candidates(context.logits(row, self._size))
+            llama_cpp.llama_sampler_apply(self._grammar, candidates.pointer)
+            token = candidates.choose(self._chain)
+        llama_cpp.llama_sampler_accept(self._grammar, token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _allows(self, token: int) -> bool:
+        """Whether the grammar takes a token: accepting one that it does not take would end the process."""
+        one = _Candidates(numpy.zeros(1, numpy.float32), first=token)
+        llama_cpp.llama_sampler_apply(self._grammar, one.pointer)
+        return one.best_logit() != float("-inf")
+
+    def close(self) -> None:
+        """Free the chain, its samplers and the grammar."""
+        llama_cpp.llama_sampler_free(self._chain)
+        if self._grammar:
+            llama_cpp.llama_sampler_free(self._grammar)
+
+
+class _Candidates:
+    """A llama_token_data_array: tokens and their logits, for samplers to cut down and choose from."""
+
+    def __init__(self, logits: Any, first: int = 0):
+        self._data = numpy.zeros(len(logits), dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
+        self._data["id"] = numpy.arange(first, first + len(logits))
+        self._data["logit"] = logits
+        array_type = llama_cpp.llama_token_data_array
+        data = self._data.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+        self._array = array_type(data=data, size=len(logits), selected=-1, sorted=False)
+        self.pointer = ctypes.byref(self._array)
+
+    def choose(self, chain: Any) -> int:
+        """Apply a chain and return the token that it selects."""
+        llama_cpp.llama_sampler_apply(chain, self.pointer)
+        return int(self._array.data[self._array.selected].id)
+
+    def best_logit(self) -> float:
+        """Return the first candidate's logit."""
+        return float(self._array.data[0].logit)
+
+
+def _samplers(model: Model, sampling: Sampling, seed: int) -> List[Any]:
+    """Return the samplers of a request, in the order of llama.cpp's common_sampler_init."""
+    made = []
+    biases = list(sampling.logit_bias)
+    if sampling.ignore_eos:
+        biases += [(token, -math.inf) for token in model.ends_all()]
+    biases = [(token, bias) for token, bias in biases if token < model.vocabulary]
+    if biases:
+        native = (llama_cpp.llama_logit_bias * len(biases))(*biases)
+        made.append(llama_cpp.llama_sampler_init_logit_bias(model.vocabulary, len(biases), native))
+    if sampling.penalizes:
+        made += _penalties(model, sampling)
+    if sampling.temperature <= 0:
+        return made + [llama_cpp.llama_sampler_init_greedy()]
+    if sampling.mirostat:
+        return made + _mirostat(model, sampling, seed)
+    return made + _cuts(sampling, seed) + [llama_cpp.llama_sampler_init_dist(seed)]
+
+
+def _penalties(model: Model, sampling: Sampling) -> List[Any]:
+    """Return the samplers that look back. -1 tokens means the whole context, which n_ctx_train bounds."""
+    everything = model.trained_context
+    last_n = everything if sampling.repeat_last_n < 0 else sampling.repeat_last_n
+    dry_last_n = everything if sampling.dry_penalty_last_n < 0 else sampling.dry_penalty_last_n
+    breakers = [text.encode("utf-8") for text in sampling.dry_sequence_breakers]
+    made = [
+        llama_cpp.llama_sampler_init_penalties(
+            model.vocabulary, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+        )
+    ]
+    if sampling.dry_multiplier:
+        made.append(
+            llama_cpp.llama_sampler_init_dry(
+                model.vocab,
+                sampling.dry_multiplier,
+                sampling.dry_base,
+                sampling.dry_allowed_length,
+                dry_last_n,
+                (ctypes.c_char_p * len(breakers))(*breakers),
+                len(breakers),
+            )
+        )
+    return made
+
+
+def _cuts(sampling: Sampling, seed: int) -> List[Any]:
+    """Return the samplers that drop candidates, those that would drop none left out, and the temperature."""
+    keep = sampling.min_keep
+    made = []
+    if sampling.top_n_sigma > 0:
+        made.append(llama_cpp.llama_sampler_init_top_n_sigma(sampling.top_n_sigma))
+    if sampling.top_k > 0:
+        made.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1:
+        made.append(llama_cpp.llama_sampler_init_typical(sampling.typical_p, keep))
+    if sampling.top_p < 1:
+        made.append(llama_cpp.llama_sampler_init_top_p(sampling.top_p, keep))
+    if sampling.min_p > 0:
+        made.append(llama_cpp.llama_sampler_init_min_p(sampling.min_p, keep))
+    if sampling.xtc_probability > 0:
+        made.append(llama_cpp.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, keep, seed))
+    temperature = sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
+    return made + [llama_cpp.llama_sampler_init_temp_ext(*temperature)]
+
+
+def _mirostat(model: Model, sampling: Sampling, seed: int) -> List[Any]:
+    temperature = llama_cpp.llama_sampler_init_temp(sampling.temperature)
+    if sampling.mirostat == 1:
+        learn = sampling.mirostat_tau, sampling.mirostat_eta
+        return [temperature, llama_cpp.llama_sampler_init_mirostat(model.vocabulary, seed, *learn, 100)]
+    return [temperature, llama_cpp.llama_sampler_init_mirostat_v2(seed, sampling.mirostat_tau, sampling.mirostat_eta)]
