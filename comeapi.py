@@ -37,7 +37,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Tuple
 from core import bench, machine, options, process, service
 from core.models import BadModel, ModelFile, choose, locate
 from core.service import between, setting
-from core.settings import EngineSettings, FolderSettings, RelaySettings
+from core.settings import CACHE_TYPES, EngineSettings, FolderSettings, RelaySettings
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -111,7 +111,9 @@ def memory_needed(config: Config, model: ModelFile, slots: int, gpu: bool) -> Tu
         return 0, PROCESS_BYTES  # the rest is the GPU's memory
     context = min(config.ctx_size or model.context_length, model.context_length or config.ctx_size)
     rows = min(config.batch_size, 512)
-    own = PROCESS_BYTES + context * slots * model.kv_bytes + rows * BUFFER_BYTES * _widest(model)
+    share = (CACHE_TYPES[config.cache_type_k] + CACHE_TYPES[config.cache_type_v]) / (2 * CACHE_TYPES["f16"])
+    cells = int(context * slots * model.kv_bytes * share)
+    own = PROCESS_BYTES + cells + rows * BUFFER_BYTES * _widest(model)
     repacked = model.quantized and not config.safe_mode
     return (0, own + model.size) if repacked else (model.size, own)
 

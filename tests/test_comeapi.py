@@ -1,5 +1,6 @@
 """The whole system: its plan, its restarts, and real processes that are killed, stopped and restarted."""
 
+import dataclasses
 import os
 import random
 import re
@@ -67,6 +68,12 @@ def test_weights_that_are_not_repacked_are_shared():
     assert plan(SMALL, memory=3 * GB, backends=5).backends == 5
     assert plan(QUANTIZED, memory=4 * GB, backends=5).backends == 1
     assert plan(QUANTIZED, memory=4 * GB, backends=5, safe_mode=True).backends == 5
+
+
+def test_a_smaller_cache_type_needs_less_memory():
+    model = dataclasses.replace(SMALL, kv_bytes=10**6)
+    assert plan(model, memory=20 * GB, backends=5).backends == 1
+    assert plan(model, memory=20 * GB, backends=5, cache_type_k="q8_0", cache_type_v="q8_0").backends == 2
 
 
 def test_unknown_memory_changes_nothing():

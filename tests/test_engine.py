@@ -9,6 +9,7 @@ import threading
 import pytest
 from conftest import PATIENCE, ROOT, in_parallel, wait_until
 
+import core.llama
 from core.engine import Engine, Finished, Job, Piece, Sampling
 from core.models import ModelFolder
 from core.service import APIError
@@ -137,18 +138,70 @@ def cells_are_known(engine):
     return [engine._context.positions(slot) for slot in slots] == [len(engine._scheduler.cells(slot)) for slot in slots]
 
 
-def test_no_cell_is_lost(engine):
-    rng = random.Random(5)
-    jobs = [Job(DEMO, STORY * rng.randrange(1, 8), max_tokens=rng.randrange(1, 60)) for _ in range(30)]
-    for job in jobs:
-        engine.submit(job)
-        if rng.random() < 0.3:
-            engine.cancel(job)
+def resident_memory():
+    """This process' memory in bytes; 0 where /proc does not tell."""
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def storm(engine, rng, count):
+    """Send requests of random lengths, a third of them cancelled at random moments; every one must end rightly."""
+    jobs = []
+    for _ in range(count):
+        job = Job(
+            DEMO,
+            STORY * rng.randrange(1, 11),
+            max_tokens=rng.randrange(1, 120),
+            sampling=Sampling(seed=rng.randrange(99)),
+        )
+        try:
+            engine.submit(job)
+        except APIError as error:
+            assert error.code == "context_length_exceeded"  # the longest do not fit
+            continue
+        jobs.append(job)
+        for each in rng.sample(jobs, min(len(jobs), 3)):
+            if rng.random() < 0.12:
+                engine.cancel(each)
     for job in jobs:
         if not job.cancelled:
-            assert isinstance(result(job)[2], Finished)
+            end = result(job)[2]
+            full = end.prompt_tokens + end.completion_tokens >= 96
+            assert end.reason == ("length" if full or end.completion_tokens == job.max_tokens else "stop")
     wait_until(lambda: engine.busy() == engine.queued() == 0)
-    assert cells_are_known(engine)
+    return sum(job.cancelled for job in jobs)
+
+
+def test_500_requests_of_which_many_are_cancelled_lose_no_slot_no_cell_and_no_memory():
+    engine = launch(ctx_size=96, max_queue=1000)
+    try:
+        rng = random.Random(5)
+        cancelled = storm(engine, rng, 250)
+        before = resident_memory()
+        cancelled += storm(engine, rng, 250)
+        assert 120 < cancelled < 400
+        assert resident_memory() - before < 8 << 20
+        assert cells_are_known(engine)
+        assert run(engine, max_tokens=5)[2].completion_tokens == 5
+    finally:
+        engine.stop()
+
+
+def test_a_model_that_can_not_give_up_its_last_cells_is_evaluated_anew(monkeypatch):
+    real = core.llama.llama_cpp.llama_memory_seq_rm
+    refuse = lambda memory, slot, first, last: first <= 0 and real(memory, slot, first, last)  # noqa: E731
+    engine = launch()
+    try:
+        expected = [run(engine, prompt=STORY + tail, max_tokens=8, cache_prompt=False)[0] for tail in ("", " a fox")]
+        monkeypatch.setattr(core.llama.llama_cpp, "llama_memory_seq_rm", refuse)
+        for tail, text in zip(("", " a fox"), expected):
+            again = run(engine, prompt=STORY + tail, max_tokens=8)
+            assert again[0] == text and again[2].cached_tokens == 0
+    finally:
+        engine.stop()
 
 
 def test_a_prompt_that_was_evaluated_before_is_not_evaluated_again(engine):
@@ -293,6 +346,59 @@ def test_stopping_ends_every_request_with_an_error():
     wait_until(lambda: engine.status == "stopped")
     with pytest.raises(APIError):
         engine.submit(Job(DEMO, STORY))
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"cache_type_k": "q8_0", "cache_type_v": "q8_0", "flash_attn": "on"},
+        {"cache_type_k": "bf16", "flash_attn": "off"},
+        {"cache_type_k": "f32", "cache_type_v": "f32"},
+        {"batch_size": 64, "ubatch_size": 32},
+        {"threads": 1, "threads_batch": 2},
+        {"no_mmap": True},
+        {"safe_mode": True},
+    ],
+)
+def test_a_knob_changes_how_it_runs_and_not_what_it_says(engine, knobs):
+    turned = launch(**knobs)
+    try:
+        expected, answer = run(engine, max_tokens=12)[0], run(turned, max_tokens=12)[0]
+        assert answer == expected
+    finally:
+        turned.stop()
+
+
+def test_a_stretched_context_may_be_longer_than_the_model_was_trained_with():
+    engine = launch(rope_scaling="yarn", rope_freq_scale=0.5, yarn_orig_ctx=1024, ctx_size=2048)
+    try:
+        assert run(engine, prompt=STORY * 150, max_tokens=2)[2].prompt_tokens > 1024
+    finally:
+        engine.stop()
+
+
+def failure_of(**settings):
+    """Start an engine that can't load its model; returns what it says."""
+    events = queue.SimpleQueue()
+    engine = Engine(EngineSettings(threads=1, **settings), lambda what, **facts: events.put((what, facts)))
+    engine.start(DEMO)
+    try:
+        while True:
+            what, facts = events.get(timeout=PATIENCE)
+            if what in ("failed", "ready"):
+                assert what == "failed"
+                return facts["why"]
+    finally:
+        engine.stop()
+
+
+def test_a_lora_adapter_that_does_not_fit_is_named(tmp_path):
+    shutil.copy(DEMO.path, tmp_path / "adapter.gguf")
+    assert "adapter.gguf does not fit demo.gguf" in failure_of(lora=(str(tmp_path / "adapter.gguf"),))
+
+
+def test_a_quantized_cache_without_flash_attention_is_refused():
+    assert "flash" in failure_of(cache_type_v="q8_0", flash_attn="off").lower()
 
 
 class Stubborn:

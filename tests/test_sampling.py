@@ -33,8 +33,8 @@ def test_every_parameter_is_read_by_its_llama_cpp_name():
         "typical_p": 0.9, "top_n_sigma": 1, "xtc_probability": 0.5, "xtc_threshold": 0.2, "repeat_last_n": -1,
         "repeat_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": 0.2, "dry_multiplier": 0.8,
         "dry_base": 1.5, "dry_allowed_length": 3, "dry_penalty_last_n": 100, "dry_sequence_breakers": ["\n"],
-        "mirostat": 2, "mirostat_tau": 3, "mirostat_eta": 0.2, "min_keep": 1, "ignore_eos": True, "grammar": "root ::= [a]",
-        "n_probs": 3, "seed": 7, "logit_bias": [[5, -1.5], [6, False]],
+        "mirostat": 2, "mirostat_tau": 3, "mirostat_eta": 0.2, "min_keep": 1, "ignore_eos": True,
+        "grammar": "root ::= [a]", "n_probs": 3, "seed": 7, "logit_bias": [[5, -1.5], [6, False]],
     }  # fmt: skip
     sampling = read_sampling(dict(body, unknown_field="is ignored"))
     for name, value in body.items():
@@ -46,9 +46,12 @@ def test_every_parameter_is_read_by_its_llama_cpp_name():
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("min_p", 2), ("top_n_sigma", -2), ("repeat_penalty", 0), ("mirostat", 3), ("n_probs", 1000), ("typical_p", "x"),
-        ("dry_sequence_breakers", [1]), ("ignore_eos", 1), ("grammar", 5), ("logit_bias", "5"), ("logit_bias", {"a": 1}),
-        ("logit_bias", [[1]]), ("logit_bias", [[1, True]]), ("logit_bias", {"-1": 1}), ("logit_bias", {"1": float("nan")}),
+        ("min_p", 2), ("top_n_sigma", -2), ("repeat_penalty", 0), ("mirostat", 3), ("n_probs", 1000),
+        ("typical_p", "x"),
+        ("dry_sequence_breakers", [1]), ("ignore_eos", 1), ("grammar", 5), ("logit_bias", "5"),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", [[1]]), ("logit_bias", [[1, True]]), ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1": float("nan")}),
     ],
 )  # fmt: skip
 def test_a_wrong_parameter_gets_400_that_names_it(name, value):
