@@ -42,15 +42,15 @@ class Config(service.Config, EngineSettings, FolderSettings, ChildSettings):
 class Backend:
     """One model server. start() binds and begins to load; stop() lets running requests finish.
 
-    `announce(what, sentence, **facts)` is told what happens; `on_failure(message)` is called, in the engine's thread,
-    when no model could be loaded at start, or the engine ended by a defect. Raises OSError where the port is taken.
+    `announce(what, sentence, **facts)` is told what happens; `on_failure(message, status)` is called, in the engine's
+    thread, when no model could be loaded at start, or the engine ended by a defect.
     """
 
     def __init__(
         self,
         config: Config,
         announce: Callable[..., None] = lambda what, sentence="", **facts: None,
-        on_failure: Callable[[str], None] = lambda message: None,
+        on_failure: Callable[[str, int], None] = lambda message, status: None,
     ):
         from core import engine  # here, so that settings and --help work where llama_cpp is missing
 
@@ -139,6 +139,7 @@ class Backend:
             "prompt_tokens": engine.counts["prompt_tokens"],
             "cached_tokens": engine.counts["cached_tokens"],
             "generated_tokens": engine.counts["generated_tokens"],
+            "engine_seconds": {name: round(value, 4) for name, value in sorted(engine.seconds.items())},
             "safe_mode": self.config.safe_mode,
             "uptime": round(time.monotonic() - self._started, 1),
             "pid": os.getpid(),
@@ -171,7 +172,11 @@ class Backend:
             "cancelled": metrics.counter("comeapi_backend_cancelled_total", "Requests whose client left."),
         }
 
+        seconds = metrics.counter("comeapi_backend_engine_seconds_total", "What the engine's time went to.", "part")
+
         def collect() -> None:
+            for part, value in engine.seconds.items():
+                seconds.set(value, part)
             for gauge, read in gauges:
                 gauge.set(read())
             for name, counter in counters.items():
@@ -194,10 +199,10 @@ class Backend:
             sentence = "🔴 %s" % facts["why"]
         self._announce(what, sentence, **facts)
         if what == "failed" and not self._ready:
-            self._on_failure(facts["why"])
+            self._on_failure(facts["why"], BOOT_FAILURE)
 
     def _engine_failed(self) -> None:
-        self._on_failure("the engine failed; see above")
+        self._on_failure("the engine failed; see above", 1)
 
     # ---- a job
 
@@ -310,7 +315,7 @@ def main() -> None:
     _require_llama()
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
-    backend = Backend(config, announce, lambda message: _die(message))
+    backend = Backend(config, announce, _die)
     try:
         backend.start(model)
     except OSError as error:
@@ -341,11 +346,11 @@ def _print_probe() -> None:
     print(json.dumps(llama.build_facts()))
 
 
-def _die(message: str) -> None:
+def _die(message: str, status: int) -> None:
     """End the process from the engine's thread; nothing can be served any more."""
     sys.stderr.write("backend.py: error: %s\n" % message)
     sys.stderr.flush()
-    os._exit(BOOT_FAILURE)
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""`python comeapi.py bench`: how fast this machine is with this model, in several shapes, measured in one run.
+"""How fast this machine is with a model, in several shapes, measured in one run.
 
-Every shape is real processes and real HTTP, except the first, which is what the others are held against:
+    python comeapi.py bench                                        the model that would be loaded at start
+    python comeapi.py bench --model NAME --json figures.json       another one; the figures into a file, too
+
+Every shape is real processes and real HTTP, except the first, against which the others are held:
 
     bare decode      llama_decode in a loop, N sequences, no sampling, no HTTP: the hardware's own speed
     one by one       one request after another on one backend with all threads: what a simple server does
     original shape   five processes of one thread and one request each, behind the balancer, five clients
     engine           one backend with all threads, at 1, 2, 4, … clients
     whole system     what `python comeapi.py` would start here, through the balancer
+    long prompt      a long prompt alone, then while four streams run: how long it takes, how long they stand still
 
 Machines are noisy, so what counts are ratios within one run. Figures of a row: generated tokens per second, prompts
 included; the same while generating only; time to the first token; largest gap between two tokens of any stream; peak
-memory of all its processes.
+memory of all its processes; Python's own share of the engine's time.
 """
 
 import contextlib
@@ -48,11 +52,19 @@ class Config(FolderSettings):
     clients: str = setting("1,2,4,5,8,16", "numbers of clients at once", "bench", check=_counts)
     tokens: int = setting(64, "tokens generated for each request", "bench", check=between(8, 4096))
     requests: int = setting(2, "requests of each client, one after another", "bench", check=between(1, 100))
-    prompt_tokens: int = setting(32, "words in each prompt, all different", "bench", check=between(1, 4096))
+    prompt_tokens: int = setting(
+        32, "roughly the tokens of each prompt, all different", "bench", check=between(1, 4096)
+    )
+    long_prompt: int = setting(
+        1500,
+        "roughly the tokens of the long prompt that arrives while four streams run",
+        "bench",
+        check=between(64, 1 << 20),
+    )
     threads: int = setting(0, "CPU threads; 0 for all cores", "bench", flags=("-t",), check=between(0, 1024))
     safe_mode: bool = setting(False, "measure in safe mode", "bench")
     json: str = setting("", "write the figures into this file, too", "bench", metavar="FILE")
-    bare: int = setting(0, "only run a bare decode loop of so many sequences, for the bench itself", "other")
+    bare: int = setting(0, "only run a bare decode loop of so many sequences", "other", check=between(0, 64))
 
 
 @dataclass
@@ -67,6 +79,7 @@ class Row:
     first_token_p95: float = 0.0
     largest_gap: float = 0.0
     peak_memory: int = 0
+    python_share: float = 0.0  # of the engine's time, what neither decoding nor sampling took
     ratio: float = 0.0  # to one by one
 
 
@@ -131,7 +144,8 @@ def _measured(model: ModelFile, config: Config) -> Iterator[Row]:
     for row in _rows(model, config, counts, threads):
         reference = reference or (row.tokens_per_second if row.shape == "one by one" else 0.0)
         row.ratio = row.tokens_per_second / reference if reference else 0.0
-        print("  %-16s %2d clients  %7.1f tokens/s" % (row.shape, row.clients, row.tokens_per_second), flush=True)
+        rate = "%7.1f tokens/s" % row.tokens_per_second if row.tokens_per_second else ""
+        print("  %-16s %2d clients  %s" % (row.shape, row.clients, rate), flush=True)
         yield row
 
 
@@ -144,6 +158,7 @@ def _rows(model: ModelFile, config: Config, counts: List[int], threads: int) -> 
         for count in counts:
             yield _bare_row(model, config, count)
             yield _row("engine", url, model, config, count)
+    yield from _long_prompt(model, config, threads)
     backends = 1 if threads == 1 else 2
     shares = [
         (threads // backends + (i < threads % backends), max(4, max(counts) // backends)) for i in range(backends)
@@ -156,6 +171,7 @@ def _rows(model: ModelFile, config: Config, counts: List[int], threads: int) -> 
 def _row(shape: str, url: "_Url", model: ModelFile, config: Config, clients: int) -> Row:
     """Measure one number of clients against a service that is running."""
     streams: List[_Stream] = []
+    before = _engine_seconds(url.backend)
     threads = [
         threading.Thread(target=_client, args=(url.url, model, config, index, streams)) for index in range(clients)
     ]
@@ -182,34 +198,77 @@ def _row(shape: str, url: "_Url", model: ModelFile, config: Config, clients: int
         first_token_p95=firsts[min(len(firsts) - 1, int(len(firsts) * 0.95))],
         largest_gap=max(gaps, default=0.0),
         peak_memory=sum(_peak_memory(pid) for pid in url.pids),
+        python_share=_python_share(before, _engine_seconds(url.backend)),
     )
 
 
 def _client(url: str, model: ModelFile, config: Config, index: int, streams: List[_Stream]) -> None:
-    """Send one request after another, each with a prompt of its own, and note when each token came."""
-    client = Client()
+    """Send one request after another, each with a prompt of its own."""
     for number in range(config.requests):
-        words = ["%d" % (index * 7919 + number * 104729 + n) for n in range(config.prompt_tokens // 4 + 1)]
-        body = {
-            "model_name": model.name,
-            "prompt": " ".join(words),
-            "max_tokens": config.tokens,
-            "ignore_eos": True,
-            "cache_prompt": False,
-            "stream": True,
-        }
-        stream = _Stream(time.monotonic())
-        answer = client.open(url + "/generate", "POST", {}, json.dumps(body).encode(), timeout=600)
-        received = b""
-        for piece in answer.pieces():
-            received += piece
-            if b'"done": false' in piece:
-                stream.moments.append(time.monotonic())
-        last = [line for line in received.split(b"\n\n") if b'"done": true' in line]
-        if answer.status == 200 and last:
-            stream.summary = json.loads(last[0][len(b"data: ") :].decode("utf-8"))
+        prompt = _prompt(index * 7919 + number * 104729, config.prompt_tokens)
+        stream = _ask(url, model, prompt, config.tokens)
+        if stream.summary:
             streams.append(stream)
+
+
+def _prompt(start: int, tokens: int) -> str:
+    """Return a prompt that no other one shares a beginning with: numbers, which take about four tokens each."""
+    return " ".join("%d" % (start + n) for n in range(tokens // 4 + 1))
+
+
+def _ask(url: str, model: ModelFile, prompt: str, tokens: int, begun: Optional[threading.Event] = None) -> _Stream:
+    """Send one request and note when each token came; `begun` is set with the first one."""
+    body = {"model_name": model.name, "prompt": prompt, "max_tokens": tokens, "stream": True}
+    body.update(ignore_eos=True, cache_prompt=False)
+    client = Client()
+    stream = _Stream(time.monotonic())
+    answer = client.open(url + "/generate", "POST", {}, json.dumps(body).encode(), timeout=600)
+    received = b""
+    for piece in answer.pieces():
+        received += piece
+        if b'"done": false' in piece:
+            stream.moments.append(time.monotonic())
+            if begun:
+                begun.set()
     client.close()
+    last = [line for line in received.split(b"\n\n") if b'"done": true' in line]
+    if answer.status == 200 and last:
+        stream.summary = json.loads(last[0][len(b"data: ") :].decode("utf-8"))
+    return stream
+
+
+def _long_prompt(model: ModelFile, config: Config, threads: int) -> Iterator[Row]:
+    """Measure a long prompt alone and beside four streams, where the model's context holds it."""
+    if model.context_length and model.context_length < 2 * config.long_prompt:
+        return
+    prompt = _prompt(10**6, config.long_prompt)
+    with _served(model, config, [(threads, 5)], context=2 * config.long_prompt + 64) as url:
+        alone = _ask(url.url, model, prompt, 4)
+        yield Row("long prompt", 1, first_token_p50=alone.moments[0] - alone.started)
+        crowded, streams = _beside_streams(url.url, model, prompt, length=max(256, config.long_prompt // 2))
+    ready = crowded.moments[0]
+    pairs = [pair for each in streams for pair in zip(each.moments, each.moments[1:])]
+    gap = max((late - early for early, late in pairs if crowded.started < late < ready), default=0.0)
+    yield Row("  and 4 streams", 5, first_token_p50=ready - crowded.started, largest_gap=gap)
+
+
+def _beside_streams(url: str, model: ModelFile, prompt: str, length: int) -> Tuple[_Stream, List[_Stream]]:
+    """Ask for a prompt while four streams run. Returns its stream, and the four."""
+    streams: List[_Stream] = []
+    began = [threading.Event() for _ in range(4)]
+
+    def run(index: int) -> None:
+        streams.append(_ask(url, model, _prompt(index * 1000, 8), length, began[index]))
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for event in began:
+        event.wait()
+    crowded = _ask(url, model, prompt, 4)
+    for thread in threads:
+        thread.join()
+    return crowded, streams
 
 
 # ------------------------------------------------------------------------------------------------ processes
@@ -218,13 +277,16 @@ def _client(url: str, model: ModelFile, config: Config, index: int, streams: Lis
 @dataclass
 class _Url:
     url: str
+    backend: str  # the first one's own address
     pids: List[int]
 
 
 @contextlib.contextmanager
-def _served(model: ModelFile, config: Config, shapes: List[Tuple[int, int]], balanced: bool = False) -> Iterator[_Url]:
+def _served(
+    model: ModelFile, config: Config, shapes: List[Tuple[int, int]], balanced: bool = False, context: int = 0
+) -> Iterator[_Url]:
     """Run a backend for each (threads, slots), and a balancer in front where there is to be one."""
-    context = config.prompt_tokens * 4 + config.tokens + 64
+    context = context or config.prompt_tokens * 4 + config.tokens + 64
     running: List[subprocess.Popen] = []
     try:
         urls = []
@@ -241,7 +303,7 @@ def _served(model: ModelFile, config: Config, shapes: List[Tuple[int, int]], bal
             running.append(_start("balancer.py", ["--port=0"] + ["--backend=" + each for each in urls]))
             url = _wait_for(running[-1], "listening")["url"]
             _wait_for_all(url, len(urls))
-        yield _Url(url, [process.pid for process in running])
+        yield _Url(url, urls[0], [process.pid for process in running])
     finally:
         for process in reversed(running):
             process.stdin.close()
@@ -275,6 +337,19 @@ def _wait_for_all(url: str, count: int) -> None:
     while json.loads(client.open(url + "/status").read_and_close().decode("utf-8"))["healthy_backends"] < count:
         time.sleep(0.05)
     client.close()
+
+
+def _engine_seconds(url: str) -> Dict[str, float]:
+    """Return what a backend's engine has spent its time on."""
+    client = Client()
+    facts = json.loads(client.open(url + "/status").read_and_close().decode("utf-8"))
+    client.close()
+    return facts["engine_seconds"]
+
+
+def _python_share(before: Dict[str, float], after: Dict[str, float]) -> float:
+    spent = {name: after[name] - before[name] for name in after}
+    return 1 - (spent["decode"] + spent["sample"]) / spent["step"] if spent["step"] else 0.0
 
 
 def _peak_memory(pid: int) -> int:
@@ -334,20 +409,23 @@ def _bare_decode(model: ModelFile, config: Config) -> Dict[str, float]:
 
 
 def _print_table(rows: List[Row]) -> None:
-    print("\n%-16s %7s %9s %7s %10s %9s %9s %9s %9s" % _HEAD)
+    print("\n%-16s %7s %9s %7s %10s %9s %9s %9s %9s %7s" % _HEAD)
     for row in rows:
         print(_line(row))
     best: Optional[Row] = max(rows, key=lambda row: row.ratio)
     print("\nBest: %s with %d clients, %.1f times one by one." % (best.shape, best.clients, best.ratio))
 
 
-_HEAD = ("shape", "clients", "tokens/s", "ratio", "decoding/s", "first p50", "first p95", "gap", "memory")
+_HEAD = ("shape", "clients", "tokens/s", "ratio", "decoding/s", "first p50", "first p95", "gap", "memory", "python")
 
 
 def _line(row: Row) -> str:
     if row.shape == "bare decode":
         return "%-16s %7d %9.1f" % (row.shape, row.clients, row.tokens_per_second)
-    return "%-16s %7d %9.1f %6.2fx %10.1f %7.0fms %7.0fms %7.0fms %7.2fGB" % (
+    if not row.tokens_per_second:
+        times = row.first_token_p50 * 1e3, row.largest_gap * 1e3
+        return ("%-16s %7d" % (row.shape, row.clients)) + "%37.0fms %18.0fms" % times
+    return "%-16s %7d %9.1f %6.2fx %10.1f %7.0fms %7.0fms %7.0fms %7.2fGB %6.1f%%" % (
         row.shape,
         row.clients,
         row.tokens_per_second,
@@ -357,6 +435,7 @@ def _line(row: Row) -> str:
         row.first_token_p95 * 1e3,
         row.largest_gap * 1e3,
         row.peak_memory / 1e9,
+        row.python_share * 100,
     )
 
 

@@ -152,6 +152,8 @@ class Engine:
         self.counts: collections.Counter = collections.Counter()
         self.largest_batch = 0  # sequences in one step
         self.step_seconds = 0.0
+        # What the thread's time went to: "decode" and "sample" in llama.cpp, "step" all but waiting for work.
+        self.seconds: Dict[str, float] = {"decode": 0.0, "sample": 0.0, "step": 0.0}
 
     # ---- for any thread
 
@@ -173,7 +175,7 @@ class Engine:
         """Hand a job over. Raises APIError 400 for a prompt that does not fit, 503 where the line is full."""
         if self.status in ("failed", "stopped"):
             raise APIError(503, "The engine has %s." % self.status, "engine_down", headers=[("Retry-After", "1")])
-        if self.queued() >= self.settings.max_queue:
+        if self.busy() + self.queued() >= self.settings.slots + self.settings.max_queue:
             message = "All %d slots are busy and %d requests wait." % (self.settings.slots, self.settings.max_queue)
             raise APIError(503, message, "queue_full", headers=[("Retry-After", "1")])
         job.mark("submitted")
@@ -212,8 +214,10 @@ class Engine:
                 self._beat()
                 self._receive()
                 self._switch_model()
+                started = time.monotonic()
                 self._admit()
                 self._step()
+                self.seconds["step"] += time.monotonic() - started
             self.status = "stopped"
         except Exception:
             self.status = "failed"
@@ -368,14 +372,19 @@ class Engine:
 
     def _evaluate(self, chunks: List[Chunk]) -> None:
         """Decode chunks and extend those who can sample. What llama_decode refuses is made smaller, or fails."""
+        started = time.monotonic()
         status, rows = self._context.decode(chunks)
+        self.seconds["decode"] += time.monotonic() - started
         if status == _NO_ROOM:
             self._make_room(chunks)
         elif status:
             self._step_failed(status, chunks)
         else:
             self._scheduler.commit(chunks)
-            for (sequence, row), token in zip(rows.items(), self._choose(rows)):
+            started = time.monotonic()
+            tokens = self._choose(rows)
+            self.seconds["sample"] += time.monotonic() - started
+            for (sequence, row), token in zip(rows.items(), tokens):
                 self._take_tokens(sequence, row, token)
 
     def _choose(self, rows: Dict[Sequence, int]) -> List[int]:

@@ -1,6 +1,7 @@
 """The whole system: its plan, its restarts, and real processes that are killed, stopped and restarted."""
 
 import dataclasses
+import json
 import os
 import random
 import re
@@ -290,6 +291,21 @@ def test_the_positional_form_works(start):
     base = free_ports(3)
     program = start("comeapi.py", os.path.join(ROOT, "models"), "127.0.0.1", base, 2, "--port", base + 2)
     program.wait_for_line("🚀 ComeAPI: http://127.0.0.1:%d" % (base + 2))
+
+
+def test_the_bench_measures_every_shape_and_writes_its_figures(start, tmp_path):
+    figures = tmp_path / "figures.json"
+    arguments = ("--clients", "1,2", "--tokens", 8, "--requests", 1, "--long-prompt", 200, "--threads", 1)
+    program = start("comeapi.py", "bench", "--json", figures, *arguments)
+    assert program.end() == 0, program.errors
+    rows = json.loads(figures.read_text())["rows"]
+    shapes = ["one by one", "original shape", "bare decode", "engine", "long prompt", "  and 4 streams", "whole system"]
+    assert [row["shape"] for row in rows if row["clients"] != 2 or row["shape"] == "whole system"] == shapes
+    served = [row for row in rows if row["peak_memory"]]
+    assert len(served) == 5 and served[0]["ratio"] == 1
+    for row in served:
+        assert row["tokens_per_second"] > 0 and row["first_token_p50"] > 0 and row["peak_memory"] > 10**7
+    assert any("tokens/s" in line and "ratio" in line for line in program.lines)
 
 
 # --------------------------------------------------------------------------------- backends that misbehave

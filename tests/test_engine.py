@@ -276,6 +276,14 @@ def test_a_long_prompt_is_taken_in_pieces_and_a_stream_goes_on_meanwhile():
         engine.stop()
 
 
+def test_with_no_line_at_all_a_free_slot_is_still_taken():
+    engine = launch(slots=2, max_queue=0)
+    try:
+        assert run(engine, max_tokens=3)[2].reason == "length"
+    finally:
+        engine.stop()
+
+
 def test_a_full_line_turns_requests_away():
     engine = launch(slots=1, max_queue=2)
     try:
