@@ -46,7 +46,8 @@ def standard_library():
     if names:
         return set(names)
     folder = os.path.dirname(os.__file__)  # Python 3.8 and 3.9 have no list
-    return {name.split(".")[0] for name in os.listdir(folder)} | set(sys.builtin_module_names)
+    files = os.listdir(folder) + os.listdir(os.path.join(folder, "lib-dynload"))
+    return {name.split(".")[0] for name in files} | set(sys.builtin_module_names)
 
 
 @pytest.mark.parametrize("path", list(product_files()))
