@@ -29,7 +29,7 @@ Retries. The client never sees these; it gets its answer later, or the last fail
     4  broken off before a byte was sent on to the client → the next backend, at most `retries` times; it is suspect
     5  no byte in time                    → 504; it may still be at work, so nobody else is asked
     6  broken off after a byte was sent   → the stream ends with an error event; other answers are cut off
-    7  no backend left, but one was up before, or is loading → wait for it, at most `queue_timeout` seconds
+    7  no backend left, but one was up before, is loading, or has a parent → wait for it, `queue_timeout` at most
 """
 
 import json
@@ -189,9 +189,10 @@ class Pool:
     def _due(self) -> List[Backend]:
         return [each for each in self._backends if not each.probing and each.next_probe <= self.clock()]
 
-    def probed(self, backend: Backend, healthy: bool, why: str, facts: Dict[str, Any], interval: float) -> None:
-        """Note a probe's outcome and when the next one is due."""
+    def probed(self, backend: Backend, healthy: bool, why: str, facts: Dict[str, Any], interval: float) -> bool:
+        """Note a probe's outcome and when the next one is due. Returns whether the backend has come up."""
         with self._lock:
+            came_up = healthy and not backend.healthy
             backend.probing = False
             backend.last_check = time.time()
             if healthy:
@@ -203,6 +204,7 @@ class Pool:
                 backend.next_probe = self.clock() + backend.retry_delay
                 backend.retry_delay = min(backend.retry_delay * BACK_OFF, SLOWEST_RETRY)
             self._probe_due.notify_all()
+            return came_up
 
     def any_healthy(self, timeout: float = 0.0) -> bool:
         """Whether a backend is up, or comes up within `timeout` seconds."""
@@ -234,8 +236,6 @@ class Pool:
         return None
 
     def _up(self, backend: Backend, facts: Dict[str, Any]) -> None:
-        if not backend.healthy:
-            log.info("🟢 %s is up", backend.url)
         backend.healthy = backend.seen = True
         self._came_up.notify_all()
         backend.why = "ok"
@@ -257,8 +257,9 @@ class Health:
     Each probe runs in a thread of its own, so that one that hangs delays no other.
     """
 
-    def __init__(self, pool: Pool, client: Client, config: Config):
+    def __init__(self, pool: Pool, client: Client, config: Config, on_up: Callable[[str], None]):
         self._pool = pool
+        self._on_up = on_up
         self._client = client
         self._config = config
         self._stopped = False
@@ -284,7 +285,8 @@ class Health:
         except (Unreachable, Broken, Slow) as error:
             why = str(error)
         finally:
-            self._pool.probed(backend, healthy, why, facts, self._config.health_interval)
+            if self._pool.probed(backend, healthy, why, facts, self._config.health_interval):
+                self._on_up(backend.url)
 
     def _ask(self, url: str) -> Tuple[bool, str, Dict[str, Any]]:
         """Ask GET /health. Any server counts as up that answers something else than a 5xx."""
@@ -324,14 +326,15 @@ _HELD = 16 << 20  # bytes of an answer of known length that are held back, so th
 class Balancer:
     """One address in front of several model servers.
 
-    start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish.
+    start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish. `on_up` is
+    told the URL of each backend that comes up, in a thread of the balancer's.
     """
 
-    def __init__(self, config: Config = Config()):
+    def __init__(self, config: Config = Config(), on_up: Callable[[str], None] = lambda url: None):
         self.config = config
         self.pool = Pool(config.urls())
         self._client = Client(config.connect_timeout)
-        self._health = Health(self.pool, self._client, config)
+        self._health = Health(self.pool, self._client, config, on_up)
         self.service = service.Service(config, self._routes(), fallback=self.relay)
         self._count = _Metrics(self.service.metrics, self.pool)
 
@@ -445,7 +448,8 @@ class Balancer:
 
     def _wait_for_backend(self, request: Request, failure: Any, deadline: float) -> bool:
         """Wait for a backend to be up; False where there is no hope or no time left. Raises HangUp."""
-        while failure is None and self.pool.may_recover() and not self.service.draining:
+        hope = self.config.child or self.pool.may_recover()  # a parent starts what has died again
+        while failure is None and hope and not self.service.draining:
             left = deadline - self.pool.clock()
             if left <= 0:
                 return False
@@ -581,9 +585,7 @@ def main() -> None:
     config = options.parse(Config, __doc__, POSITIONAL)
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
-    if config.child:
-        log.setLevel(logging.WARNING)  # the parent says itself what comes up
-    balancer = Balancer(config)
+    balancer = Balancer(config, lambda url: announce("up", "🟢 %s is up" % url, url=url))
     try:
         balancer.start()
     except OSError as error:

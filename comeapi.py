@@ -32,7 +32,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, NoReturn, Optional, Tuple
+from typing import Any, Dict, List, NoReturn, Optional, Set, Tuple
 
 from core import bench, machine, options, process, service
 from core.models import BadModel, ModelFile, choose, locate
@@ -178,7 +178,7 @@ class RestartPolicy:
 
 _CRASHES = {"SIGSEGV", "SIGILL", "SIGABRT", "SIGBUS", "access violation", "illegal instruction"}
 _WINDOWS_CRASHES = {0xC0000005: "access violation", 0xC000001D: "illegal instruction"}
-BOOT_FAILURE = 78  # EX_CONFIG of sysexits.h: a child says that starting it again will not help
+HOPELESS = (2, 78)  # wrong arguments, and EX_CONFIG of sysexits.h: starting it again will not help
 LAST_WORDS = 5  # lines
 
 
@@ -325,6 +325,7 @@ class Supervisor:
         self._backends = [self._backend(index) for index in range(plan.backends)]
         self._balancer = Child("Balancer", self._balancer_arguments(), self._environment(), self._events)
         self._announced = False
+        self._seen: Set[str] = set()  # the URLs of the backends that the balancer has found up
 
     def run(self) -> int:
         """Run until a signal, or until nothing is left that could serve. Returns the exit status."""
@@ -402,43 +403,51 @@ class Supervisor:
     def _handle(self, child: Child, run: int, facts: Dict[str, Any]) -> None:
         if run != child.run:
             return  # an earlier run's last words
-        what = facts.get("event")
-        if what == "log":
-            self._console.say("[%s] %s" % (child.name.lower(), facts["line"]))
-        elif what == "listening":
-            child.url = facts["url"]
-            if child is self._balancer:
-                child.ready_at = time.monotonic()
-        elif what == "loading":
-            child.loading, child.progress = facts["model"], 0.0
-        elif what == "progress":
-            child.progress = facts["share"]
-        elif what == "ready":
-            self._ready(child, facts)
-        elif what == "failed":
-            child.loading = ""
-        elif what == "exit":
-            self._died(child, facts["status"])
+        handler = getattr(self, "_on_" + str(facts.get("event")), None)
+        if handler:
+            handler(child, facts)
         self._show_progress()
         self._announce_once()
 
-    def _ready(self, child: Child, facts: Dict[str, Any]) -> None:
+    def _on_log(self, child: Child, facts: Dict[str, Any]) -> None:
+        self._console.say("[%s] %s" % (child.name.lower(), facts["line"]))
+
+    def _on_listening(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.url = facts["url"]
+        if child is self._balancer:
+            child.ready_at = time.monotonic()
+
+    def _on_loading(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.loading, child.progress = facts["model"], 0.0
+
+    def _on_progress(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.progress = facts["share"]
+
+    def _on_failed(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.loading = ""
+
+    def _on_up(self, child: Child, facts: Dict[str, Any]) -> None:
+        self._seen.add(facts["url"])
+
+    def _on_ready(self, child: Child, facts: Dict[str, Any]) -> None:
         child.loading = ""
         child.ready_at = child.ready_at or time.monotonic()
         line = "🟢 %s: %s (PID %d) %s loaded in %.1f s"
         self._console.say(line % (child.name, child.url, child.pid, facts["model"], facts["seconds"]))
 
-    def _died(self, child: Child, status: int) -> None:
+    def _on_exit(self, child: Child, facts: Dict[str, Any]) -> None:
         """Start a dead child again: in safe mode, after a while, or not any more."""
+        status = facts["status"]
         word, cause = child.cause_of_death(status)
         if word in _CRASHES and child.loading and "--safe-mode" not in child.arguments:
             return self._restart_in_safe_mode(child, word)
         worked = time.monotonic() - child.ready_at if child.ready_at else 0.0
-        delay = None if status == BOOT_FAILURE else child.policy.died(worked)
+        hopeless = status in HOPELESS
+        delay = None if hopeless else child.policy.died(worked)
         child.ready_at = None
         if delay is None:
             child.given_up = cause
-            tries = "" if status == BOOT_FAILURE else " %d times in a row" % MOST_QUICK_DEATHS
+            tries = "" if hopeless else " %d times in a row" % MOST_QUICK_DEATHS
             self._console.say("❌ %s died%s; not starting it again: %s" % (child.name, tries, cause))
         else:
             child.restart_at = time.monotonic() + delay
@@ -463,7 +472,10 @@ class Supervisor:
 
     def _announce_once(self) -> None:
         """Say where the service is, once everything has come up that will."""
-        if self._announced or not all(child.settled for child in self._children()):
+        ready = {child.url for child in self._backends if child.ready_at}
+        if self._announced or not ready or not ready <= self._seen:
+            return
+        if not all(child.settled for child in self._children()):
             return
         self._announced = True
         self._console.say("🚀 ComeAPI: %s (PID %d)" % (self._balancer.url, self._balancer.pid))

@@ -370,7 +370,7 @@ def _set_rope(params: Any, settings: EngineSettings) -> None:
     params.rope_freq_base = settings.rope_freq_base
     params.rope_freq_scale = settings.rope_freq_scale
     params.yarn_orig_ctx = settings.yarn_orig_ctx
-    if settings.rope_scaling:
+    if settings.rope_scaling in _ROPE_SCALING:
         params.rope_scaling_type = _ROPE_SCALING[settings.rope_scaling]
     if settings.rope_scaling == "yarn":
         for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_slow", "yarn_beta_fast"):

@@ -35,6 +35,8 @@ def _lora(text: str) -> str:
     return "%s:%g" % split_lora(text)
 
 
+ROPE_SCALING = ("none", "linear", "yarn")
+
 # The types that llama.cpp's cache may have, and the bytes that one number takes.
 CACHE_TYPES = {
     "f32": 4.0,
@@ -135,7 +137,7 @@ class EngineSettings:
         (), "a LoRA adapter, or FILE:SCALE; repeatable", "engine", many=True, check=_lora, metavar="FILE"
     )
     rope_scaling: str = setting(
-        "", "RoPE scaling: none, linear or yarn (default: the model's)", "rope", check=one_of("none", "linear", "yarn")
+        "model", "RoPE scaling: model (as it says), none, linear or yarn", "rope", check=one_of("model", *ROPE_SCALING)
     )
     rope_freq_base: float = setting(
         0.0, "RoPE base frequency; 0 for the model's", "rope", check=between(0, 1e12, float)
@@ -162,7 +164,7 @@ class EngineSettings:
     @property
     def stretches(self) -> bool:
         """Whether the context may be longer than the model was trained with."""
-        return bool(self.rope_scaling or self.rope_freq_base or self.rope_freq_scale)
+        return bool(self.rope_scaling in ROPE_SCALING or self.rope_freq_base or self.rope_freq_scale)
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,8 @@ class Answer:
                     raise Broken("%d bytes of the answer are missing" % left)
                 left -= len(piece)
             yield piece
-        if left is None and empty and not self._response.chunked:
-            raise Broken("the answer ended where its body should begin")  # http.client takes a cut head for a whole one
+        if left is None and empty and self._head_was_cut():
+            raise Broken("the answer ended where its body should begin")
         self._release()
 
     def close(self) -> None:
@@ -95,6 +95,11 @@ class Answer:
             self._open = False
             self._response.close()
             self._sock.close()
+
+    def _head_was_cut(self) -> bool:
+        """Whether the head lacks what HTTP/1.1 asks of it: http.client takes one that is cut off for a whole one."""
+        framed = self._response.chunked or "close" in self.header("connection").lower()
+        return self._response.version == 11 and not framed
 
     def _next_piece(self) -> bytes:
         if not self._buffered() and not self._wait(self._sock, self._timeout):

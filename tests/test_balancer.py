@@ -557,6 +557,19 @@ def test_backends_that_come_after_the_balancer_are_found(start, made):
     wait_until(lambda: call(url + "/status").json["healthy_backends"] == 1)
 
 
+def test_a_balancer_with_a_parent_waits_for_backends_that_it_has_never_seen(start, made):
+    port = free_ports(1)
+    balancer = start("balancer.py", "--child", "--port", 0, "--backend", "127.0.0.1:%d" % port)
+    url = balancer.wait_for_event("listening")["url"]
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(call(url + "/generate", {})))
+    client.start()
+    wait_until(lambda: "comeapi_http_requests_active 2" in call(url + "/metrics").body.decode())
+    made(StandIn, port=port)
+    client.join(PATIENCE)
+    assert answers[0].status == 200
+
+
 def test_a_balancer_ends_with_its_parent(start):
     balancer = start("balancer.py", "--child", "--port", 0)
     balancer.wait_for_event("listening")
