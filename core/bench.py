@@ -52,12 +52,10 @@ class Config(FolderSettings):
     clients: str = setting("1,2,4,5,8,16", "numbers of clients at once", "bench", check=_counts)
     tokens: int = setting(64, "tokens generated for each request", "bench", check=between(8, 4096))
     requests: int = setting(2, "requests of each client, one after another", "bench", check=between(1, 100))
-    prompt_tokens: int = setting(
-        32, "roughly the tokens of each prompt, all different", "bench", check=between(1, 4096)
-    )
+    prompt_tokens: int = setting(32, "tokens of each prompt, all different; about", "bench", check=between(8, 4096))
     long_prompt: int = setting(
         1500,
-        "roughly the tokens of the long prompt that arrives while four streams run",
+        "tokens of the long prompt that arrives while four streams run; about",
         "bench",
         check=between(64, 1 << 20),
     )
@@ -172,9 +170,7 @@ def _row(shape: str, url: "_Url", model: ModelFile, config: Config, clients: int
     """Measure one number of clients against a service that is running."""
     streams: List[_Stream] = []
     before = _engine_seconds(url.backend)
-    threads = [
-        threading.Thread(target=_client, args=(url.url, model, config, index, streams)) for index in range(clients)
-    ]
+    threads = [threading.Thread(target=_client, args=(url, model, config, index, streams)) for index in range(clients)]
     started = time.monotonic()
     for thread in threads:
         thread.start()
@@ -202,18 +198,17 @@ def _row(shape: str, url: "_Url", model: ModelFile, config: Config, clients: int
     )
 
 
-def _client(url: str, model: ModelFile, config: Config, index: int, streams: List[_Stream]) -> None:
+def _client(url: "_Url", model: ModelFile, config: Config, index: int, streams: List[_Stream]) -> None:
     """Send one request after another, each with a prompt of its own."""
     for number in range(config.requests):
-        prompt = _prompt(index * 7919 + number * 104729, config.prompt_tokens)
-        stream = _ask(url, model, prompt, config.tokens)
+        stream = _ask(url.url, model, url.prompt(index * 7919 + number * 104729, config.prompt_tokens), config.tokens)
         if stream.summary:
             streams.append(stream)
 
 
-def _prompt(start: int, tokens: int) -> str:
-    """Return a prompt that no other one shares a beginning with: numbers, which take about four tokens each."""
-    return " ".join("%d" % (start + n) for n in range(tokens // 4 + 1))
+def _numbers(start: int, count: int) -> str:
+    """Return a prompt that no other one shares a beginning with: numbers of seven digits."""
+    return " ".join("%d" % (10**6 + start + n) for n in range(count))
 
 
 def _ask(url: str, model: ModelFile, prompt: str, tokens: int, begun: Optional[threading.Event] = None) -> _Stream:
@@ -241,31 +236,31 @@ def _long_prompt(model: ModelFile, config: Config, threads: int) -> Iterator[Row
     """Measure a long prompt alone and beside four streams, where the model's context holds it."""
     if model.context_length and model.context_length < 2 * config.long_prompt:
         return
-    prompt = _prompt(10**6, config.long_prompt)
     with _served(model, config, [(threads, 5)], context=2 * config.long_prompt + 64) as url:
+        prompt = url.prompt(5 * 10**6, config.long_prompt)
         alone = _ask(url.url, model, prompt, 4)
         yield Row("long prompt", 1, first_token_p50=alone.moments[0] - alone.started)
-        crowded, streams = _beside_streams(url.url, model, prompt, length=max(256, config.long_prompt // 2))
+        crowded, streams = _beside_streams(url, model, prompt, length=max(256, config.long_prompt // 2))
     ready = crowded.moments[0]
     pairs = [pair for each in streams for pair in zip(each.moments, each.moments[1:])]
     gap = max((late - early for early, late in pairs if crowded.started < late < ready), default=0.0)
     yield Row("  and 4 streams", 5, first_token_p50=ready - crowded.started, largest_gap=gap)
 
 
-def _beside_streams(url: str, model: ModelFile, prompt: str, length: int) -> Tuple[_Stream, List[_Stream]]:
+def _beside_streams(url: "_Url", model: ModelFile, prompt: str, length: int) -> Tuple[_Stream, List[_Stream]]:
     """Ask for a prompt while four streams run. Returns its stream, and the four."""
     streams: List[_Stream] = []
     began = [threading.Event() for _ in range(4)]
 
     def run(index: int) -> None:
-        streams.append(_ask(url, model, _prompt(index * 1000, 8), length, began[index]))
+        streams.append(_ask(url.url, model, url.prompt(index * 1000, 8), length, began[index]))
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for event in began:
         event.wait()
-    crowded = _ask(url, model, prompt, 4)
+    crowded = _ask(url.url, model, prompt, 4)
     for thread in threads:
         thread.join()
     return crowded, streams
@@ -279,6 +274,11 @@ class _Url:
     url: str
     backend: str  # the first one's own address
     pids: List[int]
+    tokens_per_number: float  # of a prompt; it depends on the model's vocabulary
+
+    def prompt(self, start: int, tokens: int) -> str:
+        """Return a prompt of its own of about so many tokens."""
+        return _numbers(start, max(1, round(tokens / self.tokens_per_number)))
 
 
 @contextlib.contextmanager
@@ -286,7 +286,7 @@ def _served(
     model: ModelFile, config: Config, shapes: List[Tuple[int, int]], balanced: bool = False, context: int = 0
 ) -> Iterator[_Url]:
     """Run a backend for each (threads, slots), and a balancer in front where there is to be one."""
-    context = context or config.prompt_tokens * 4 + config.tokens + 64
+    context = context or 2 * config.prompt_tokens + config.tokens + 64
     running: List[subprocess.Popen] = []
     try:
         urls = []
@@ -303,7 +303,9 @@ def _served(
             running.append(_start("balancer.py", ["--port=0"] + ["--backend=" + each for each in urls]))
             url = _wait_for(running[-1], "listening")["url"]
             _wait_for_all(url, len(urls))
-        yield _Url(url, urls[0], [process.pid for process in running])
+        sample = _ask(urls[0], model, _numbers(0, 4), 1)
+        per_number = sample.summary["usage"]["prompt_tokens"] / 4
+        yield _Url(url, urls[0], [process.pid for process in running], per_number)
     finally:
         for process in reversed(running):
             process.stdin.close()
