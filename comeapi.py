@@ -195,6 +195,7 @@ class Child:
         self.run = 0
         self.url = ""
         self.loading = ""  # the model that it is loading and testing, if it is
+        self.safe = False  # it was started in safe mode
         self.progress = 0.0
         self.ready_at: Optional[float] = None
         self.restart_at: Optional[float] = None
@@ -224,6 +225,7 @@ class Child:
         self.run += 1
         self.restart_at = self.ready_at = None
         self.loading, self.progress, self._last_words = "", 0.0, []
+        self.safe = "--safe-mode" in self.arguments
         apart: Dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -439,7 +441,7 @@ class Supervisor:
         """Start a dead child again: in safe mode, after a while, or not any more."""
         status = facts["status"]
         word, cause = child.cause_of_death(status)
-        if word in _CRASHES and child.loading and "--safe-mode" not in child.arguments:
+        if word in _CRASHES and child.loading and not child.safe:
             return self._restart_in_safe_mode(child, word)
         worked = time.monotonic() - child.ready_at if child.ready_at else 0.0
         hopeless = status in HOPELESS
@@ -455,13 +457,16 @@ class Supervisor:
 
     def _restart_in_safe_mode(self, child: Child, word: str) -> None:
         """Restart a backend that crashed while testing a model; from now on all backends start in safe mode."""
-        self._console.say(
-            "🛟 %s crashed (%s) in its first test of %s: this machine can't run that build of llama.cpp at full speed. "
-            "Restarting it in safe mode, about 20 %% slower; README.md, 'Crash at first decode', has the cure."
-            % (child.name, word, child.loading)
-        )
-        for each in self._backends:
-            if "--safe-mode" not in each.arguments:
+        if "--safe-mode" in child.arguments:
+            self._console.say("🛟 %s crashed (%s) in the same way: safe mode, too." % (child.name, word))
+        else:
+            self._console.say(
+                "🛟 %s crashed (%s) in its first test of %s: this machine can't run that build of llama.cpp at full "
+                "speed. Restarting it in safe mode, about 20 %% slower; README.md has the cure under 'Crash at first "
+                "decode'."
+                % (child.name, word, child.loading)
+            )
+            for each in self._backends:
                 each.arguments.append("--safe-mode")
         child.ready_at = None
         child.start()

@@ -364,6 +364,14 @@ def test_a_backend_that_crashes_in_its_self_test_is_restarted_in_safe_mode_with_
     program.wait_for_line("🚀")
 
 
+def test_backends_that_crash_together_are_all_restarted_in_safe_mode_at_once(faked):
+    program = faked('if "--safe-mode" not in arguments: os.kill(os.getpid(), signal.SIGSEGV)', "--backends", 3)
+    program.wait_for_line("🚀")
+    told = [line for line in program.lines if line.startswith("🛟")]
+    assert len(told) == 3 and sum("Crash at first decode" in line for line in told) == 1
+    assert not any("died" in line for line in program.lines)
+
+
 def test_a_crash_after_the_self_test_is_an_ordinary_death(faked, tmp_path):
     lines = """
         if not os.path.exists(%r):
