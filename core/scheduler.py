@@ -267,7 +267,7 @@ class Pace:
     adds. Both forget with a weight of 0.3 for the newest.
     """
 
-    FLOOR = 16  # rows; below this the weights are read too often for what they do
+    FLOOR = 8  # rows; below this the weights are read too often for what they do
     START = 32  # rows, before anything is known
     ALONE = 4  # times the target where no stream waits: only a newcomer would
 
