@@ -542,7 +542,8 @@ def main() -> NoReturn:
         options.fail(str(problem))
     plan = make_plan(config, model, machine.cores(), machine.available_memory(), _probe_gpu())
     _check_ports(config, plan)
-    process.warn_if_open(config)
+    for host in sorted({config.host, config.backend_host}):
+        process.warn_if_open(dataclasses.replace(config, host=host))
     for note in plan.notes:
         print(note, flush=True)
     sys.exit(Supervisor(config, plan).run())
