@@ -112,7 +112,7 @@ class Answer:
             return True
         try:
             self._sock.settimeout(0)
-            waiting = self._response.fp.peek(1)
+            waiting = self._read(lambda: self._response.fp.peek(1))
         finally:
             self._sock.settimeout(self._timeout)
         if not self._response.chunk_left:  # between two chunks, the line end of the last one may still lie there

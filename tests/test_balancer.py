@@ -14,7 +14,8 @@ from conftest import PATIENCE, call, free_ports, in_parallel, running, wait_unti
 
 from balancer import Balancer, Config, Pool, backend_url
 from core import service
-from core.service import IDLE, APIError, Reply, Route, Service, Stream, event_stream, json_reply
+from core.service import IDLE, APIError, Reply, Route, Service, Stream, event_stream, json_reply, readable
+from core.upstream import Broken, Client
 
 # ------------------------------------------------------------------------------------------------ stand-ins
 
@@ -291,6 +292,26 @@ def test_row_5_a_backend_that_is_too_slow_gives_504_and_nobody_else_is_asked(mad
     released.set()
     assert answer.status == 504 and answer.json["error"]["type"] == "timeout_error"
     assert len(slow.requests) + len(other.requests) == 1
+
+
+def test_row_4_a_reset_while_the_body_is_awaited_is_a_broken_answer():
+    """The reset may be noticed while looking into the buffer, waiting, or reading; each is the same to the client."""
+
+    def reset_after_the_head(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        asked.wait(PATIENCE)
+        break_off(connection)
+
+    asked, server, client = threading.Event(), RawServer(lambda connection: reset_after_the_head(connection)), Client()
+    try:
+        answer = client.open(server.url + "/x")
+        asked.set()
+        assert readable([answer._sock], PATIENCE)  # the reset is here, before anything looks for it
+        with pytest.raises(Broken):
+            answer.read_and_close()
+    finally:
+        server.close()
+        client.close()
 
 
 def broken_stream(connection):
