@@ -22,12 +22,12 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from core import fields, options, process, service
 from core.models import BadModel, ModelFile, ModelFolder, choose, locate
+from core.process import BOOT_FAILURE
 from core.sampling import read_sampling
 from core.service import IDLE, APIError, HangUp, Request, Route, between, event_stream, json_reply, setting
 from core.settings import ChildSettings, EngineSettings, FolderSettings
 
 POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
-BOOT_FAILURE = 78  # EX_CONFIG of sysexits.h, the exit status that says: starting again will not help
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Backend:
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.state())),
             Route("GET", "/models", self.models),
-            Route("GET", "/metrics", self.metrics),
+            Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
             Route("POST", "/generate", self.generate),
         ]
 
@@ -109,10 +109,6 @@ class Backend:
         return json_reply(
             {"models": [dict(each.describe(), loaded=each.name == loaded) for each in self.folder.list()]}
         )
-
-    def metrics(self, request: Request) -> Any:
-        """GET /metrics: Prometheus' text format."""
-        return service.Reply(self.service.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
 
     def generate(self, request: Request) -> Any:
         """POST /generate: the answer to a prompt, whole or as server-sent events."""

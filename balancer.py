@@ -77,8 +77,7 @@ class Config(service.Config, RelaySettings, ChildSettings):
 
     def urls(self) -> Tuple[str, ...]:
         """Return the backends' URLs."""
-        host = "[%s]" % self.backend_host if ":" in self.backend_host else self.backend_host
-        numbered = tuple("http://%s:%d" % (host, self.base_port + i) for i in range(self.backends))
+        numbered = tuple(service.http_url(self.backend_host, self.base_port + i) for i in range(self.backends))
         return self.backend or numbered
 
 
@@ -364,7 +363,7 @@ class Balancer:
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/models", self.models),
-            Route("GET", "/metrics", self.metrics),
+            Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
         ]
 
     def root(self, request: Request) -> Reply:
@@ -399,10 +398,6 @@ class Balancer:
         if not urls:
             raise self._nobody()
         return json_reply({"models": [every[name] for name in sorted(every)]})
-
-    def metrics(self, request: Request) -> Reply:
-        """GET /metrics: Prometheus' text format."""
-        return Reply(self.service.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
 
     def _models_of(self, url: str, request: Request) -> List[Dict[str, Any]]:
         try:

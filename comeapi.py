@@ -178,7 +178,7 @@ class RestartPolicy:
 
 _CRASHES = {"SIGSEGV", "SIGILL", "SIGABRT", "SIGBUS", "access violation", "illegal instruction"}
 _WINDOWS_CRASHES = {0xC0000005: "access violation", 0xC000001D: "illegal instruction"}
-HOPELESS = (2, 78)  # wrong arguments, and EX_CONFIG of sysexits.h: starting it again will not help
+HOPELESS = (2, process.BOOT_FAILURE)  # the first is what wrong arguments give
 LAST_WORDS = 5  # lines
 
 
@@ -375,7 +375,8 @@ class Supervisor:
         program = os.path.join(self._programs, "balancer.py")
         arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
         arguments += [
-            "--backend=" + _url(config.backend_host, config.base_port + i) for i in range(self._plan.backends)
+            "--backend=" + service.http_url(config.backend_host, config.base_port + i)
+            for i in range(self._plan.backends)
         ]
         return arguments + list(options.as_arguments(config, _BALANCER_OPTIONS))
 
@@ -463,8 +464,7 @@ class Supervisor:
             self._console.say(
                 "🛟 %s crashed (%s) in its first test of %s: this machine can't run that build of llama.cpp at full "
                 "speed. Restarting it in safe mode, about 20 %% slower; README.md has the cure under 'Crash at first "
-                "decode'."
-                % (child.name, word, child.loading)
+                "decode'." % (child.name, word, child.loading)
             )
             for each in self._backends:
                 each.arguments.append("--safe-mode")
@@ -512,10 +512,6 @@ _BACKEND_OPTIONS = [
 _BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
     each.name for each in dataclasses.fields(service.Config) if each.name not in ("host", "port", "api_key")
 ]
-
-
-def _url(host: str, port: int) -> str:
-    return "http://%s:%d" % ("[%s]" % host if ":" in host else host, port)
 
 
 def _curl(url: str, model: str, key: bool) -> str:

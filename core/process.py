@@ -17,6 +17,7 @@ import sys
 import threading
 from typing import Any, Callable
 
+BOOT_FAILURE = 78  # EX_CONFIG of sysexits.h, the exit status that says: starting again will not help
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

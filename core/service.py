@@ -683,7 +683,11 @@ class Service:
     def url(self) -> str:
         """The address a client on this machine calls."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.config.host, self.config.host)
-        return "http://%s:%d" % ("[%s]" % host if ":" in host else host, self.port)
+        return http_url(host, self.port)
+
+    def metrics_page(self, request: Request) -> Reply:
+        """Answer GET /metrics in Prometheus' text format."""
+        return Reply(self.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
 
     @property
     def draining(self) -> bool:
@@ -835,6 +839,11 @@ class _HTTPMetrics:
 
 
 _KNOWN_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+
+
+def http_url(host: str, port: int) -> str:
+    """Return the URL of a host, which may be an IPv6 address, and a port."""
+    return "http://%s:%d" % ("[%s]" % host if ":" in host else host, port)
 
 
 def presented_key(headers: Mapping[str, str]) -> str:
