@@ -262,7 +262,8 @@ class Backend:
                 if event is IDLE:
                     yield IDLE
                 elif isinstance(event, self._llama.Finished):
-                    yield dict({"response": "", "tokens": tokens, "done": True}, **_summary(job, event))
+                    last = {"response": "", "tokens": tokens, "done": True}
+                    yield dict(last, **_summary(job, event), **_probabilities(probabilities))
                 else:
                     tokens += event.tokens
                     probabilities += event.probabilities

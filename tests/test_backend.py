@@ -60,6 +60,13 @@ def test_a_stream_gives_the_same_answer_piece_by_piece(backend):
     assert streamed.events[-1]["usage"] == whole["usage"]
 
 
+def test_a_stream_tells_the_probabilities_of_every_token_those_of_a_stop_string_too(backend):
+    whole = generate(backend, max_tokens=40, temperature=0).json["response"]
+    events = generate(backend, max_tokens=40, temperature=0, n_probs=1, stop=whole[20:32], stream=True).events
+    told = [each["id"] for event in events for each in event.get("completion_probabilities", [])]
+    assert events[-1]["tokens"] and told == [token for event in events for token in event["tokens"]]
+
+
 def test_five_clients_at_once_get_five_right_answers_from_one_batch(backend):
     prompts = [STORY["prompt"], "Hello, how are you?", "What color is the sky?", "むかしむかし、", "こんにちは"]
     alone = [generate(backend, prompt=prompt, temperature=0, max_tokens=60).json["response"] for prompt in prompts]
