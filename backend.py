@@ -163,6 +163,7 @@ class Backend:
                 "comeapi_backend_cached_tokens_total", "Prompt tokens not evaluated again."
             ),
             "cache_hits": metrics.counter("comeapi_backend_cache_hits_total", "Requests that reused cells."),
+            "prompts_aside": metrics.counter("comeapi_backend_prompts_aside_total", "Prompts evaluated in the siding."),
             "generated_tokens": metrics.counter("comeapi_backend_generated_tokens_total", "Tokens generated."),
             "steps": metrics.counter("comeapi_backend_steps_total", "Batches evaluated."),
             "cancelled": metrics.counter("comeapi_backend_cancelled_total", "Requests whose client left."),

@@ -112,7 +112,8 @@ def memory_needed(config: Config, model: ModelFile, slots: int, gpu: bool) -> Tu
     context = min(config.ctx_size or model.context_length, model.context_length or config.ctx_size)
     rows = min(config.batch_size, 512)
     share = (CACHE_TYPES[config.cache_type_k] + CACHE_TYPES[config.cache_type_v]) / (2 * CACHE_TYPES["f16"])
-    cells = int(context * slots * model.kv_bytes * share)
+    aside = 1 if slots > 1 and config.siding != "off" else 0
+    cells = int(context * (slots + aside) * model.kv_bytes * share)
     own = PROCESS_BYTES + cells + rows * BUFFER_BYTES * _widest(model)
     repacked = model.quantized and not config.safe_mode
     return (0, own + model.size) if repacked else (model.size, own)

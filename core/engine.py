@@ -24,13 +24,14 @@ from typing import Any, Callable, Dict, List, Optional
 from typing import Sequence as Many
 
 from core.drafting import Lookup
-from core.llama import Context, Model, Sampler
+from core.llama import Context, Model, Sampler, halts_well
 from core.machine import cores
 from core.models import ModelFile
 from core.sampling import RANDOM_SEED, Sampling
 from core.scheduler import Chunk, Pace, Reuse, Scheduler, Sequence
 from core.service import APIError
 from core.settings import EngineSettings
+from core.siding import Siding
 from core.text import TextOut
 
 log = logging.getLogger("comeapi.engine")
@@ -116,6 +117,9 @@ class Job:
 # -------------------------------------------------------------------------------------------------- engine
 
 SELF_TEST_TOKENS = 8
+ASIDE_TOKENS = 128  # a prompt of which more are pending goes to the siding
+SIDING_ROWS = 512
+SIDING_UBATCH = 128  # rows: enough for the fast kernels, and no operation takes long
 LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
 _NO_ROOM = 1  # llama_decode: no room in the cells; they are as they were before
 
@@ -142,6 +146,7 @@ class Engine:
         self._model: Optional[Model] = None
         self._context: Optional[Context] = None
         self._stopping = False
+        self._siding: Optional[Siding] = None
         self._drafts = False  # whether to guess ahead
         self._samplers = ThreadPoolExecutor(min(cores(), settings.slots), thread_name_prefix="sampler")
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
@@ -152,8 +157,9 @@ class Engine:
         self.counts: collections.Counter = collections.Counter()
         self.largest_batch = 0  # sequences in one step
         self.step_seconds = 0.0
-        # What the thread's time went to: "decode" and "sample" in llama.cpp, "step" all but waiting for work.
-        self.seconds: Dict[str, float] = {"decode": 0.0, "sample": 0.0, "step": 0.0}
+        # What the thread's time went to: "decode" and "sample" in llama.cpp, "step" with them and Python's share; and
+        # "siding", waiting for a part of a long prompt.
+        self.seconds: Dict[str, float] = {"decode": 0.0, "sample": 0.0, "step": 0.0, "siding": 0.0}
 
     # ---- for any thread
 
@@ -217,7 +223,9 @@ class Engine:
                 started = time.monotonic()
                 self._admit()
                 self._step()
-                self.seconds["step"] += time.monotonic() - started
+                seconds = time.monotonic() - started
+                self.seconds["step"] += seconds
+                self._evaluate_aside(seconds)
             self.status = "stopped"
         except Exception:
             self.status = "failed"
@@ -292,6 +300,26 @@ class Engine:
             self._on_event("ready", model=file.name, seconds=round(time.monotonic() - started, 3))
         self.status = "ready"
 
+    def _make_siding(self) -> Optional[Siding]:
+        """Return a siding where llama.cpp can halt a decode, and this model's cells can be moved."""
+        settings = self.settings
+        wanted = settings.siding == "on" or (settings.siding == "auto" and halts_well(settings))
+        if not wanted or settings.slots == 1 or not self._model.plain_cells or not self._cells_move():
+            return None
+        settings = replace(settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=SIDING_UBATCH, draft_max=0)
+        return Siding(Context(self._model, settings))
+
+    def _cells_move(self) -> bool:
+        """Whether slot 0's cells can be copied by way of a buffer."""
+        try:
+            moved = self._context.load(1, self._context.save(0))
+        except APIError as error:
+            log.warning("long prompts are evaluated in batches: %s", error.message)
+            return False
+        moved = moved and self._context.positions(1) == self._context.positions(0)
+        self._context.forget(1)
+        return moved
+
     def _progress(self, share: float) -> bool:
         self._beat()
         if share - self.load_progress >= 0.05:
@@ -310,9 +338,14 @@ class Engine:
                 raise APIError(500, message, "model_broken", "model_name")
         sampler.sample(self._context, rows[sequence])
         sampler.close()
+        self._siding = self._make_siding()  # now, while slot 0 holds cells to try it with
+        self._scheduler.aside = ASIDE_TOKENS if self._siding else 0
         self._context.forget(0)
 
     def _unload(self) -> None:
+        if self._siding:
+            self._siding.close()
+            self._siding = None
         model, context = self._model, self._context
         self._model = self._context = None
         self._scheduler.restart()
@@ -363,12 +396,46 @@ class Engine:
             self._reuse(copy)
         self._draft()
         streams = sum(sequence.generating for sequence in self._scheduler.running)
-        chunks = self._scheduler.plan(self._pace.budget(streams))
+        share = 0.5 if self._siding and self._siding.sequence else 1.0
+        chunks = self._scheduler.plan(self._pace.budget(streams, share))
         if not chunks:
             return
         started = time.monotonic()
         self._evaluate(chunks)
         self._observe(chunks, streams, time.monotonic() - started)
+
+    def _evaluate_aside(self, step: float) -> None:
+        """Let a long prompt be evaluated in the siding, after a step that took so many seconds, until the next is due.
+
+        Where steps are long, it gets as much time as they do: it comes to its end, too.
+        """
+        siding = self._siding
+        if not siding:
+            return
+        if siding.sequence and siding.over:
+            return self._come_back(siding.sequence)
+        sequence = siding.sequence or self._scheduler.next_aside()
+        if sequence is None:
+            return
+        if not siding.sequence:
+            siding.start(sequence, self._context.save(sequence.slot) if sequence.done else None)
+        target = self.settings.step_target
+        started = time.monotonic()
+        siding.run(max(target - step, target * 0.8, step))
+        self.seconds["siding"] += time.monotonic() - started
+
+    def _come_back(self, sequence: Sequence) -> None:
+        """Put what was evaluated aside into its sequence's slot; where that fails, it begins anew, in batches."""
+        cells = self._siding.collect()
+        done = len(sequence.tokens) - 1
+        if cells and self._context.load(sequence.slot, cells):
+            self.counts["prompt_tokens"] += done - sequence.done
+            self.counts["prompts_aside"] += 1
+        else:
+            log.warning("a prompt of %d tokens could not be evaluated aside", done + 1)
+            self._context.forget(sequence.slot)
+            done = 0
+        self._scheduler.returned(sequence, done)
 
     def _evaluate(self, chunks: List[Chunk]) -> None:
         """Decode chunks and extend those who can sample. What llama_decode refuses is made smaller, or fails."""
@@ -485,6 +552,8 @@ class Engine:
 
     def _end(self, sequence: Sequence, last_event: Any) -> None:
         """Take a sequence out of the engine; its slot is free for the next one at once."""
+        if self._siding and self._siding.sequence is sequence:
+            self._siding.abandon()
         self._scheduler.release(sequence)
         if sequence.job.sampler:
             sequence.job.sampler.close()

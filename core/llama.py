@@ -36,6 +36,26 @@ def build_facts() -> Dict[str, Any]:
     return {"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "version": llama_cpp.__version__}
 
 
+def halts_well(settings: EngineSettings) -> bool:
+    """Whether a decode may halt halfway without its other threads wearing the cores out.
+
+    With one thread, always. GNU's OpenMP lets them sleep after a moment; other libraries, and ggml's own threads, spin.
+    On a GPU a decode is not asked whether to halt (llama_set_abort_callback).
+    """
+    if settings.gpu_layers and llama_cpp.llama_supports_gpu_offload():
+        return False
+    return (settings.threads or cores()) == 1 or _loaded("libgomp")
+
+
+def _loaded(library: str) -> bool:
+    """Whether this process has loaded a library; False where the system does not tell."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            return any(library in line for line in maps)
+    except OSError:
+        return False
+
+
 # ------------------------------------------------------------------------------------------- llama.cpp's log
 
 
@@ -105,6 +125,8 @@ class Model:
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.trained_context = llama_cpp.llama_model_n_ctx_train(self._pointer)
         recurrent = llama_cpp.llama_model_is_recurrent(self._pointer) or llama_cpp.llama_model_is_hybrid(self._pointer)
+        windowed = llama_cpp.llama_model_n_swa(self._pointer) > 0
+        self.plain_cells = not recurrent and not windowed  # whether a slot's cells are one per token, and stay
         self.forgets_partly = not recurrent  # whether a sequence's last cells can be freed without the others
         self._enders: Optional[List[int]] = None
         if llama_cpp.llama_model_has_encoder(self._pointer) or not llama_cpp.llama_model_has_decoder(self._pointer):
@@ -240,6 +262,8 @@ class Context:
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         self._use_adapters(model.adapters)
         self._batch = Batch(self.n_batch, settings.slots)
+        self._slots = settings.slots
+        self._halt: Any = None
 
     def _use_adapters(self, adapters: Many[Tuple[Any, float]]) -> None:
         """Apply LoRA adapters (llama_set_adapters_lora)."""
@@ -294,6 +318,27 @@ class Context:
         """Free a slot's cells."""
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
+    def save(self, slot: int) -> "SavedCells":
+        """Return a copy of a slot's cells, for load(). Raises APIError 500 where llama.cpp gives none."""
+        size = llama_cpp.llama_state_seq_get_size(self._pointer, slot)
+        buffer = numpy.zeros(size + SavedCells.SPARE, numpy.uint8)
+        if not size or llama_cpp.llama_state_seq_get_data(self._pointer, _bytes(buffer), size, slot) != size:
+            raise APIError(500, "The cells of slot %d can't be copied." % slot, "cells_lost")
+        return SavedCells(buffer, size, self._slots, slot)
+
+    def load(self, slot: int, saved: "SavedCells") -> bool:
+        """Put cells that save() has copied, perhaps in another context, into a slot. False if refused."""
+        state = saved.state(self._slots)
+        return bool(llama_cpp.llama_state_seq_set_data(self._pointer, _bytes(state), len(state), slot))
+
+    def call_between(self, halt: Callable[[], bool]) -> None:
+        """Call `halt` between any two operations of a decode on the CPU. It may take its time; True ends the decode.
+
+        decode() answers 2 then (llama_set_abort_callback). It is called in the thread that decodes.
+        """
+        self._halt = llama_cpp.ggml_abort_callback(lambda _: halt())  # kept: C holds only its address
+        llama_cpp.llama_set_abort_callback(self._pointer, self._halt, None)
+
     def _first_position(self, slot: int) -> int:
         return llama_cpp.llama_memory_seq_pos_min(self._memory, slot)
 
@@ -323,6 +368,35 @@ class Context:
     def close(self) -> None:
         """Free the context."""
         llama_cpp.llama_free(self._pointer)
+
+
+class SavedCells:
+    """The cells of one slot, as llama_state_seq_get_data writes them, for a context of any number of slots.
+
+    With kv_unified off they begin with words of 32 bits: a magic number, the slot, the number of slots, and then for
+    each slot how many cells it gives and the cells; all slots but the one give none. For another number of slots, words
+    that are 0 are left out before, and added after. Raises APIError 500 for anything else.
+    """
+
+    SPARE = 4 * 256  # bytes; zeros for as many slots as a context may have
+
+    def __init__(self, buffer: Any, size: int, slots: int, slot: int):
+        words = buffer[: 4 * (4 + slot)].view(numpy.uint32)
+        magic, origin, streams, count = words[0], words[1], words[2], words[3 + slot]
+        if streams != slots or words[3 : 3 + slot].any() or not count:
+            raise APIError(500, "This llama.cpp writes cells in a form that is not known.", "cells_unknown")
+        words[slot:] = magic, origin, 1, count
+        self._buffer = buffer[4 * slot :]
+        self._size = size - 4 * (slots - 1)
+
+    def state(self, slots: int) -> Any:
+        """Return the bytes that llama_state_seq_set_data takes in a context of so many slots."""
+        self._buffer[:16].view(numpy.uint32)[2] = slots
+        return self._buffer[: self._size + 4 * (slots - 1)]
+
+
+def _bytes(buffer: Any) -> Any:
+    return buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _load_mode(settings: EngineSettings, default: int) -> int:

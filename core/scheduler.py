@@ -4,13 +4,15 @@ One thread owns a Scheduler. Each step of the engine is:
 
     admit()      requests that wait get the slots that are free, first come first served
     next_reuse() cells that a new request can take over instead of evaluating its prompt
-    plan()       chunks for one batch: first one token of every running stream, then pieces of prompts, up to a budget
+    next_aside() a long prompt that is evaluated aside, in core/siding.py, and comes back by returned()
+    plan()       chunks for a batch: first a token of every running stream, then pieces of prompts up to a budget
     commit()     what was evaluated counts as done
     release()    a finished sequence gives its slot back; its cells stay, for others to reuse
 
 The laws. A stream that generates is in every batch, so no prompt makes it wait for more than one step. A batch never
-has more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one. A waiting request that
-needs another model lets nothing behind it pass: no model starves.
+has more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one; where there is a siding,
+long ones go there, first come first served. A waiting request that needs another model lets nothing behind it pass: no
+model starves.
 
 Reuse. The cells of a slot hold evaluated tokens, of a request that runs or of one that has ended. A new request:
 
@@ -39,6 +41,8 @@ class Sequence:
     drafts: List[int] = field(default_factory=list)  # guesses at the tokens after these, for the next batch
     source: int = -1  # the slot that it will copy from before it is evaluated, if it will
     expected: int = 0  # how many tokens it hopes to copy
+    order: int = 0  # larger is admitted later
+    in_batches: bool = False  # its prompt is evaluated in batches, however long it is
 
     @property
     def pending(self) -> int:
@@ -101,11 +105,16 @@ class _Slot:
 
 
 class Scheduler:
-    """Slots, the line of those who wait for one, and the next batch. `copy_cost` is what a copy costs, in tokens."""
+    """Slots, the line of those who wait for one, and the next batch.
+
+    `copy_cost` is what a copy costs, in tokens. Prompts of which more than `aside` tokens are pending are never planned
+    but offered by next_aside(); 0 where there is no siding.
+    """
 
     def __init__(self, slots: int, n_batch: int, copy_cost: int = 32):
         self.n_batch = n_batch
         self.copy_cost = copy_cost
+        self.aside = 0
         self.waiting: Deque[Sequence] = collections.deque()
         self._slots = [_Slot(index) for index in range(slots)]
         self._uses = 0
@@ -140,6 +149,7 @@ class Scheduler:
         sequence.slot = slot.index
         slot.sequence = sequence
         self._touch(slot)
+        sequence.order = self._uses
         return Reuse(sequence, slot.index, kept)
 
     def next_reuse(self) -> Optional[Reuse]:
@@ -193,12 +203,28 @@ class Scheduler:
 
     # ---- steps
 
+    def next_aside(self) -> Optional[Sequence]:
+        """Return the long prompt that was admitted first, or None."""
+        prompts = [each for each in self._prompts() if self._goes_aside(each)]
+        return min(prompts, key=lambda each: each.order, default=None)
+
+    def returned(self, sequence: Sequence, done: int) -> None:
+        """A prompt's first `done` tokens have been evaluated aside, and are in its slot's cells; none if it failed."""
+        sequence.done = done
+        sequence.in_batches = True
+
+    def _prompts(self) -> List[Sequence]:
+        return [each for each in self.running if not each.generating and each.source < 0]
+
+    def _goes_aside(self, sequence: Sequence) -> bool:
+        return bool(self.aside) and not sequence.in_batches and sequence.pending > self.aside
+
     def plan(self, prompt_budget: int) -> List[Chunk]:
         """Return the next batch: every stream's one token, then at most `prompt_budget` rows of prompts."""
         streams = [each for each in self.running if each.generating]
         chunks = [Chunk(each, each.done, each.pending, tuple(each.drafts)) for each in streams]
         left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks))
-        prompts = [each for each in self.running if not each.generating and each.source < 0]
+        prompts = [each for each in self._prompts() if not self._goes_aside(each)]
         prompts.sort(key=lambda each: each.pending)
         for position, sequence in enumerate(prompts):
             # What a short prompt leaves of its share goes to the longer ones after it.
@@ -277,11 +303,14 @@ class Pace:
         self._streams = 0.0
         self._row = 0.0
 
-    def budget(self, streams: int) -> int:
-        """Return how many rows of prompts the next step may take beside `streams` generating sequences."""
+    def budget(self, streams: int, share: float = 1.0) -> int:
+        """Return how many rows of prompts the next step may take beside `streams` generating sequences.
+
+        `share` is the part of the target time that they may have.
+        """
         if not self._row:
             return min(self.START, self._n_batch)
-        seconds = self._target - self._streams if streams else self._target * self.ALONE
+        seconds = self._target * share - self._streams if streams else self._target * share * self.ALONE
         rows = int(seconds / self._row) // 4 * 4  # multiples of 4 are the cheapest on a CPU
         return max(self.FLOOR, min(rows, self._n_batch))
 

@@ -98,6 +98,13 @@ class EngineSettings:
         "engine",
         check=between(0.01, 60, float),
     )
+    siding: str = setting(
+        "auto",
+        "evaluate long prompts in a context of their own, which halts for the streams: auto (on a CPU where OpenMP "
+        "is libgomp), on or off",
+        "engine",
+        check=one_of("auto", "on", "off"),
+    )
     safe_mode: bool = setting(
         False,
         "leave the weights as they are in the file, not repacked for this CPU: about 20 % slower, for machines where "

@@ -73,8 +73,8 @@ def test_weights_that_are_not_repacked_are_shared():
 
 def test_a_smaller_cache_type_needs_less_memory():
     model = dataclasses.replace(SMALL, kv_bytes=10**6)
-    assert plan(model, memory=20 * GB, backends=5).backends == 1
-    assert plan(model, memory=20 * GB, backends=5, cache_type_k="q8_0", cache_type_v="q8_0").backends == 2
+    assert plan(model, memory=25 * GB, backends=5).backends == 1
+    assert plan(model, memory=25 * GB, backends=5, cache_type_k="q8_0", cache_type_v="q8_0").backends == 2
 
 
 def test_unknown_memory_changes_nothing():

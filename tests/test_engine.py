@@ -261,8 +261,97 @@ def test_an_answer_stops_where_the_context_ends():
         engine.stop()
 
 
+LONG = "The little fox went home. Ben saw a big red ball in the garden. " * 40
+TAIL = "Then the fox said:"
+
+
+@pytest.fixture
+def patient():
+    """An engine whose long prompts are evaluated aside, in turns of 10 ms."""
+    engine = launch(step_target=0.01, siding="on")
+    yield engine
+    engine.stop()
+
+
+def test_a_long_prompt_is_evaluated_aside_and_streams_pass_it(patient):
+    stream = Job(DEMO, STORY, max_tokens=900, sampling=RAMBLING)
+    patient.submit(stream)
+    stream.events.get(timeout=PATIENCE)
+    before = stream.generated
+    text, _, end = run(patient, prompt=LONG + TAIL, max_tokens=12)
+    assert end.prompt_tokens > 600 and patient.counts["prompts_aside"] == 1
+    assert stream.generated - before > 12 + 3  # those while it generates, and those while it is evaluated
+    patient.cancel(stream)
+    plain = launch(siding="off")
+    try:
+        assert run(plain, prompt=LONG + TAIL, max_tokens=12)[0] == text
+    finally:
+        plain.stop()
+
+
+def test_the_rest_of_a_long_prompt_is_evaluated_aside_after_a_beginning_that_is_known(patient):
+    expected = run(patient, prompt=LONG + TAIL, max_tokens=12)[0]
+    others = [Job(DEMO, "Hi %d" % number, max_tokens=900, sampling=RAMBLING) for number in range(2)]
+    for job in others:  # so that the prompt's slot is not the first one
+        patient.submit(job)
+        job.events.get(timeout=PATIENCE)
+    patient._scheduler.copy_cost = 10000  # no copy: it shall stay in its own slot
+    for slot in patient._scheduler.idle_slots():
+        patient._scheduler.forget(slot)
+    run(patient, prompt=LONG[: len(LONG) // 2], max_tokens=1)
+    text, _, end = run(patient, prompt=LONG + TAIL, max_tokens=12)
+    assert 200 < end.cached_tokens < 400 and patient.counts["prompts_aside"] == 3
+    assert text == expected
+    for job in others:
+        patient.cancel(job)
+
+
+def test_long_prompts_that_come_together_all_get_their_answers(patient):
+    prompts = ["Story %d. %s%s" % (number, LONG, TAIL) for number in range(6)]
+    together = in_parallel(lambda prompt: run(patient, prompt=prompt, max_tokens=6)[0], prompts)
+    assert together == [run(patient, prompt=prompt, max_tokens=6)[0] for prompt in prompts]
+    assert patient.counts["prompts_aside"] >= 6 and cells_are_known(patient)
+
+
+def test_a_long_prompt_that_is_cancelled_leaves_the_siding_to_others(patient):
+    for _ in range(3):
+        job = Job(DEMO, LONG + TAIL, max_tokens=5, cache_prompt=False)
+        patient.submit(job)
+        wait_until(lambda: patient._siding.sequence is not None)
+        patient.cancel(job)
+        wait_until(lambda: patient.busy() == 0)
+        assert patient._siding.sequence is None
+    assert run(patient, prompt=LONG + TAIL, max_tokens=5)[2].completion_tokens == 5
+
+
+def test_an_engine_can_be_stopped_while_a_prompt_is_aside(patient):
+    job = Job(DEMO, LONG + TAIL, max_tokens=5)
+    patient.submit(job)
+    wait_until(lambda: patient._siding.sequence is not None)
+    patient.stop()
+    assert result(job)[2].code == "engine_down"
+    assert not [thread for thread in threading.enumerate() if thread.name == "siding"]
+
+
+def test_a_prompt_that_does_not_come_back_from_the_siding_is_evaluated_in_batches(patient, monkeypatch):
+    expected = run(patient, prompt=LONG + TAIL, max_tokens=8, cache_prompt=False)[0]
+    monkeypatch.setattr(core.llama.Context, "load", lambda *_: False)
+    text, _, end = run(patient, prompt=LONG + TAIL, max_tokens=8, cache_prompt=False)
+    assert text == expected and patient.counts["prompts_aside"] == 1 and cells_are_known(patient)
+
+
+def test_where_cells_can_not_be_moved_there_is_no_siding(monkeypatch):
+    monkeypatch.setattr(core.llama.llama_cpp, "llama_state_seq_get_data", lambda *_: 0)
+    engine = launch(siding="on")
+    try:
+        assert engine._siding is None
+        assert run(engine, prompt=LONG, max_tokens=3)[2].completion_tokens == 3
+    finally:
+        engine.stop()
+
+
 def test_a_long_prompt_is_taken_in_pieces_and_a_stream_goes_on_meanwhile():
-    engine = launch(batch_size=32)
+    engine = launch(batch_size=32, siding="off")
     try:
         stream = Job(DEMO, STORY, max_tokens=500, sampling=RAMBLING)
         engine.submit(stream)

@@ -69,6 +69,43 @@ def test_a_whole_short_prompt_and_the_running_streams_share_one_batch():
     assert new.generating
 
 
+def test_long_prompts_are_offered_for_the_siding_first_come_first_served_and_never_planned():
+    scheduler = Scheduler(4, 512)
+    scheduler.aside = 128
+    running, first, second, short = stream(scheduler), prompt(900), prompt(300), prompt(128)
+    for sequence in (first, second, short):
+        scheduler.submit(sequence)
+    chunks = step(scheduler, budget=512)
+    assert [chunk.sequence for chunk in chunks] == [running, short]
+    assert scheduler.next_aside() is first
+    scheduler.returned(first, 899)
+    assert scheduler.next_aside() is second
+    assert [chunk.count for chunk in step(scheduler) if chunk.sequence is first] == [1]
+
+
+def test_a_prompt_that_came_back_from_the_siding_with_nothing_is_evaluated_in_batches():
+    scheduler = Scheduler(2, 512)
+    scheduler.aside = 128
+    long = prompt(900)
+    scheduler.submit(long)
+    assert not step(scheduler)
+    scheduler.returned(long, 0)
+    assert scheduler.next_aside() is None
+    assert step(scheduler)[0].sequence is long
+
+
+def test_who_waits_for_a_beginning_that_is_evaluated_aside_copies_it_then():
+    scheduler = Scheduler(2, 512)
+    scheduler.aside = 128
+    leader = prompt(900)
+    follower = Sequence(model="m", tokens=leader.tokens[:890] + [1, 2])
+    scheduler.submit(leader)
+    scheduler.submit(follower)
+    assert not step(scheduler) and scheduler.next_aside() is leader
+    scheduler.returned(leader, 899)
+    assert {chunk.sequence: chunk.count for chunk in step(scheduler)} == {leader: 1, follower: 2}
+
+
 def test_streams_are_in_every_batch_while_a_long_prompt_is_taken_in():
     scheduler = Scheduler(4, 512)
     streams = [stream(scheduler) for _ in range(3)]
