@@ -10,7 +10,7 @@ One thread owns a Scheduler. Each step of the engine is:
     release()    a finished sequence gives its slot back; its cells stay, for others to reuse
 
 The laws. A stream that generates is in every batch, so no prompt makes it wait for more than one step. A batch never
-has more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one; where there is a siding,
+has more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one; with a siding,
 long ones go there, first come first served. A waiting request that needs another model lets nothing behind it pass: no
 model starves.
 
