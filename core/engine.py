@@ -14,104 +14,25 @@ the inbox: nothing here waits for a lock while it computes. llama_decode release
 import collections
 import logging
 import queue
-import secrets
 import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Optional
 from typing import Sequence as Many
 
-from core.drafting import Lookup
+from core.jobs import Embedded, Finished, Job, Piece
 from core.llama import Context, Model, Sampler, halts_well
 from core.machine import cores
 from core.models import ModelFile
-from core.sampling import RANDOM_SEED, Sampling
+from core.sampling import Sampling
 from core.scheduler import Chunk, Pace, Reuse, Scheduler, Sequence
 from core.service import APIError
 from core.settings import EngineSettings
 from core.siding import Siding
-from core.text import TextOut
 
 log = logging.getLogger("comeapi.engine")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """New text of an answer (perhaps none yet), the tokens it came with, and their probabilities if asked for."""
-
-    text: str
-    tokens: List[int]
-    probabilities: List[Dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The end of an answer: why ("stop" or "length"), how many tokens, and how long each part took (ms).
-
-    `cached_tokens` of the prompt's were not evaluated but taken from other requests' cells.
-    """
-
-    reason: str
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    timings: Dict[str, float]
-
-
-@dataclass(eq=False)
-class Job:
-    """One request to the engine. `events` yields Pieces, then one Finished or one APIError."""
-
-    model: ModelFile
-    prompt: str
-    max_tokens: int = 100
-    stop: Many[str] = ()
-    sampling: Sampling = Sampling()
-    cache_prompt: bool = True
-    events: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
-    cancelled: bool = False
-    # The engine's own notes:
-    seed: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated: int = 0
-    text: Optional[TextOut] = None
-    sampler: Optional[Sampler] = None
-    lookup: Lookup = field(default_factory=Lookup)
-    times: Dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        known = 0 <= self.sampling.seed < RANDOM_SEED
-        self.seed = self.sampling.seed if known else secrets.randbelow(RANDOM_SEED)
-        self.text = TextOut(self.stop)
-
-    def mark(self, name: str) -> None:
-        """Note the time of an event of this job."""
-        self.times[name] = time.monotonic()
-
-    def finished(self, reason: str) -> Finished:
-        """Return the last event of a job that ended well."""
-        self.mark("end")
-        return Finished(reason, self.prompt_tokens, self.cached_tokens, self.generated, self._timings())
-
-    def _timings(self) -> Dict[str, float]:
-        """Return the timings by llama.cpp's names, and the wait for a slot."""
-        admitted, first, end = self.times["admitted"], self.times.get("first", self.times["end"]), self.times["end"]
-        prompt_ms, predicted_ms = (first - admitted) * 1e3, (end - first) * 1e3
-        timings = {
-            "queue_ms": (admitted - self.times["submitted"]) * 1e3,
-            "cache_n": self.cached_tokens,
-            "prompt_n": self.prompt_tokens - self.cached_tokens,
-            "prompt_ms": prompt_ms,
-            "predicted_n": self.generated,
-            "predicted_ms": predicted_ms,
-        }
-        # The first token comes with the prompt's last step, so predicted_ms is the time of the others.
-        if predicted_ms > 0 and self.generated > 1:
-            timings["predicted_per_second"] = (self.generated - 1) / predicted_ms * 1e3
-        return {name: round(value, 3) for name, value in timings.items()}
 
 
 # -------------------------------------------------------------------------------------------------- engine
@@ -185,13 +106,13 @@ class Engine:
             message = "All %d slots are busy and %d requests wait." % (self.settings.slots, self.settings.max_queue)
             raise APIError(503, message, "queue_full", headers=[("Retry-After", "1")])
         job.mark("submitted")
-        sequence = Sequence(job, job.model.path, reuse=job.cache_prompt)
+        sequence = Sequence(job, job.model.path, reuse=job.cache_prompt and not job.embed)
         model, context = self._model, self._context
         if model and context and model.file.path == job.model.path:
             # Here, not in the engine's thread, where a long prompt would stall every stream.
-            tokens = model.tokenize(job.prompt)
+            tokens = model.prompt_tokens(job.prompt, job.suffix)
             if tokens is not None:  # None: unloaded just now; it will be loaded again
-                sequence.tokens = _fitting(tokens, context)
+                sequence.tokens = _fitting(job, tokens, context)
         self._inbox.put(sequence)
 
     def cancel(self, job: Job) -> None:
@@ -330,17 +251,24 @@ class Engine:
     def _self_test(self) -> None:
         """Run a prompt and a single token: where this machine can't run this model, better now than in a request."""
         sequence = Sequence(tokens=[0] * SELF_TEST_TOKENS, slot=0)
+        if self._model.file.embeds:
+            status, _ = self._context.embed([sequence])
+            self._context.forget(0)
+            return self._passed(status)
         sampler = Sampler(self._model, Sampling(temperature=0), 0)
         for chunk in (Chunk(sequence, 0, SELF_TEST_TOKENS - 1), Chunk(sequence, SELF_TEST_TOKENS - 1, 1)):
             status, rows = self._context.decode([chunk])
-            if status:
-                message = "%s fails its self-test: llama_decode answers %d." % (self._model.file.name, status)
-                raise APIError(500, message, "model_broken", "model_name")
+            self._passed(status)
         sampler.sample(self._context, rows[sequence])
         sampler.close()
         self._siding = self._make_siding()  # now, while slot 0 holds cells to try it with
         self._scheduler.aside = ASIDE_TOKENS if self._siding else 0
         self._context.forget(0)
+
+    def _passed(self, status: int) -> None:
+        if status:
+            message = "%s fails its self-test: llama_decode answers %d." % (self._model.file.name, status)
+            raise APIError(500, message, "model_broken", "model_name")
 
     def _unload(self) -> None:
         if self._siding:
@@ -372,10 +300,16 @@ class Engine:
     def _prepare(self, sequence: Sequence) -> None:
         """Make a sequence ready to be evaluated. Raises APIError 400."""
         job = sequence.job
+        if job.embed != self._model.file.embeds:
+            does = "gives embeddings, not text" if self._model.file.embeds else "gives text, not embeddings"
+            raise APIError(400, "%s %s." % (self._model.file.name, does), "model_unsuitable", "model")
         if not sequence.tokens:  # its model was not loaded when it came
-            sequence.tokens = _fitting(self._model.tokenize(job.prompt) or [], self._context)
+            sequence.tokens = _fitting(job, self._model.prompt_tokens(job.prompt, job.suffix) or [], self._context)
         job.mark("admitted")
         job.prompt_tokens = len(sequence.tokens)
+        if job.embed:
+            return
+        job.shown = self._model.markers(job.markers)
         job.sampler = Sampler(self._model, job.sampling, job.seed)
         if job.sampling.penalizes:
             job.sampler.remember(sequence.tokens)
@@ -391,6 +325,8 @@ class Engine:
 
     def _step(self) -> None:
         """Plan a batch, evaluate it, and choose each sequence's next token."""
+        if self._model and self._model.file.embeds:
+            return self._embed()
         copy = self._scheduler.next_reuse()
         if copy:
             self._reuse(copy)
@@ -403,6 +339,26 @@ class Engine:
         started = time.monotonic()
         self._evaluate(chunks)
         self._observe(chunks, streams, time.monotonic() - started)
+
+    def _embed(self) -> None:
+        """Compute the embeddings of as many prompts as one batch holds; their cells are of no use to anybody."""
+        batch: List[Sequence] = []
+        for sequence in self._scheduler.running:
+            if sum(len(each.tokens) for each in batch) + len(sequence.tokens) <= self._context.n_batch:
+                batch.append(sequence)
+        if not batch:
+            return
+        started = time.monotonic()
+        status, vectors = self._context.embed(batch)
+        self.seconds["decode"] += time.monotonic() - started
+        if status:
+            return self._step_failed(status, [Chunk(sequence, 0, len(sequence.tokens)) for sequence in batch])
+        self.counts["steps"] += 1
+        self.largest_batch = max(self.largest_batch, len(batch))
+        for sequence, vector in zip(batch, vectors):
+            self.counts["prompt_tokens"] += len(sequence.tokens)
+            self._context.forget(sequence.slot)
+            self._end(sequence, Embedded(vector, len(sequence.tokens)))
 
     def _evaluate_aside(self, step: float) -> None:
         """Let a long prompt be evaluated in the siding, after a step that took so many seconds, until the next is due.
@@ -521,13 +477,16 @@ class Engine:
         job = sequence.job
         if not job.generated:
             job.mark("first")
+        if not job.max_tokens:
+            return self._finish(sequence, "length")
         job.generated += 1
         self.counts["generated_tokens"] += 1
         if self._model.ends(token):
             return self._finish(sequence, "stop")
         sequence.tokens.append(token)
         probabilities = self._probabilities(token, row, job.sampling.n_probs) if job.sampling.n_probs else []
-        job.events.put(Piece(job.text.push(self._model.piece(token)), [token], probabilities))
+        text = job.text.push(self._model.piece(token, token in job.shown))
+        job.events.put(Piece(text, [token], probabilities))
         if job.text.stopped:
             self._finish(sequence, "stop")
         elif job.generated >= job.max_tokens or len(sequence.tokens) >= self._context.n_ctx:
@@ -585,11 +544,14 @@ class Engine:
             self._end(sequence, error)
 
 
-def _fitting(tokens: List[int], context: Context) -> List[int]:
+def _fitting(job: Job, tokens: List[int], context: Context) -> List[int]:
     """Return a prompt's tokens if they leave room for an answer. Raises APIError 400 otherwise."""
     if not tokens:
         raise APIError(400, "The prompt holds no tokens.", "empty_prompt", "prompt")
-    if len(tokens) >= context.n_ctx:
+    if job.embed and len(tokens) > context.n_batch:
+        message = "The text has %d tokens; an embedding takes at most %d." % (len(tokens), context.n_batch)
+        raise APIError(400, message, "context_length_exceeded", "input")
+    if not job.embed and len(tokens) >= context.n_ctx:
         message = "The prompt has %d tokens; the context holds %d, the answer included."
         raise APIError(400, message % (len(tokens), context.n_ctx), "context_length_exceeded", "prompt")
     return tokens

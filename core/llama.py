@@ -15,12 +15,13 @@ import ctypes
 import logging
 import math
 import threading
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Tuple, Union
 from typing import Sequence as Many
 
 import llama_cpp
 import numpy
 
+from core.jobs import Prompt
 from core.machine import cores
 from core.models import ModelFile
 from core.sampling import Sampling
@@ -148,26 +149,81 @@ class Model:
         """The llama_model, for the engine's thread."""
         return self._pointer
 
-    def tokenize(self, text: str) -> Optional[List[int]]:
-        """Return a prompt's tokens, special ones included (llama_tokenize); None if the model has been unloaded."""
-        data = text.encode("utf-8", "replace")
+    def prompt_tokens(self, prompt: Prompt, suffix: Optional[str] = None) -> Optional[List[int]]:
+        """Return a prompt's tokens, those that the model wants at the beginning included; with a suffix, of the gap.
+
+        None if the model has been unloaded. Raises APIError 400 for a token that the model does not have, and where it
+        is no model that fills gaps.
+        """
         with self._lock:
             if not self._pointer:
                 return None
-            size = len(data) // 2 + 16
-            while True:
-                tokens = (ctypes.c_int32 * size)()
-                count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, True, True)
-                if count >= 0:
-                    return tokens[:count]
-                size = -count
+            if suffix is not None:
+                return self._gap(prompt, suffix)
+            tokens = self._mixed((prompt,) if isinstance(prompt, str) else prompt)
+            return tokens[1:] if self._begins_twice(tokens) else tokens
 
-    def piece(self, token: int) -> bytes:
-        """Return a token's bytes (llama_token_to_piece); none for a special one."""
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> Optional[List[int]]:
+        """Return a text's tokens (llama_tokenize); None if the model has been unloaded."""
+        with self._lock:
+            return self._tokenize(text, add_special, parse_special) if self._pointer else None
+
+    def detokenize(self, tokens: Many[int]) -> Optional[bytes]:
+        """Return tokens' bytes, special ones' too; None if the model has been unloaded. Raises APIError 400."""
+        with self._lock:
+            if not self._pointer:
+                return None
+            return b"".join(self.piece(self._known(token), True) for token in tokens)
+
+    def _mixed(self, parts: Many[Union[int, str]]) -> List[int]:
+        """Return the tokens of texts and token ids in turns; a first text gets what the model wants before it."""
+        tokens: List[int] = []
+        for index, part in enumerate(parts):
+            tokens += self._tokenize(part, index == 0, True) if isinstance(part, str) else [self._known(part)]
+        return tokens
+
+    def _begins_twice(self, tokens: List[int]) -> bool:
+        """Whether a text brought its own first token: chat templates do, and the vocabulary adds it again."""
+        adds = llama_cpp.llama_vocab_get_add_bos(self.vocab)
+        return bool(adds) and tokens[:2] == [llama_cpp.llama_vocab_bos(self.vocab)] * 2
+
+    def _gap(self, prefix: Prompt, suffix: str) -> List[int]:
+        """Return the tokens that ask a model to fill the gap between two texts (llama_vocab_fim_pre, _suf, _mid)."""
+        marks = [getattr(llama_cpp, "llama_vocab_fim_" + name)(self.vocab) for name in ("pre", "suf", "mid")]
+        if min(marks) < 0:
+            message = "%s can't fill a gap: it has no tokens for that." % self.file.name
+            raise APIError(400, message, "no_infill", "suffix")
+        before = self._tokenize(prefix, False, True) if isinstance(prefix, str) else self._mixed(prefix)
+        begin = [llama_cpp.llama_vocab_bos(self.vocab)] if llama_cpp.llama_vocab_get_add_bos(self.vocab) else []
+        return begin + [marks[0]] + before + [marks[1]] + self._tokenize(suffix, False, True) + [marks[2]]
+
+    def _known(self, token: int) -> int:
+        if not 0 <= token < self.vocabulary:
+            message = "There is no token %d: the model has %d." % (token, self.vocabulary)
+            raise APIError(400, message, "invalid_value", "prompt")
+        return token
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
+        data = text.encode("utf-8", "replace")
+        size = len(data) // 2 + 16
+        while True:
+            tokens = (ctypes.c_int32 * size)()
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, add_special, parse_special)
+            if count >= 0:
+                return tokens[:count]
+            size = -count
+
+    def markers(self, texts: Many[str]) -> FrozenSet[int]:
+        """Return the tokens of those texts that are one token."""
+        every = [self._tokenize(text, False, True) for text in texts]
+        return frozenset(tokens[0] for tokens in every if len(tokens) == 1)
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """Return a token's bytes (llama_token_to_piece); none for a special one, unless asked for."""
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
+            count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
             size = -count
@@ -251,6 +307,8 @@ class Context:
             self.n_ctx = min(self.n_ctx, model.trained_context)
         params = llama_cpp.llama_context_default_params()
         _set_sizes(params, settings, self.n_ctx)
+        if model.file.embeds:
+            _set_embedding(params, self.n_ctx)
         _set_types(params, settings)
         _set_rope(params, settings)
         self._pointer = llama_cpp.llama_init_from_model(model.pointer, params)
@@ -259,6 +317,7 @@ class Context:
             message = "No context of %d x %d tokens for %s: %s" % (settings.slots, self.n_ctx, model.file.name, why)
             raise APIError(500, message, "no_context", "model_name")
         self.n_batch = int(llama_cpp.llama_n_batch(self._pointer))
+        self._width = llama_cpp.llama_model_n_embd(model.pointer)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         self._use_adapters(model.adapters)
         self._batch = Batch(self.n_batch, settings.slots)
@@ -357,6 +416,23 @@ class Context:
         top = top[numpy.argsort(-logits[top], kind="stable")]
         return float(logits[token]), [(int(each), float(logits[each])) for each in top]
 
+    def embed(self, sequences: Many[Sequence]) -> Tuple[int, List[List[float]]]:
+        """Evaluate whole prompts in one batch. Returns llama_decode's status, and each one's embedding, of length 1.
+
+        The model's own pooling makes one vector of a prompt's rows (llama_get_embeddings_seq).
+        """
+        self._batch.clear()
+        for sequence in sequences:
+            self._batch.add(sequence.slot, 0, sequence.tokens, len(sequence.tokens))
+        status = llama_cpp.llama_decode(self._pointer, self._batch.native)
+        return status, [] if status else [self._embedding(sequence.slot) for sequence in sequences]
+
+    def _embedding(self, slot: int) -> List[float]:
+        pointer = llama_cpp.llama_get_embeddings_seq(self._pointer, slot)
+        vector = numpy.ctypeslib.as_array(pointer, (self._width,)).astype(numpy.float64)
+        length = math.sqrt(float(vector @ vector))
+        return (vector / length if length else vector).tolist()
+
     def settle(self) -> None:
         """Let the last decode's results be read by several threads at once: the first read puts them in order."""
         llama_cpp.llama_get_logits_ith(self._pointer, -1)
@@ -419,6 +495,14 @@ def _set_sizes(params: Any, settings: EngineSettings, n_ctx: int) -> None:
     params.kv_unified = False  # attention does not walk the other sequences' cells
     params.no_perf = True
 
+
+def _set_embedding(params: Any, n_ctx: int) -> None:
+    """Let a context give embeddings: a prompt is pooled, so it must be computed at once, with an output of each row."""
+    params.embeddings = True
+    params.n_batch = params.n_ubatch = params.n_outputs_max = min(n_ctx, max(params.n_batch, LONGEST_EMBEDDING))
+
+
+LONGEST_EMBEDDING = 2048  # tokens; longer texts are refused, unless --batch-size is larger
 
 # ggml's numbers of the types in core/settings.py's CACHE_TYPES; llama_cpp has no name for some of them
 _CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}

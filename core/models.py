@@ -26,6 +26,10 @@ _TYPES: Dict[int, Tuple[str, int, int]] = {
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+# Architectures that only give embeddings, and llama.cpp's pooling types that make any model give one: mean, cls, last
+_EMBEDDERS = {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
+              "eurobert", "gemma-embedding"}  # fmt: skip
+_POOLING = {1, 2, 3}
 _STRING, _ARRAY = 8, 9
 _KEPT_ARRAY = 4096  # elements; longer arrays (vocabularies) are skipped
 _MAX_NAME = 1 << 20
@@ -49,6 +53,10 @@ class ModelFile:
     context_length: int = 0
     vocabulary: int = 0
     kv_bytes: int = 0
+    embeds: bool = False  # it gives embeddings, not text
+    chat_template: str = ""  # Jinja
+    bos: str = ""  # the text of the token that begins a text, and of the one that ends it
+    eos: str = ""
     problem: str = ""  # why it can't be used, if it can't
 
     def describe(self) -> Dict[str, Any]:
@@ -61,6 +69,7 @@ class ModelFile:
             "parameters": self.parameters,
             "quantization": self.quantization,
             "context_length": self.context_length,
+            "embeds": self.embeds,
         }
         if self.problem:
             facts["problem"] = self.problem
@@ -180,6 +189,7 @@ def _other_parts(path: str) -> List[str]:
 class _Header:
     values: Dict[str, Any]
     tensors: List[Tuple[int, int]]  # (type, elements)
+    texts: Dict[str, str]  # of the tokens that begin and end a text
 
 
 def _read_header(file: Any, size: int) -> _Header:
@@ -201,10 +211,14 @@ def _parse(cursor: "_Cursor", size: int) -> _Header:
     tensor_count, value_count = cursor.scalar("Q"), cursor.scalar("Q")
     if tensor_count + value_count > size:
         raise BadModel("its header claims more entries than the file has bytes")
-    values = {}
+    values: Dict[str, Any] = {}
+    vocabulary = 0
     for _ in range(value_count):
         key = cursor.string()
-        values[key] = cursor.value(cursor.scalar("I"))
+        kind = cursor.scalar("I")
+        if key == "tokenizer.ggml.tokens":
+            vocabulary = cursor.at
+        values[key] = cursor.value(kind)
     tensors, end = [], 0
     for _ in range(tensor_count):
         kind, elements, offset = cursor.tensor()
@@ -217,7 +231,16 @@ def _parse(cursor: "_Cursor", size: int) -> _Header:
     needed = -(-cursor.at // alignment) * alignment + end
     if size < needed:
         raise BadModel("it is cut short: %d of %d bytes are there" % (size, needed))
-    return _Header(values, tensors)
+    texts = {name: _token_text(cursor, vocabulary, values, name) for name in ("bos", "eos")}
+    return _Header(values, tensors, texts)
+
+
+def _token_text(cursor: "_Cursor", vocabulary: int, values: Dict[str, Any], name: str) -> str:
+    """Return the text of a token that the header names by its number, "" where it names none."""
+    number, count = values.get("tokenizer.ggml.%s_token_id" % name), values.get("tokenizer.ggml.tokens")
+    if not isinstance(number, int) or not isinstance(count, int) or not 0 <= number < count:
+        return ""
+    return cursor.element(vocabulary, number)
 
 
 class _Cursor:
@@ -252,6 +275,13 @@ class _Cursor:
             elements *= self.scalar("Q")
         return self.scalar("I"), elements, self.scalar("Q")
 
+    def element(self, at: int, index: int) -> str:
+        """Return one text of the array of texts whose value begins at `at`."""
+        self.at = at + struct.calcsize("<IQ")
+        for _ in range(index):
+            self._bytes(self.scalar("Q"), keep=False)
+        return self.string()
+
     def _array(self, kind: int, count: int) -> Any:
         """Return a short array; pass over a long one and return its length."""
         if kind in _SCALARS and count > _KEPT_ARRAY:
@@ -285,6 +315,10 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
         context_length=_number(values.get(architecture + ".context_length")),
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
+        chat_template=str(values.get("tokenizer.chat_template", "")),
+        bos=header.texts["bos"],
+        eos=header.texts["eos"],
+        embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
     )
     problem = "" if architecture else "its header names no architecture"
     if architecture == "clip":

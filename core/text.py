@@ -12,10 +12,15 @@ class TextOut:
     """
 
     def __init__(self, stops: Sequence[str] = ()):
-        self.stopped = False  # a stop string has come; nothing more will
+        self.stop_word = ""  # the stop string that has come; nothing more will
         self._stops = [stop for stop in stops if stop]
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._held = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return bool(self.stop_word)
 
     def push(self, piece: bytes) -> str:
         """Take a token's bytes and return the text that has become certain."""
@@ -31,16 +36,17 @@ class TextOut:
         if self.stopped:
             return ""
         text = self._held + text
-        at, self.stopped = self._first_stop(text)
+        at, self.stop_word = self._first_stop(text)
         keep = 0 if self.stopped else self._possible_stop(text)
         text = text[:at]
         self._held = text[len(text) - keep :] if keep else ""
         return text[: len(text) - keep]
 
-    def _first_stop(self, text: str) -> Tuple[int, bool]:
-        """Return where the first stop string begins (else the text's length) and whether there is one."""
-        found = [(at + len(stop), at) for at, stop in ((text.find(stop), stop) for stop in self._stops) if at >= 0]
-        return (min(found)[1], True) if found else (len(text), False)
+    def _first_stop(self, text: str) -> Tuple[int, str]:
+        """Return where the stop string begins that is complete first (else the text's length), and which it is."""
+        places = [(text.find(stop), stop) for stop in self._stops]
+        found = [(at + len(stop), at, stop) for at, stop in places if at >= 0]
+        return min(found)[1:] if found else (len(text), "")
 
     def _possible_stop(self, text: str) -> int:
         """Return how many characters at the end may be the beginning of a stop string."""

@@ -1,0 +1,120 @@
+"""A request to the engine, and what comes of it: plain data, for whoever asks and for the engine; no llama_cpp.
+
+Job         what is asked for; its `events` yield
+Piece       new text with its tokens, again and again, then one
+Finished    or one APIError
+Embedded    what comes of a job that asks for an embedding
+"""
+
+import queue
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Union
+from typing import Sequence as Many
+
+from core.drafting import Lookup
+from core.models import ModelFile
+from core.sampling import RANDOM_SEED, Sampling
+from core.text import TextOut
+
+# A text, or token ids, or both in turns; texts may hold the model's special tokens.
+Prompt = Union[str, Tuple[Union[int, str], ...]]
+
+UNLIMITED = 1 << 31  # max_tokens: until the model ends or the context is full
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of an answer (perhaps none yet), the tokens it came with, and their probabilities if asked for."""
+
+    text: str
+    tokens: List[int]
+    probabilities: List[Dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of an answer: why ("stop" or "length"), how many tokens, and how long each part took (ms).
+
+    `cached_tokens` of the prompt's were not evaluated but taken from other requests' cells.
+    """
+
+    reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    timings: Dict[str, float]
+    stop_word: str = ""  # the stop string that ended it, if one did
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A text's embedding, of length 1, and how many tokens the text has."""
+
+    vector: List[float]
+    prompt_tokens: int
+
+
+@dataclass(eq=False)
+class Job:
+    """One request to the engine. `events` yields Pieces, then one Finished or one APIError; or one Embedded.
+
+    `suffix` is the text after the gap, where the model shall fill one. `markers` are special tokens' texts that belong
+    to the answer, such as the beginning of a tool call. With `embed`, the prompt's embedding is wanted and nothing else.
+    """
+
+    model: ModelFile
+    prompt: Prompt
+    max_tokens: int = 100
+    stop: Many[str] = ()
+    sampling: Sampling = Sampling()
+    cache_prompt: bool = True
+    suffix: Optional[str] = None
+    markers: Many[str] = ()
+    embed: bool = False
+    events: Any = field(default_factory=queue.SimpleQueue)
+    cancelled: bool = False
+    # The engine's own notes:
+    seed: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated: int = 0
+    text: Optional[TextOut] = None
+    sampler: Any = None
+    shown: FrozenSet[int] = frozenset()  # the markers' tokens
+    lookup: Lookup = field(default_factory=Lookup)
+    times: Dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = 0 <= self.sampling.seed < RANDOM_SEED
+        self.seed = self.sampling.seed if known else secrets.randbelow(RANDOM_SEED)
+        self.text = TextOut(self.stop)
+
+    def mark(self, name: str) -> None:
+        """Note the time of an event of this job."""
+        self.times[name] = time.monotonic()
+
+    def finished(self, reason: str) -> Finished:
+        """Return the last event of a job that ended well."""
+        self.mark("end")
+        return Finished(
+            reason, self.prompt_tokens, self.cached_tokens, self.generated, self._timings(), self.text.stop_word
+        )
+
+    def _timings(self) -> Dict[str, float]:
+        """Return the timings by llama.cpp's names, and the wait for a slot."""
+        admitted, first, end = self.times["admitted"], self.times.get("first", self.times["end"]), self.times["end"]
+        prompt_ms, predicted_ms = (first - admitted) * 1e3, (end - first) * 1e3
+        timings = {
+            "queue_ms": (admitted - self.times["submitted"]) * 1e3,
+            "cache_n": self.cached_tokens,
+            "prompt_n": self.prompt_tokens - self.cached_tokens,
+            "prompt_ms": prompt_ms,
+            "predicted_n": self.generated,
+            "predicted_ms": predicted_ms,
+        }
+        # The first token comes with the prompt's last step, so predicted_ms is the time of the others.
+        if predicted_ms > 0 and self.generated > 1:
+            timings["predicted_per_second"] = (self.generated - 1) / predicted_ms * 1e3
+        return {name: round(value, 3) for name, value in timings.items()}
