@@ -14,48 +14,47 @@ It can also be embedded: no globals, no signal handlers, several in one process:
 
 What happens to a request:
 
-    Balancer.relay ── Pool.choose ── Client.open ── _Relay ──> client
-          ▲               │ one lock; no I/O under it
-          └─ next one ◄── unreachable; broken off, or 502/503, before a byte went to the client
+    Balancer.relay ── Pool.request ── Client.open ── Relay ──> client
+          ▲               │ one lock, no I/O under it; all full: the queue
+          └─ another one ◄── unreachable; broken off, or 502/503, before a byte went to the client
 
-    Backend   what is known of one model server            Health    the thread that probes them
-    Pool      all of them: the cursor and the choice       Balancer  the routes, and a request's way through
+    core/asking.py     what a request asks for            core/pool.py      the backends, and the numbered choice
+    core/queueing.py   the queue, fair between clients    core/policies.py  round-robin, least-busy, prefix
+    core/vitals.py     when a backend may be used         core/health.py    the thread that probes them
+    core/upstream.py   urllib, with kept connections      core/relaying.py  headers, and answers piece by piece
 
 Retries. The client never sees these; it gets its answer later, or the last failure:
 
-    1  no connection                      → the next backend; this one is suspect
+    1  no connection                      → another backend; this one is suspect
     2  a kept-alive connection was stale  → the same backend on a new connection, once (core/upstream.py)
-    3  502 or 503                         → the next backend
-    4  broken off before a byte was sent on to the client → the next backend, at most `retries` times; it is suspect
+    3  502 or 503                         → another backend, while the budget lasts; this one is full, not dead
+    4  broken off, or down, before a byte went on to the client → another backend; this one is suspect
     5  no byte in time                    → 504; it may still be at work, so nobody else is asked
     6  broken off after a byte was sent   → the stream ends with an error event; other answers are cut off
-    7  no backend left, but one was up before, is loading, or has a parent → wait for it, `queue_timeout` at most
+    7  no backend left, but one was up before, is loading, or has a parent → wait for it, `recovery_timeout` at most
+
+Another backend is never one that this request was sent to, unless it has come up again since (7). Rows 3 and 4 happen
+`retries` times at most, together. Whatever else a backend answers goes to the client as it is.
 """
 
 import json
-import logging
 import os
 import sys
 import threading
-import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
-from urllib.parse import urlsplit
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from core import options, process, service
+from core import asking, options, process, service
+from core.asking import Wish
+from core.health import Health
+from core.policies import POLICIES
+from core.pool import Backend, Pool, Spec, Ticket, parse_spec
+from core.queueing import Full
+from core.relaying import Relay, RetryBudget, passed_back, sent_on
 from core.service import APIError, HangUp, Reply, Request, Route, Stream, between, json_reply, setting
 from core.settings import ChildSettings, RelaySettings
-from core.upstream import Answer, Broken, Client, Slow, Unreachable
-
-log = logging.getLogger("comeapi.balancer")
-
-
-def backend_url(text: str) -> str:
-    """Return a backend's URL without a slash at its end. Raises ValueError."""
-    parts = urlsplit(text if "//" in text else "http://" + text)
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise ValueError("%r is not a URL like http://127.0.0.1:8080" % text)
-    return "http://%s" % parts.netloc
+from core.upstream import Answer, Broken, Client, Slow, Unreachable, Wait
+from core.vitals import DOWN
 
 
 @dataclass(frozen=True)
@@ -65,261 +64,29 @@ class Config(service.Config, RelaySettings, ChildSettings):
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     backend: Tuple[str, ...] = setting(
         (),
-        "a backend's URL; repeatable; in place of the next three",
+        "a backend's URL, or URL,slots=8,weight=2; repeatable; in place of the next three",
         "backends",
         many=True,
-        check=backend_url,
+        check=lambda text: str(parse_spec(text)),
         metavar="URL",
     )
     backend_host: str = setting("127.0.0.1", "the backends' host", "backends")
     base_port: int = setting(8080, "the first backend's port; the others follow", "backends", check=between(1, 65535))
     backends: int = setting(5, "number of backends", "backends", flags=("-n",), check=between(1, 1000))
 
-    def urls(self) -> Tuple[str, ...]:
-        """Return the backends' URLs."""
+    def specs(self) -> Tuple[Spec, ...]:
+        """Return the backends as the options name them."""
         numbered = tuple(service.http_url(self.backend_host, self.base_port + i) for i in range(self.backends))
-        return self.backend or numbered
-
-
-# ------------------------------------------------------------------------------------------------ the pool
-
-FIRST_RETRY = 1.0  # seconds until a backend that is down is probed again
-SLOWEST_RETRY = 5.0  # seconds, after backing off
-BACK_OFF = 1.3
-
-
-class Backend:
-    """What is known of one model server. The pool's lock guards all of it."""
-
-    def __init__(self, url: str):
-        self.url = url
-        self.healthy = False
-        self.seen = False  # it has been healthy once, or says that it is loading
-        self.why = "not probed yet"
-        self.slots = 1
-        self.model: Optional[str] = None
-        self.in_flight = 0
-        self.requests = 0
-        self.errors = 0
-        self.response_time = 0.0  # seconds to the first byte, moving average
-        self.last_check = 0.0  # time.time()
-        self.next_probe = 0.0  # on the health thread's clock
-        self.retry_delay = FIRST_RETRY
-        self.probing = False
-
-    def describe(self) -> Dict[str, Any]:
-        """Return what /status says of it."""
-        return {
-            "url": self.url,
-            "healthy": self.healthy,
-            "error_count": self.errors,
-            "avg_response_time": round(self.response_time, 4),
-            "last_check": round(self.last_check, 3),
-            "in_flight": self.in_flight,
-            "capacity": self.slots,
-            "requests": self.requests,
-            "model": self.model,
-            "why": self.why,
-        }
-
-
-class Pool:
-    """All backends, and the choice among them. Everything is decided under one lock, which guards every field of
-    every Backend and the cursor; nothing is sent or received under it."""
-
-    def __init__(self, urls: Tuple[str, ...], clock: Callable[[], float] = time.monotonic):
-        self.clock = clock
-        self._backends = [Backend(url) for url in urls]
-        self._cursor = 0
-        self._lock = threading.Lock()
-        self._probe_due = threading.Condition(self._lock)
-        self._came_up = threading.Condition(self._lock)
-
-    def choose(self, tried: Set[Backend]) -> Optional[Backend]:
-        """Take a backend for one request, which must be given back with finished().
-
-        1. The cursor's next that is healthy, has a free slot and was not tried.
-        2. Else the next that is healthy and was not tried: its own queue takes the request.
-        3. Else the next that was not tried: it may be back before its next probe.
-        4. Else None.
-        """
-        with self._lock:
-            chosen = (
-                self._next(lambda each: each.healthy and each.in_flight < each.slots, tried)  # 1
-                or self._next(lambda each: each.healthy, tried)  # 2
-                or self._next(lambda each: True, tried)  # 3
-            )
-            if chosen:
-                chosen.in_flight += 1
-                chosen.requests += 1
-            return chosen  # 4
-
-    def finished(self, backend: Backend) -> None:
-        """A request has left the backend."""
-        with self._lock:
-            backend.in_flight -= 1
-
-    def answered(self, backend: Backend, seconds: float) -> None:
-        """A backend has sent the first byte of an answer after so many seconds."""
-        with self._lock:
-            old = backend.response_time
-            backend.response_time = old * 0.8 + seconds * 0.2 if old else seconds
-
-    def failed(self, backend: Backend, why: str) -> None:
-        """A request did not get through: the backend is suspect, and is probed at once."""
-        with self._lock:
-            backend.errors += 1
-            self._down(backend, why)
-            backend.next_probe = 0.0
-            self._probe_due.notify_all()
-
-    def due(self, patience: float) -> List[Backend]:
-        """Wait at most `patience` seconds for a probe to become due, and take all backends that must be probed."""
-        with self._lock:
-            due = self._due()
-            if not due:
-                upcoming = [each.next_probe - self.clock() for each in self._backends if not each.probing]
-                self._probe_due.wait(min(upcoming + [patience]))
-                due = self._due()
-            for each in due:
-                each.probing = True
-            return due
-
-    def _due(self) -> List[Backend]:
-        return [each for each in self._backends if not each.probing and each.next_probe <= self.clock()]
-
-    def probed(self, backend: Backend, healthy: bool, why: str, facts: Dict[str, Any], interval: float) -> bool:
-        """Note a probe's outcome and when the next one is due. Returns whether the backend has come up."""
-        with self._lock:
-            came_up = healthy and not backend.healthy
-            backend.probing = False
-            backend.last_check = time.time()
-            if healthy:
-                self._up(backend, facts)
-                backend.next_probe = self.clock() + interval
-            else:
-                self._down(backend, why)
-                backend.seen = backend.seen or facts.get("status") == "loading"
-                backend.next_probe = self.clock() + backend.retry_delay
-                backend.retry_delay = min(backend.retry_delay * BACK_OFF, SLOWEST_RETRY)
-            self._probe_due.notify_all()
-            return came_up
-
-    def any_healthy(self, timeout: float = 0.0) -> bool:
-        """Whether a backend is up, or comes up within `timeout` seconds."""
-        with self._lock:
-            return self._came_up.wait_for(lambda: any(each.healthy for each in self._backends), timeout)
-
-    def may_recover(self) -> bool:
-        """Whether it is worth waiting: a backend was up before, or is loading."""
-        with self._lock:
-            return any(each.seen for each in self._backends)
-
-    def healthy_urls(self) -> List[str]:
-        """Return the URLs of the backends that are up."""
-        with self._lock:
-            return [each.url for each in self._backends if each.healthy]
-
-    def describe(self) -> List[Dict[str, Any]]:
-        """Return what /status says of each backend."""
-        with self._lock:
-            return [each.describe() for each in self._backends]
-
-    def _next(self, fits: Callable[[Backend], bool], tried: Set[Backend]) -> Optional[Backend]:
-        for step in range(len(self._backends)):
-            index = (self._cursor + step) % len(self._backends)
-            backend = self._backends[index]
-            if backend not in tried and fits(backend):
-                self._cursor = (index + 1) % len(self._backends)
-                return backend
-        return None
-
-    def _up(self, backend: Backend, facts: Dict[str, Any]) -> None:
-        backend.healthy = backend.seen = True
-        self._came_up.notify_all()
-        backend.why = "ok"
-        backend.retry_delay = FIRST_RETRY
-        slots = facts.get("slots")
-        backend.slots = slots if isinstance(slots, int) and slots > 0 else 1
-        backend.model = facts.get("model")
-
-    def _down(self, backend: Backend, why: str) -> None:
-        if backend.healthy:
-            log.warning("🔴 %s is down: %s", backend.url, why)
-        backend.healthy = False
-        backend.why = why
-
-
-class Health:
-    """The thread that probes each backend: at its interval while it is up, every second, backing off, while not.
-
-    Each probe runs in a thread of its own, so that one that hangs delays no other.
-    """
-
-    def __init__(self, pool: Pool, client: Client, config: Config, on_up: Callable[[str], None]):
-        self._pool = pool
-        self._on_up = on_up
-        self._client = client
-        self._config = config
-        self._stopped = False
-
-    def start(self) -> None:
-        """Start probing; the first probes go out at once."""
-        threading.Thread(target=self._run, name="health", daemon=True).start()
-
-    def stop(self) -> None:
-        """Send no more probes."""
-        self._stopped = True
-
-    def _run(self) -> None:
-        while not self._stopped:
-            for backend in self._pool.due(patience=1.0):
-                threading.Thread(target=self._probe, args=(backend,), name="probe", daemon=True).start()
-
-    def _probe(self, backend: Backend) -> None:
-        healthy, why = False, "the probe failed"
-        facts: Dict[str, Any] = {}
-        try:
-            healthy, why, facts = self._ask(backend.url)
-        except (Unreachable, Broken, Slow) as error:
-            why = str(error)
-        finally:
-            if self._pool.probed(backend, healthy, why, facts, self._config.health_interval):
-                self._on_up(backend.url)
-
-    def _ask(self, url: str) -> Tuple[bool, str, Dict[str, Any]]:
-        """Ask GET /health. Any server counts as up that answers something else than a 5xx."""
-        answer = self._client.open(url + "/health", timeout=self._config.health_timeout)
-        facts = _object(answer.read_and_close())
-        healthy = answer.status < 500
-        return healthy, "ok" if healthy else _reason(answer.status, facts), facts
-
-
-def _object(body: bytes) -> Dict[str, Any]:
-    """Return a JSON object, or an empty one for anything else."""
-    try:
-        value = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _reason(status: int, facts: Dict[str, Any]) -> str:
-    """Return what a /health answer says is wrong."""
-    error = facts.get("error")
-    message = error.get("message") if isinstance(error, dict) else None
-    return str(message or facts.get("status") or "status %d" % status)
+        return tuple(parse_spec(text) for text in self.backend or numbered)
 
 
 # -------------------------------------------------------------------------------------------- the balancer
 
-_HOP_BY_HOP = frozenset(
-    ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-     "transfer-encoding", "upgrade"]
-)  # fmt: skip
-_NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect"}
-_OURS = _HOP_BY_HOP | {"content-length", "content-type", "server", "date", "x-request-id"}  # the service writes these
 _HELD = 16 << 20  # bytes of an answer of known length that are held back, so that a broken one can be asked for again
+_TICK = 0.25  # seconds between two looks whether a client that waits is still there
+_SLICE = 1.0  # seconds between two looks whether a backend that is silent is still there
+_REFUSED = (502, 503)
+_BROKE = "broken"
 
 
 class Balancer:
@@ -331,9 +98,13 @@ class Balancer:
 
     def __init__(self, config: Config = Config(), on_up: Callable[[str], None] = lambda url: None):
         self.config = config
-        self.pool = Pool(config.urls())
+        self.pool = Pool(config.specs(), POLICIES[config.policy](), config.queue_size, config.slow_start)
+        self._aliases = dict(each.split("=", 1) for each in config.alias)
         self._client = Client(config.connect_timeout)
-        self._health = Health(self.pool, self._client, config, on_up)
+        key = config.api_key[0] if config.api_key else ""
+        self._health = Health(self.pool, self._client, config.health_interval, config.health_timeout, key, on_up)
+        self._budget = RetryBudget(config.retry_budget)
+        self._refreshed = float("-inf")  # when the backends were asked for their models last, for a request
         self.service = service.Service(config, self._routes(), fallback=self.relay)
         self._count = _Metrics(self.service.metrics, self.pool)
 
@@ -363,6 +134,8 @@ class Balancer:
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/models", self.models),
+            Route("GET", "/v1/models", self.openai_models),
+            Route("GET", "/v1/models/{name}", self.openai_model),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
         ]
 
@@ -372,181 +145,265 @@ class Balancer:
 
     def health(self, request: Request) -> Reply:
         """GET /health: 200 while at least one backend is up."""
-        if self.pool.any_healthy():
+        if self.pool.any_up():
             return json_reply({"status": "ok"})
         error = APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
         return service.error_reply(error)
 
     def status(self) -> Dict[str, Any]:
-        """Return the state of all backends."""
+        """Return the state of all backends, and of the queue."""
         backends = self.pool.describe()
         return {
             "total_backends": len(backends),
             "healthy_backends": sum(each["healthy"] for each in backends),
+            "queued": self.pool.queued(),
+            "policy": self.config.policy,
             "backends": backends,
         }
 
-    def models(self, request: Request) -> Reply:
-        """GET /models: the union over the backends that are up."""
-        every: Dict[str, Dict[str, Any]] = {}
-        urls = self.pool.healthy_urls()
-        for url in urls:
-            for model in self._models_of(url, request):
-                known = every.setdefault(str(model.get("name")), dict(model, backends=[]))
-                known["backends"].append(url)
-                known["loaded"] = bool(known.get("loaded") or model.get("loaded"))
-        if not urls:
-            raise self._nobody()
-        return json_reply({"models": [every[name] for name in sorted(every)]})
+    # ---- models
 
-    def _models_of(self, url: str, request: Request) -> List[Dict[str, Any]]:
-        try:
-            answer = self._client.open(url + "/models", headers=_sent_on(request), timeout=self.config.health_timeout)
-            models = _object(answer.read_and_close()).get("models")
-        except (Unreachable, Broken, Slow):
-            return []  # the next probe will say so
-        return [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
+    def models(self, request: Request) -> Reply:
+        """GET /models: the union over the backends that are up, and the aliases."""
+        self._refresh(request)
+        if not self.pool.any_up():
+            raise self._nobody()
+        return json_reply({"models": list(self._known_models().values())})
+
+    def openai_models(self, request: Request) -> Reply:
+        """GET /v1/models: the same as a list in OpenAI's form."""
+        self._refresh(request)
+        if not self.pool.any_up():
+            raise self._nobody()
+        return json_reply({"object": "list", "data": [_openai_model(each) for each in self._known_models().values()]})
+
+    def openai_model(self, request: Request) -> Reply:
+        """GET /v1/models/{name}: one of them."""
+        self._refresh(request)
+        wanted = asking.plain_name(request.params["name"])
+        for name, model in self._known_models().items():
+            if asking.plain_name(name) == wanted:
+                return json_reply(_openai_model(model))
+        raise self._unknown_model(request.params["name"])
+
+    def _known_models(self) -> Dict[str, Dict[str, Any]]:
+        known = self.pool.models()
+        for alias, name in self._aliases.items():
+            target = known.get(name) or known.get(name + ".gguf")
+            if target:
+                known[alias] = dict(target, name=alias, alias_of=target["name"])
+        return known
+
+    def _refresh(self, request: Request) -> None:
+        """Ask all backends that are up for their models, all at once, as this client."""
+        self._refreshed = self.pool.clock()
+        headers = sent_on(request)
+        asked = [
+            threading.Thread(target=self._ask_for_models, args=(backend, headers), name="probe", daemon=True)
+            for backend in self.pool.everyone()
+            if backend.vitals.up
+        ]
+        for each in asked:
+            each.start()
+        for each in asked:
+            each.join(self.config.health_timeout)
+
+    def _ask_for_models(self, backend: Backend, headers: Dict[str, str]) -> None:
+        models = self._health.models_of(backend.url, headers)
+        if models is not None:  # where it could not tell, what its last probe has found out holds
+            self.pool.note_models(backend, models)
+
+    def _unknown_model(self, name: str) -> APIError:
+        known = ", ".join(self._known_models()) or "none"
+        return APIError(404, "There is no model '%s' here. There is: %s." % (name, known), "model_not_found", "model")
+
+    # ---- what a request asks for
+
+    def _wish(self, request: Request) -> Wish:
+        """Return what a request asks for; an alias in its body gives way to the model's name. Raises APIError 404."""
+        who = service.presented_key(request.headers) if self.config.api_key else request.peer
+        if request.method in ("GET", "HEAD", "DELETE"):
+            return Wish(who, works=False)
+        fields = asking.read_body(request.body)
+        model = asking.model_of(fields)
+        if model in self._aliases:
+            model = self._aliases[model]
+            fields.update({field: model for field in asking.MODEL_FIELDS if field in fields})
+            request.body = json.dumps(fields).encode("ascii")
+        if model and not self._has(model, request):
+            raise self._unknown_model(model)
+        beginnings = asking.beginnings(fields) if self.config.policy == "prefix" else ()
+        return Wish(who, model, beginnings=beginnings)
+
+    def _has(self, model: str, request: Request) -> bool:
+        """Whether there is such a model; before the answer is no, the backends are asked, at most once a second."""
+        if not self.pool.knows(model) and self.pool.clock() - self._refreshed > 1:
+            self._refresh(request)
+        return self.pool.knows(model)
 
     # ---- relaying
 
     def relay(self, request: Request) -> Any:
         """Send a request to a backend and its answer to the client; the module's docstring has the table of retries."""
+        wish = self._wish(request)
+        started = self.pool.clock()
         tried: Set[Backend] = set()
-        broken = 0
+        failures = 0
         failure: Any = None  # what the client gets when nobody is left
-        deadline = self.pool.clock() + self.config.queue_timeout
+        self._budget.earn()
         while True:
-            backend = self.pool.choose(tried)
-            if backend is None:
-                if self._wait_for_backend(request, failure, deadline):  # 7
-                    tried.clear()
-                    continue
+            ticket = self._admit(request, wish, tried, failure, started)
+            if ticket is None:
                 return failure or service.error_reply(self._nobody())
+            backend = ticket.backend
             tried.add(backend)
             try:
-                reply = self._attempt(backend, request)
+                reply = self._attempt(ticket, request, ticket.since - started)
             except Unreachable as error:  # 1
                 self.pool.failed(backend, str(error))
+                continue
             except Broken as error:  # 4
                 self.pool.failed(backend, str(error))
-                broken += 1
-                if broken > self.config.retries:
-                    raise APIError(502, "%d backends broke off while answering." % broken, "backend_broke")
-                self._count.retries.inc("broken")
+                why = _BROKE
             except Slow as error:  # 5
+                self.pool.failed(backend, str(error), lost=False)
                 raise APIError(504, "The backend %s is too slow: %s." % (backend.url, error), "backend_slow")
             else:
-                if reply.status not in (502, 503):
+                if reply.status not in _REFUSED:
                     return reply
-                failure = reply  # 3
-                self._count.retries.inc(str(reply.status))
+                failure, why = reply, str(reply.status)  # 3
+            failures += 1
+            if failures > self.config.retries or (why != _BROKE and not self._budget.spend()):
+                return service.error_reply(_broke(failures)) if why == _BROKE else failure
+            self._count.retries.inc(why)
 
-    def _wait_for_backend(self, request: Request, failure: Any, deadline: float) -> bool:
-        """Wait for a backend to be up; False where there is no hope or no time left. Raises HangUp."""
-        hope = self.config.child or self.pool.may_recover()  # a parent starts what has died again
-        while failure is None and hope and not self.service.draining:
-            left = deadline - self.pool.clock()
-            if left <= 0:
-                return False
-            if self.pool.any_healthy(min(left, 0.25)):
-                return True
-            if request.hung_up():
-                raise HangUp("the client closed the connection")
-        return False
+    def _admit(
+        self, request: Request, wish: Wish, tried: Set[Backend], failure: Any, started: float
+    ) -> Optional[Ticket]:
+        """Return a ticket with a backend, after waiting for one where that may help, or None.
 
-    def _attempt(self, backend: Backend, request: Request) -> Any:
+        Raises APIError 429 where too many wait already, 503 when it takes too long, HangUp when the client leaves.
+        """
+        hope = failure is None and not self.service.draining and (self.config.child or self.pool.hopeful())
+        try:
+            ticket = self.pool.request(wish, tried, hope, again=bool(tried))
+        except Full:
+            raise self._queue_full()
+        if ticket.decided:
+            try:
+                self._wait(ticket, request, started)
+            finally:
+                self._count.queue_wait.observe(self.pool.clock() - started)
+        return ticket if ticket.backend else None
+
+    def _wait(self, ticket: Ticket, request: Request, started: float) -> None:
+        """Wait in the queue until the ticket has a backend."""
+        while not ticket.decided.wait(_TICK):
+            gone = request.hung_up()
+            error = HangUp("the client closed the connection") if gone else self._overdue(ticket, started)
+            if error and (self.pool.leave(ticket) or gone):
+                self.pool.release(ticket)  # it may have been given a backend at the last moment
+                raise error
+        if ticket.displaced:
+            raise self._queue_full()
+
+    def _overdue(self, ticket: Ticket, started: float) -> Optional[APIError]:
+        """Return the error of a request that has waited too long, or None."""
+        waited = self.pool.clock() - started
+        stranded = min(waited, self.pool.stranded(ticket))
+        if stranded and (stranded >= self.config.recovery_timeout or self.service.draining):
+            return self._nobody()
+        if waited >= self.config.queue_timeout and not stranded:
+            return self._too_busy(503, "No slot has become free in %g s." % self.config.queue_timeout, "queue_timeout")
+        return None
+
+    def _queue_full(self) -> APIError:
+        return self._too_busy(429, "%d requests wait for a slot already." % self.pool.queued(), "queue_full")
+
+    def _too_busy(self, status: int, message: str, code: str) -> APIError:
+        after = self.pool.retry_after()
+        return APIError(status, message, code, type="overloaded_error", headers=[("Retry-After", str(after))])
+
+    def _attempt(self, ticket: Ticket, request: Request, waited: float) -> Any:
         """Send the request to one backend and return the reply. Raises Unreachable, Broken, Slow, HangUp.
 
         Nothing goes to the client before the first piece of the body is here, or all of it where its length is known.
         """
-        started = self.pool.clock()
+        backend = ticket.backend
         answer: Optional[Answer] = None
         try:
             answer = self._client.open(
                 backend.url + request.target,
                 request.method,
-                _sent_on(request),
+                sent_on(request),
                 request.body if request.body or request.method in ("POST", "PUT", "PATCH") else None,
                 self.config.timeout,
-                request.wire.wait_for,
+                self._watch(backend, request),
             )
-            reply = self._reply(backend, answer)
-            self.pool.answered(backend, self.pool.clock() - started)
+            reply = self._reply(ticket, answer, waited)
+            seconds = self.pool.clock() - ticket.since
+            self.pool.answered(backend, seconds, answer.status)
+            self._count.first_byte.observe(seconds)
             return reply
         except BaseException:
             if answer:
                 answer.close()
-            self.pool.finished(backend)
+            self.pool.release(ticket)
             raise
 
-    def _reply(self, backend: Backend, answer: Answer) -> Any:
+    def _watch(self, backend: Backend, request: Request) -> Wait:
+        """Return how to wait for a backend's bytes: until the client leaves, or the backend is found to be down."""
+        clock, wait_for = self.pool.clock, request.wire.wait_for
+
+        def wait(sock: Any, timeout: float) -> bool:
+            deadline = clock() + timeout
+            while not wait_for(sock, min(_SLICE, max(0.0, deadline - clock()))):
+                if backend.vitals.state == DOWN:
+                    raise Broken("it does not answer its probes any more")
+                if clock() >= deadline:
+                    return False
+                self.pool.doubt(backend)
+            backend.heard = clock()
+            return True
+
+        return wait
+
+    def _reply(self, ticket: Ticket, answer: Answer, waited: float) -> Any:
         """Return a whole answer as a Reply; one of unknown or great length as a Stream that gives the backend back."""
-        headers = [pair for pair in answer.headers if not _is_ours(pair[0])]
+        backend = ticket.backend
+        headers = passed_back(answer)
         headers.append(("X-ComeAPI-Backend", backend.url))
+        headers.append(("X-ComeAPI-Queue-Ms", "%d" % (waited * 1000)))
         kind = answer.header("content-type")
-        if answer.status in (502, 503) or (answer.length is not None and answer.length <= _HELD):
+        if answer.status in _REFUSED or (answer.length is not None and answer.length <= _HELD):
             body = answer.read_and_close()
-            self.pool.finished(backend)
+            self.pool.release(ticket)
             return Reply(body, answer.status, kind, headers)
-        relay = _Relay(answer, lambda: self.pool.finished(backend), lambda why: self.pool.failed(backend, why))
+        relay = Relay(answer, lambda: self._ended(ticket), lambda why, lost: self.pool.failed(backend, why, lost))
+        self._count.streams(1)
         if not kind.startswith(service.EVENT_STREAM):
             return Stream(relay, answer.status, kind, headers)
         if not answer.header("x-accel-buffering"):
             headers.append(("X-Accel-Buffering", "no"))
         return Stream(relay, answer.status, kind, headers, error_chunk=service.error_event)
 
+    def _ended(self, ticket: Ticket) -> None:
+        self.pool.release(ticket)
+        self._count.streams(-1)
+
     def _nobody(self) -> APIError:
         states = "; ".join("%s: %s" % (each["url"], each["why"]) for each in self.pool.describe())
         return APIError(503, "No backend is up. %s" % states, "no_backend", headers=[("Retry-After", "1")])
 
 
-class _Relay:
-    """A backend's answer as a service.Stream's chunks: the first piece is read at once, the others when due."""
-
-    def __init__(self, answer: Answer, finished: Callable[[], None], failed: Callable[[str], None]):
-        self._answer = answer
-        self._finished = finished
-        self._failed = failed
-        self._pieces = answer.pieces()
-        self._first: Optional[bytes] = next(self._pieces, b"")
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        try:
-            return next(self._pieces)
-        except Broken as error:  # 6
-            self._failed(str(error))
-            raise APIError(502, "The backend broke off in the middle of its answer: %s." % error, "backend_broke")
-        except Slow as error:
-            raise APIError(504, "The backend stopped in the middle of its answer: %s." % error, "backend_slow")
-
-    def close(self) -> None:
-        """Give the backend back; where its answer is not at its end, it sees the connection close and stops."""
-        finished, self._finished = self._finished, lambda: None
-        self._answer.close()
-        finished()
+def _broke(backends: int) -> APIError:
+    return APIError(502, "%d backends broke off while answering." % backends, "backend_broke")
 
 
-def _sent_on(request: Request) -> Dict[str, str]:
-    """Return the headers that a backend gets of a request."""
-    headers = {name: value for name, value in request.headers.items() if name not in _NOT_SENT_ON}
-    for option in request.headers.get("connection", "").split(","):
-        headers.pop(option.strip().lower(), None)
-    before = headers.get("x-forwarded-for")
-    headers["x-forwarded-for"] = before + ", " + request.peer if before else request.peer
-    headers["x-forwarded-proto"] = "http"
-    headers["x-forwarded-host"] = request.headers.get("host", "")
-    headers["x-request-id"] = request.id
-    return headers
-
-
-def _is_ours(name: str) -> bool:
-    return name.lower() in _OURS or name.lower().startswith("access-control-")
+def _openai_model(model: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a model as OpenAI's list has it, with what else is known of it."""
+    known = {"id": model["name"], "object": "model", "created": 0, "owned_by": "comeapi"}
+    return dict(known, **{key: value for key, value in model.items() if key not in ("name", "object")})
 
 
 class _Metrics:
@@ -554,19 +411,49 @@ class _Metrics:
 
     def __init__(self, metrics: service.Metrics, pool: Pool):
         self.retries = metrics.counter("comeapi_retries_total", "Requests sent to another backend.", "why")
-        self._up = metrics.gauge("comeapi_backend_up", "Whether a backend is up.", "backend")
-        self._in_flight = metrics.gauge("comeapi_backend_requests_in_flight", "Requests at a backend.", "backend")
-        self._requests = metrics.counter("comeapi_backend_requests_total", "Requests sent to a backend.", "backend")
-        self._errors = metrics.counter("comeapi_backend_errors_total", "Requests that did not get through.", "backend")
+        self.queue_wait = metrics.histogram(
+            "comeapi_queue_wait_seconds", "How long those requests waited that had to wait for a slot."
+        )
+        self.first_byte = metrics.histogram(
+            "comeapi_first_byte_seconds", "From sending a request to a backend to its answer's first byte."
+        )
+        self._queued = metrics.gauge("comeapi_queued_requests", "Requests that wait for a slot.")
+        self._streams = metrics.gauge("comeapi_streams_open", "Answers that are being relayed piece by piece.")
+        self._hits = metrics.counter("comeapi_affinity_hits_total", "Requests sent where their beginning was seen.")
+        self._state = metrics.gauge(
+            "comeapi_backend_state", "1 for the state that a backend is in.", "backend", "state"
+        )
+        self._backends = {
+            "healthy": metrics.gauge("comeapi_backend_up", "Whether a backend is up.", "backend"),
+            "in_flight": metrics.gauge("comeapi_backend_requests_in_flight", "Slots in use at a backend.", "backend"),
+            "capacity": metrics.gauge("comeapi_backend_capacity", "Slots of a backend.", "backend"),
+            "requests": metrics.counter("comeapi_backend_requests_total", "Requests sent to a backend.", "backend"),
+            "error_count": metrics.counter(
+                "comeapi_backend_errors_total", "Requests that did not get through.", "backend"
+            ),
+            "ejections": metrics.counter(
+                "comeapi_backend_ejections_total", "How often a backend was left out since its requests failed.",
+                "backend",
+            ),
+        }  # fmt: skip
         self._pool = pool
         metrics.collect(self._collect)
 
+    def streams(self, change: int) -> None:
+        """Count a stream in or out."""
+        self._streams.inc(by=change)
+
     def _collect(self) -> None:
-        for each in self._pool.describe():
-            self._up.set(each["healthy"], each["url"])
-            self._in_flight.set(each["in_flight"], each["url"])
-            self._requests.set(each["requests"], each["url"])
-            self._errors.set(each["error_count"], each["url"])
+        self._queued.set(self._pool.queued())
+        self._hits.set(getattr(self._pool.policy, "hits", 0))
+        backends = self._pool.describe()
+        self._state.clear()
+        for field, metric in self._backends.items():
+            metric.clear()  # of backends that have left
+            for each in backends:
+                metric.set(each[field], each["url"])
+        for each in backends:
+            self._state.set(1, each["url"], each["state"])
 
 
 # --------------------------------------------------------------------------------------------- the program
@@ -587,7 +474,7 @@ def main() -> None:
         options.fail("can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error))
     announce(
         "listening",
-        "⚖️  %s in front of %s" % (balancer.url, ", ".join(config.urls())),
+        "⚖️  %s in front of %s" % (balancer.url, ", ".join(each["url"] for each in balancer.pool.describe())),
         url=balancer.url,
         pid=os.getpid(),
     )

@@ -128,6 +128,11 @@ class _Metric:
         with self._lock:
             self._samples[labels] = value
 
+    def clear(self) -> None:
+        """Forget all samples: what they were of may be gone."""
+        with self._lock:
+            self._samples.clear()
+
     def lines(self) -> Iterator[str]:
         """Yield the family in Prometheus' text format."""
         with self._lock:
@@ -434,7 +439,7 @@ class Stream:
     error_chunk: Optional[Callable[[APIError], bytes]] = None
 
 
-def event(value: Any) -> bytes:
+def event(value: Any, name: str = "") -> bytes:
     """Return one server-sent event whose data is `value` as JSON."""
     return b"data: " + json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n\n"
 

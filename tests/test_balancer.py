@@ -10,11 +10,12 @@ import threading
 import time
 
 import pytest
-from conftest import PATIENCE, call, free_ports, in_parallel, running, wait_until
+from conftest import PATIENCE, call, free_ports, running, wait_until
 
-from balancer import Balancer, Config, Pool, backend_url
+from balancer import Balancer, Config
 from core import service
 from core.service import IDLE, APIError, Reply, Route, Service, Stream, event_stream, json_reply, readable
+from core.pool import backend_url
 from core.upstream import Broken, Client
 
 # ------------------------------------------------------------------------------------------------ stand-ins
@@ -23,14 +24,16 @@ from core.upstream import Broken, Client
 class StandIn:
     """A backend that answers as `behave(request)` says, and counts."""
 
+    lists = True  # it has /models
+
     def __init__(self, behave=None, port=0, health=None):
         self.requests = []
         self.behave = behave or (lambda request: json_reply({"from": self.service.url}))
         self.health = health or (lambda request: json_reply({"status": "ok", "slots": 4, "model": "m.gguf"}))
-        routes = [
-            Route("GET", "/health", lambda request: self.health(request)),
-            Route("GET", "/models", lambda request: json_reply({"models": [{"name": "m.gguf", "loaded": True}]})),
-        ]
+        routes = [Route("GET", "/health", lambda request: self.health(request))]
+        if self.lists:
+            models = {"models": [{"name": "m.gguf", "loaded": True}]}
+            routes.append(Route("GET", "/models", lambda request: json_reply(models)))
         self.service = Service(service.Config(port=port), routes, fallback=self._answer).start()
         self.url = self.service.url
 
@@ -70,6 +73,8 @@ class RawServer:
                 head += data
             if head.startswith(b"GET /health"):
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+            elif head.startswith((b"GET /props", b"GET /models", b"GET /v1/models")):
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             else:
                 self.requests += 1
                 self.misbehave(connection)
@@ -98,7 +103,7 @@ def front(made):
 
     def make(*backends, **settings):
         urls = tuple(backend if isinstance(backend, str) else backend.url for backend in backends)
-        settings = dict({"health_interval": 30.0, "queue_timeout": 0.0}, **settings)
+        settings = dict({"health_interval": 30.0, "recovery_timeout": 0.0}, **settings)
         balancer = made(Balancer, Config(port=0, backend=urls, **settings)).start()
         wait_until(lambda: all(each["last_check"] for each in balancer.status()["backends"]))
         return balancer
@@ -113,93 +118,6 @@ def dead_url():
 def break_off(connection):
     """Reset the connection without an answer."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-
-
-# ------------------------------------------------------------------------------------------------ the choice
-
-
-def pool_of(count, slots=4):
-    pool = Pool(tuple("http://b%d" % index for index in range(count)))
-    for backend in pool.due(0):
-        pool.probed(backend, True, "ok", {"slots": slots}, 30)
-    return pool
-
-
-def names(pool, count, tried=()):
-    return [pool.choose(set(tried)).url[-1] for _ in range(count)]
-
-
-def test_healthy_backends_are_taken_in_turn():
-    assert names(pool_of(3), 6) == ["0", "1", "2", "0", "1", "2"]
-
-
-def test_a_full_backend_is_skipped_until_all_are_full():
-    pool = pool_of(2, slots=1)
-    assert names(pool, 2) == ["0", "1"]
-    assert names(pool, 2) == ["0", "1"]  # all are full: in turn again, their own queues take them
-
-
-def test_a_backend_that_is_down_is_skipped_and_one_that_was_tried_never_taken_again():
-    pool = pool_of(3)
-    first = pool.choose(set())
-    pool.failed(first, "gone")
-    assert names(pool, 4) == ["1", "2", "1", "2"]
-    second = pool.choose(set())
-    assert pool.choose({second}).url != second.url
-
-
-def test_a_backend_that_is_down_is_the_last_resort():
-    pool = Pool(("http://b0",))
-    assert pool.choose(set()).url == "http://b0"
-
-
-def test_with_every_backend_tried_there_is_none():
-    pool = pool_of(2)
-    tried = {pool.choose(set()), pool.choose(set())}
-    assert pool.choose(tried) is None
-
-
-def test_the_cursor_is_fair_under_many_threads():
-    pool = pool_of(4, slots=10**6)
-    chosen = []
-    in_parallel(lambda _: chosen.extend(names(pool, 100)), range(8))
-    assert {chosen.count(name) for name in "0123"} == {200}
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_a_healthy_backend_is_probed_at_its_interval_and_a_dead_one_every_second_backing_off():
-    clock = Clock()
-    pool = Pool(("http://b0",), clock)
-    (backend,) = pool.due(0)
-    assert pool.due(0) == []  # it is being probed
-    pool.probed(backend, True, "ok", {}, 30)
-    clock.now += 29
-    assert pool.due(0) == []
-    clock.now += 1
-    assert pool.due(0) == [backend]
-    delays = []
-    for _ in range(12):
-        pool.probed(backend, False, "gone", {}, 30)
-        delays.append(backend.next_probe - clock.now)
-        clock.now = backend.next_probe
-        assert pool.due(0) == [backend]
-    assert delays[0] == 1 and delays == sorted(delays) and delays[-1] == 5
-
-
-def test_a_failed_request_makes_the_backend_suspect_and_its_probe_due_at_once():
-    clock = Clock()
-    pool = Pool(("http://b0",), clock)
-    (backend,) = pool.due(0)
-    pool.probed(backend, True, "ok", {}, 30)
-    pool.failed(pool.choose(set()), "refused")
-    assert not backend.healthy and pool.due(0) == [backend]
 
 
 # ------------------------------------------------------------------------------------- the table of retries
@@ -334,7 +252,7 @@ def test_row_6_a_stream_that_breaks_off_later_ends_with_an_error_event(made, fro
 def test_row_7_a_request_waits_for_a_backend_that_was_there_before(made, front):
     port = free_ports(1)
     only = made(StandIn, port=port)
-    balancer = front(only, queue_timeout=PATIENCE)
+    balancer = front(only, recovery_timeout=PATIENCE)
     call(balancer.url + "/x", {})
     only.close()
     answers = []
@@ -348,9 +266,292 @@ def test_row_7_a_request_waits_for_a_backend_that_was_there_before(made, front):
 
 def test_row_7_without_hope_the_client_is_told_at_once_what_is_wrong(front):
     dead = dead_url()
-    answer = call(front(dead, queue_timeout=PATIENCE).url + "/generate", {})
+    answer = call(front(dead, recovery_timeout=PATIENCE).url + "/generate", {})
     assert answer.status == 503 and answer.headers["Retry-After"]
     assert dead in answer.json["error"]["message"] and "refused" in answer.json["error"]["message"]
+
+
+def test_rows_3_and_4_happen_a_stated_number_of_times(made, front):
+    full = [made(StandIn, lambda request: json_reply({}, 503)) for _ in range(5)]
+    assert call(front(*full, retries=2).url + "/generate", {}).status == 503
+    assert sum(len(each.requests) for each in full) == 3
+
+
+def test_row_3_retries_have_a_budget_so_that_they_do_not_double_an_overload(made, front):
+    full = [made(StandIn, lambda request: json_reply({}, 503)) for _ in range(2)]
+    balancer = front(*full, retry_budget=0.1)
+    assert {call(balancer.url + "/generate", {}).status for _ in range(60)} == {503}
+    assert 60 < sum(len(each.requests) for each in full) <= 60 + 10 + 60 * 0.1
+
+
+def test_row_4_a_backend_that_falls_silent_is_found_out_and_the_request_goes_elsewhere(made, front):
+    silent, released = threading.Event(), threading.Event()
+
+    def stuck(request):
+        silent.set()
+        released.wait(PATIENCE)
+        return json_reply({})
+
+    def health(request):
+        if silent.is_set():
+            released.wait(PATIENCE)
+        return json_reply({"slots": 4})
+
+    hanging, good = made(StandIn, stuck, health=health), made(StandIn)
+    balancer = front(hanging, good, health_interval=0.2, health_timeout=0.2)
+    assert call(balancer.url + "/generate", {}).json["from"] == good.url
+    assert silent.is_set() and balancer.status()["backends"][0]["state"] == "down"
+    released.set()
+
+
+# ------------------------------------------------------------------------------------------- the queue
+
+
+class Gate:
+    """A backend's behaviour: requests are held until they are let through; counts how many it holds at once."""
+
+    def __init__(self):
+        self.held, self.most = 0, 0
+        self._opened = 0
+        self._changed = threading.Condition()
+
+    def __call__(self, request):
+        with self._changed:
+            self.held += 1
+            self.most = max(self.most, self.held)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._opened > 0, PATIENCE)
+            self._opened -= 1
+            self.held -= 1
+        return json_reply({"body": json.loads(request.body.decode())})
+
+    def open(self, count=10**6):
+        with self._changed:
+            self._opened += count
+            self._changed.notify_all()
+
+
+def one_slot(request):
+    return json_reply({"status": "ok", "slots": 1})
+
+
+def post_in_background(url, body, headers=None):
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(call(url, body, headers)), daemon=True)
+    thread.start()
+    return thread, answers
+
+
+def test_a_backends_slots_are_never_exceeded_and_all_are_served(made, front):
+    gate = Gate()
+    balancer = front(made(StandIn, gate))  # four slots, as its /health says
+    waiting = [post_in_background(balancer.url + "/generate", {"n": n}) for n in range(20)]
+    wait_until(lambda: gate.held == 4 and balancer.status()["queued"] == 16)
+    gate.open()
+    for thread, _ in waiting:
+        thread.join(PATIENCE)
+    assert gate.most == 4
+    assert sorted(answers[0].json["body"]["n"] for _, answers in waiting) == list(range(20))
+    assert balancer.status()["backends"][0]["in_flight"] == 0
+
+
+@pytest.mark.parametrize(
+    "health, props, option, slots",
+    [
+        ({"slots": 6}, {}, "", 6),
+        ({"status": "ok"}, {"total_slots": 3}, "", 3),
+        ({"status": "ok"}, {}, "", 1),
+        ({"slots": 6}, {}, ",slots=2", 2),
+    ],
+)
+def test_slots_come_from_the_option_or_health_or_llama_servers_props_or_are_one(
+    made, front, health, props, option, slots
+):
+    def behave(request):
+        return json_reply(props) if request.path == "/props" else json_reply({}, 404)
+
+    stand_in = made(StandIn, behave, health=lambda request: json_reply(health))
+    assert front(stand_in.url + option).status()["backends"][0]["capacity"] == slots
+
+
+def test_a_full_queue_is_429_and_says_when_to_come_back(made, front):
+    gate = Gate()
+    balancer = front(made(StandIn, gate, health=one_slot), queue_size=1)
+    waiting = [post_in_background(balancer.url + "/generate", {"n": n}) for n in range(2)]
+    wait_until(lambda: balancer.status()["queued"] == 1)
+    answer = call(balancer.url + "/generate", {})
+    assert answer.status == 429 and int(answer.headers["Retry-After"]) >= 1
+    assert answer.json["error"]["code"] == "queue_full"
+    gate.open()
+    for thread, answers in waiting:
+        thread.join(PATIENCE)
+        assert answers[0].status == 200
+
+
+def test_a_deadline_that_passes_in_the_queue_is_503(made, front):
+    gate = Gate()
+    balancer = front(made(StandIn, gate, health=one_slot), queue_timeout=0.3)
+    thread, _ = post_in_background(balancer.url + "/generate", {})
+    wait_until(lambda: gate.held == 1)
+    answer = call(balancer.url + "/generate", {})
+    assert answer.status == 503 and answer.json["error"]["code"] == "queue_timeout" and answer.headers["Retry-After"]
+    assert balancer.status()["queued"] == 0
+    gate.open()
+    thread.join(PATIENCE)
+
+
+def test_a_client_that_leaves_is_dropped_from_the_queue_at_once(made, front):
+    gate = Gate()
+    stand_in = made(StandIn, gate, health=one_slot)
+    balancer = front(stand_in)
+    thread, _ = post_in_background(balancer.url + "/generate", {})
+    wait_until(lambda: gate.held == 1)
+    sock = socket.create_connection(("127.0.0.1", balancer.service.port))
+    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    wait_until(lambda: balancer.status()["queued"] == 1)
+    sock.close()
+    wait_until(lambda: balancer.status()["queued"] == 0, timeout=0.5)
+    gate.open()
+    thread.join(PATIENCE)
+    assert len([each for each in stand_in.requests if each.method == "POST"]) == 1
+
+
+def test_the_queue_is_fair_between_keys(made, front):
+    served = []
+
+    def behave(request):
+        gate(request)
+        served.append(service.presented_key(request.headers))
+        return json_reply({})
+
+    gate = Gate()
+    balancer = front(made(StandIn, behave, health=one_slot), api_key=("greedy", "modest"))
+    first = post_in_background(balancer.url + "/x", {}, {"X-Api-Key": "greedy"})
+    wait_until(lambda: gate.held == 1)
+    waiting = [post_in_background(balancer.url + "/x", {}, {"X-Api-Key": "greedy"}) for _ in range(5)]
+    wait_until(lambda: balancer.pool.queued() == 5)
+    waiting.append(post_in_background(balancer.url + "/x", {}, {"X-Api-Key": "modest"}))
+    wait_until(lambda: balancer.pool.queued() == 6)
+    gate.open()
+    for thread, answers in waiting + [first]:
+        thread.join(PATIENCE)
+        assert answers[0].status == 200
+    assert served.index("modest") == 2  # after one that was running, and one turn of the other's
+
+
+def test_look_ups_do_not_wait_behind_work(made, front):
+    gate = Gate()
+
+    def behave(request):
+        return json_reply({"up": True}) if request.method == "GET" else gate(request)
+
+    balancer = front(made(StandIn, behave, health=one_slot))
+    thread, _ = post_in_background(balancer.url + "/generate", {})
+    wait_until(lambda: gate.held == 1)
+    assert call(balancer.url + "/props").json == {"up": True}
+    gate.open()
+    thread.join(PATIENCE)
+
+
+def test_a_queued_request_is_told_how_long_it_waited(made, front):
+    gate = Gate()
+    balancer = front(made(StandIn, gate, health=one_slot))
+    first, _ = post_in_background(balancer.url + "/generate", {})
+    wait_until(lambda: gate.held == 1)
+    second, answers = post_in_background(balancer.url + "/generate", {})
+    wait_until(lambda: balancer.status()["queued"] == 1)
+    gate.open()
+    first.join(PATIENCE)
+    second.join(PATIENCE)
+    assert int(answers[0].headers["X-ComeAPI-Queue-Ms"]) > 0
+    assert "comeapi_queue_wait_seconds_count 1" in call(balancer.url + "/metrics").body.decode()
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+def has(*models, loaded=None, openai=False):
+    """Return a backend's behaviour: it lists these models, and answers with its own list."""
+
+    def behave(request):
+        if openai and request.path == "/v1/models":
+            return json_reply({"object": "list", "data": [{"id": name, "object": "model"} for name in models]})
+        if not openai and request.path == "/models":
+            return json_reply({"models": [{"name": name, "loaded": name == loaded} for name in models]})
+        if request.method != "POST":
+            return json_reply({}, 404)
+        return json_reply({"mine": list(models), "asked": json.loads(request.body.decode())})
+
+    return behave
+
+
+class Server(StandIn):
+    """A stand-in without a /models of its own."""
+
+    lists = False
+
+
+@pytest.mark.parametrize("field", ["model", "model_name"])
+@pytest.mark.parametrize("openai", [False, True])
+def test_a_request_goes_to_the_backend_that_has_its_model(made, front, field, openai):
+    balancer = front(made(Server, has("a.gguf", openai=openai)), made(Server, has("b.gguf", openai=openai)))
+    for name in ("b.gguf", "b", "b.gguf"):
+        answer = call(balancer.url + "/v1/chat/completions", {field: name}).json
+        assert answer["mine"] == ["b.gguf"] and answer["asked"][field] == name
+
+
+def test_an_unknown_model_is_404_and_says_what_there_is(made, front):
+    balancer = front(made(Server, has("a.gguf")), made(Server, has("b.gguf")))
+    answer = call(balancer.url + "/generate", {"model_name": "c"})
+    assert answer.status == 404 and answer.json["error"]["code"] == "model_not_found"
+    assert "a.gguf, b.gguf" in answer.json["error"]["message"]
+
+
+def test_a_model_that_has_just_come_is_found(made, front):
+    names = ["a.gguf"]
+    balancer = front(made(Server, lambda request: has(*names)(request)))
+    names.append("new.gguf")
+    wait_until(lambda: call(balancer.url + "/generate", {"model_name": "new"}).status == 200, timeout=3)
+
+
+def test_an_alias_stands_for_a_model(made, front):
+    balancer = front(made(Server, has("a.gguf")), made(Server, has("b.gguf")), alias=("gpt-4o=b.gguf",))
+    answer = call(balancer.url + "/v1/chat/completions", {"model": "gpt-4o", "messages": [{"content": "é"}]})
+    assert answer.json["asked"] == {"model": "b.gguf", "messages": [{"content": "é"}]}
+    listed = {each["name"]: each for each in call(balancer.url + "/models").json["models"]}
+    assert set(listed) == {"a.gguf", "b.gguf", "gpt-4o"} and listed["gpt-4o"]["alias_of"] == "b.gguf"
+
+
+def test_the_models_are_listed_in_openais_form_too(made, front):
+    balancer = front(made(Server, has("a.gguf", loaded="a.gguf")), made(Server, has("b", openai=True)))
+    answer = call(balancer.url + "/v1/models").json
+    assert answer["object"] == "list" and [each["id"] for each in answer["data"]] == ["a.gguf", "b"]
+    assert all(each["object"] == "model" and isinstance(each["created"], int) for each in answer["data"])
+    assert call(balancer.url + "/v1/models/a").json["id"] == "a.gguf"
+    assert call(balancer.url + "/v1/models/zzz").status == 404
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"{}" * 600000, b'{"model": 7}'])
+def test_a_body_that_names_no_model_goes_to_any_backend_as_it_is(made, front, body):
+    def echo(request):
+        return json_reply({"size": len(request.body)}) if request.method == "POST" else json_reply({}, 404)
+
+    assert call(front(made(StandIn, echo)).url + "/x", body).json == {"size": len(body)}
+
+
+def test_conversations_stay_with_the_backend_that_holds_their_cache(made, front):
+    backends = [made(StandIn) for _ in range(4)]
+    balancer = front(*backends, policy="prefix")
+    homes = set()
+    for conversation in range(8):
+        messages, seen = [], set()
+        for turn in range(4):
+            messages.append({"role": "user", "content": "%d %s" % (conversation, "Tell me more of this. " * 20)})
+            seen.add(call(balancer.url + "/v1/chat/completions", {"messages": messages}).json["from"])
+        assert len(seen) == 1
+        homes |= seen
+    assert homes == {backend.url for backend in backends}
+    assert "comeapi_affinity_hits_total 24" in call(balancer.url + "/metrics").body.decode()
 
 
 # ------------------------------------------------------------------------------------------------ relaying
@@ -599,7 +800,7 @@ def test_a_balancer_ends_with_its_parent(start):
 
 
 def test_the_default_backends_are_the_originals():
-    assert Config().urls() == tuple("http://127.0.0.1:%d" % port for port in range(8080, 8085))
+    assert [spec.url for spec in Config().specs()] == ["http://127.0.0.1:%d" % port for port in range(8080, 8085)]
     assert Config().port == 9000
 
 

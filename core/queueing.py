@@ -1,0 +1,68 @@
+"""The queue of requests that wait for a backend: bounded, first come first served for each client, clients in turn.
+
+One client that sends a thousand requests waits behind its own; another's first request is the second to be served. A
+full queue refuses whoever has most in it: where that is not the newcomer, the last request of the client that has
+most makes room.
+
+Nothing here locks or waits: the pool's lock guards it.
+"""
+
+from collections import OrderedDict, deque
+from typing import Any, Callable, Deque, Optional
+
+
+class Full(Exception):
+    """There is no room for another request of this client."""
+
+
+class FairQueue:
+    """At most `size` items, in a line for each client."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._length = 0
+        self._lines: "OrderedDict[str, Deque[Any]]" = OrderedDict()  # the next line to be served stands first
+
+    def __len__(self) -> int:
+        return self._length
+
+    def push(self, who: str, item: Any, first: bool = False) -> Optional[Any]:
+        """Put an item at the end of its client's line, or first; return the one that had to make room. Raises Full."""
+        displaced = self._make_room(who) if self._length >= self._size else None
+        line = self._lines.setdefault(who, deque())
+        if first:
+            line.appendleft(item)
+        else:
+            line.append(item)
+        self._length += 1
+        return displaced
+
+    def pop(self, fits: Callable[[Any], bool]) -> Optional[Any]:
+        """Take the first item that fits, in the order of the clients' turns; its client's next turn is the last."""
+        for who, line in self._lines.items():
+            for item in line:
+                if fits(item):
+                    self.remove(who, item)
+                    if who in self._lines:
+                        self._lines.move_to_end(who)
+                    return item
+        return None
+
+    def remove(self, who: str, item: Any) -> bool:
+        """Take an item out, wherever it stands; False if it is not here."""
+        line = self._lines.get(who)
+        if line is None or item not in line:
+            return False
+        line.remove(item)
+        self._length -= 1
+        if not line:
+            del self._lines[who]
+        return True
+
+    def _make_room(self, who: str) -> Any:
+        longest = max(self._lines, key=lambda each: len(self._lines[each]), default=who)
+        if len(self._lines.get(longest, ())) <= len(self._lines.get(who, ())) + 1:
+            raise Full()
+        displaced = self._lines[longest][-1]
+        self.remove(longest, displaced)
+        return displaced

@@ -1,0 +1,111 @@
+"""What passes through a balancer: the request's headers, and the answer, whole or piece by piece.
+
+sent_on(request)         the headers that a backend gets
+passed_back(answer)      the headers that the client gets
+Relay(answer, …)         a backend's answer as a service.Stream's chunks
+RetryBudget              how many requests may be sent again for being refused
+"""
+
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+from core.service import APIError, Request
+from core.upstream import Answer, Broken, Slow
+
+_HOP_BY_HOP = frozenset(
+    ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+     "transfer-encoding", "upgrade"]
+)  # fmt: skip
+_NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect"}
+_OURS = _HOP_BY_HOP | {"content-length", "content-type", "server", "date", "x-request-id"}  # the service writes these
+
+
+def sent_on(request: Request) -> Dict[str, str]:
+    """Return the headers that a backend gets of a request."""
+    headers = {name: value for name, value in request.headers.items() if name not in _NOT_SENT_ON}
+    if "connection" in request.headers:
+        for option in request.headers["connection"].split(","):
+            headers.pop(option.strip().lower(), None)
+    before = headers.get("x-forwarded-for")
+    headers["x-forwarded-for"] = before + ", " + request.peer if before else request.peer
+    headers["x-forwarded-proto"] = "http"
+    headers["x-forwarded-host"] = request.headers.get("host", "")
+    headers["x-request-id"] = request.id
+    return headers
+
+
+def passed_back(answer: Answer) -> List[Tuple[str, str]]:
+    """Return the headers of a backend's answer that the client gets."""
+    return [pair for pair in answer.headers if not _is_ours(pair[0].lower())]
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or name.startswith("access-control-")
+
+
+class Relay:
+    """A backend's answer as a service.Stream's chunks: the first piece is read at once, the others when due.
+
+    `finished()` is called once, when the answer has ended, however it did; `failed(why, lost)` before that, where the
+    backend broke off (lost) or sent nothing for too long.
+    """
+
+    def __init__(self, answer: Answer, finished: Callable[[], None], failed: Callable[[str, bool], None]):
+        self._answer = answer
+        self._finished = finished
+        self._failed = failed
+        self._pieces = answer.pieces()
+        self._first: Optional[bytes] = next(self._pieces, b"")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        try:
+            return next(self._pieces)
+        except Broken as error:
+            self._failed(str(error), True)
+            raise APIError(502, "The backend broke off in the middle of its answer: %s." % error, "backend_broke")
+        except Slow as error:
+            self._failed(str(error), False)
+            raise APIError(504, "The backend stopped in the middle of its answer: %s." % error, "backend_slow")
+
+    def close(self) -> None:
+        """Give the backend back; where its answer is not at its end, it sees the connection close and stops."""
+        finished, self._finished = self._finished, _nothing
+        self._answer.close()
+        finished()
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+class RetryBudget:
+    """How many requests may be sent again for being refused: a share of all requests, and a few beside that.
+
+    So that backends which refuse everything get little more than what clients send, not a multiple of it.
+    """
+
+    RESERVE = 10.0
+
+    def __init__(self, share: float):
+        self._share = share
+        self._left = self.RESERVE
+        self._lock = threading.Lock()  # guards _left
+
+    def earn(self) -> None:
+        """A request has come."""
+        with self._lock:
+            self._left = min(self._left + self._share, self.RESERVE)
+
+    def spend(self) -> bool:
+        """Whether another one may be sent again; takes it from the budget."""
+        with self._lock:
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True

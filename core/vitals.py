@@ -1,0 +1,161 @@
+"""Whether a backend may be used, as probes and requests tell: a state machine without clock, thread or socket.
+
+    new ───── first probe ─────> up | down | loading
+    up ────── FALL probes fail in a row ──> down          up ── it says itself that it is not ready ──> loading
+    up ────── a request can't connect, or is broken off ──> suspect: not used, and probed at once
+    suspect ─ one good probe ──> up;  FALL failed ones ──> down
+    down ──── RISE good probes in a row ──> up            loading ── one good probe ──> up
+
+Busy is not dead: a probe that times out while the backend's streams flow counts for nothing.
+
+Beside that, what passes its probes and still fails requests is ejected: after EJECT_AFTER failures in a row, for 30 s,
+twice as long each time, 300 s at most; then one request is let through, and its outcome decides. Who comes back after
+being down or ejected starts slowly: its share of the requests grows to the whole over `slow_start` seconds.
+"""
+
+FALL = 3
+RISE = 2
+EJECT_AFTER = 5
+FIRST_EJECTION, LONGEST_EJECTION = 30.0, 300.0  # seconds
+FIRST_RETRY = 1.0  # seconds until a backend that failed its probe is probed again
+SLOWEST_RETRY = 5.0  # seconds, after backing off
+BACK_OFF = 1.3
+RISE_DELAY = 0.5  # seconds between the probes that it must pass to come up again
+LEAST_SHARE = 0.1  # what a backend that starts slowly begins with
+TROUBLE_SECONDS = 5.0  # in which a failure's weight falls by half
+
+NEW, UP, SUSPECT, DOWN, LOADING = "new", "up", "suspect", "down", "loading"
+
+
+class Vitals:
+    """One backend's health. Moments are seconds on the caller's clock."""
+
+    def __init__(self, slow_start: float = 0.0):
+        self.state = NEW
+        self.why = "not probed yet"
+        self.seen = False  # it has been up once, or says that it is loading
+        self.ejections = 0  # in all
+        self.down_since = float("-inf")
+        self._slow_start = slow_start
+        self._slow_until = float("-inf")
+        self._bad_probes = 0  # in a row
+        self._good_probes = 0
+        self._retry_delay = FIRST_RETRY
+        self._failures = 0  # in a row, of requests
+        self._ejected_until = float("-inf")
+        self._ejection = FIRST_EJECTION
+        self._on_trial = False  # its ejection is served; the next request's outcome decides
+        self._trial_runs = False
+        self._trouble = 0.0
+        self._trouble_at = 0.0
+
+    # ---- what follows from it
+
+    @property
+    def up(self) -> bool:
+        """Whether it may be used, as far as probes and connections tell."""
+        return self.state == UP
+
+    def out(self, now: float) -> bool:
+        """Whether it is ejected, or its trial is under way."""
+        return now < self._ejected_until or (self._on_trial and self._trial_runs)
+
+    def label(self, now: float) -> str:
+        """Return its state in a word."""
+        return "ejected" if self.up and self._on_trial else self.state
+
+    def share(self, now: float) -> float:
+        """Return what part of its requests it gets: less than 1 while it starts slowly."""
+        if now >= self._slow_until:
+            return 1.0
+        return max(LEAST_SHARE, 1.0 - (self._slow_until - now) / self._slow_start)
+
+    def trouble(self, now: float) -> float:
+        """Return how many failures weigh on it, those of five seconds ago half."""
+        return self._trouble * 0.5 ** ((now - self._trouble_at) / TROUBLE_SECONDS)
+
+    def next_probe(self, interval: float) -> float:
+        """Return the seconds until the next probe, after one has ended."""
+        if self._good_probes and not self.up:
+            return RISE_DELAY
+        if self.up and not self._bad_probes:
+            self._retry_delay = FIRST_RETRY
+            return interval
+        delay, self._retry_delay = self._retry_delay, min(self._retry_delay * BACK_OFF, SLOWEST_RETRY)
+        return delay
+
+    # ---- what probes tell
+
+    def probe_passed(self, now: float) -> None:
+        """It answered: it is up, or nearly, where it has been down."""
+        self._bad_probes = 0
+        self._good_probes += 1
+        if self.state == DOWN and self._good_probes < RISE and self.seen:
+            self.why = "answers again"
+            return
+        if self.state == DOWN and self.seen:
+            self._start_slowly(now)
+        self.state, self.why, self.seen = UP, "ok", True
+
+    def probe_failed(self, now: float, why: str) -> None:
+        """It did not answer, or not well."""
+        self._good_probes = 0
+        self._bad_probes += 1
+        self.why = why
+        if self.state == NEW or self._bad_probes >= FALL:
+            self._leave(now, DOWN)
+
+    def not_ready(self, now: float, why: str) -> None:
+        """It answered that it is not ready: it is loading, or stopping."""
+        self._good_probes = self._bad_probes = 0
+        self.why, self.seen = why, True
+        self._leave(now, LOADING)
+
+    def busy(self, why: str) -> None:
+        """The probe timed out, but its streams flow."""
+        self._bad_probes = 0
+        self.why = why
+
+    # ---- what requests tell
+
+    def request_starts(self) -> None:
+        """A request goes to it; where it is on trial, this one decides."""
+        self._trial_runs = self._on_trial
+
+    def request_ends(self) -> None:
+        """A request has left it; a trial that had no outcome is held again."""
+        self._trial_runs = False
+
+    def request_passed(self, now: float) -> None:
+        """A request was answered."""
+        self._failures = 0
+        if self._on_trial and now >= self._ejected_until:
+            self._on_trial = self._trial_runs = False
+            self._ejection = FIRST_EJECTION
+            self._start_slowly(now)
+
+    def request_failed(self, now: float, why: str, lost: bool) -> bool:
+        """A request failed; where the connection was `lost`, it is suspect. Returns whether it is ejected by that."""
+        self._trouble, self._trouble_at = self.trouble(now) + 1.0, now
+        self._failures += 1
+        if lost:
+            self.why = why
+            self._good_probes = 0
+            if self.state in (UP, LOADING):
+                self._leave(now, SUSPECT)
+        if now < self._ejected_until or not (self._on_trial or self._failures >= EJECT_AFTER):
+            return False
+        self._ejected_until = now + self._ejection
+        self._ejection = min(self._ejection * 2, LONGEST_EJECTION)
+        self._on_trial, self._trial_runs = True, False
+        self.ejections += 1
+        self._failures = 0
+        return True
+
+    def _leave(self, now: float, state: str) -> None:
+        if self.state in (UP, NEW):
+            self.down_since = now
+        self.state = state
+
+    def _start_slowly(self, now: float) -> None:
+        self._slow_until = now + self._slow_start
