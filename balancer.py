@@ -38,23 +38,30 @@ Another backend is never one that this request was sent to, unless it has come u
 """
 
 import json
+import logging
 import os
+import queue
+import signal
 import sys
 import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from core import asking, options, process, service
+from core.admin import Admin
 from core.asking import Wish
+from core.discovery import Discovery, parse_target
 from core.health import Health
 from core.policies import POLICIES
-from core.pool import Backend, Pool, Spec, Ticket, parse_spec
+from core.pool import Backend, Pool, Spec, Ticket, parse_spec, specs_in_file
 from core.queueing import Full
 from core.relaying import Relay, RetryBudget, passed_back, sent_on
 from core.service import APIError, HangUp, Reply, Request, Route, Stream, between, json_reply, setting
 from core.settings import ChildSettings, RelaySettings
 from core.upstream import Answer, Broken, Client, Slow, Unreachable, Wait
 from core.vitals import DOWN
+
+log = logging.getLogger("comeapi.balancer")
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Config(service.Config, RelaySettings, ChildSettings):
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     backend: Tuple[str, ...] = setting(
         (),
-        "a backend's URL, or URL,slots=8,weight=2; repeatable; in place of the next three",
+        "a backend's URL, or URL,slots=8,weight=2; repeatable; in place of host, port and number",
         "backends",
         many=True,
         check=lambda text: str(parse_spec(text)),
@@ -72,10 +79,32 @@ class Config(service.Config, RelaySettings, ChildSettings):
     )
     backend_host: str = setting("127.0.0.1", "the backends' host", "backends")
     base_port: int = setting(8080, "the first backend's port; the others follow", "backends", check=between(1, 65535))
-    backends: int = setting(5, "number of backends", "backends", flags=("-n",), check=between(1, 1000))
+    backends: int = setting(
+        5, "number of backends; 0 where they register themselves", "backends", flags=("-n",), check=between(0, 1000)
+    )
+    backends_file: str = setting(
+        "", "file with a backend a line, as after --backend; read again at SIGHUP", "backends", metavar="FILE"
+    )
+    discover: Tuple[str, ...] = setting(
+        (),
+        "find backends by a DNS name, dns://NAME:PORT or dns+srv://NAME (?resolver=IP:PORT, ?scheme=https); repeatable",
+        "backends",
+        many=True,
+        check=lambda text: parse_target(text).text,
+        metavar="URL",
+    )
+    discover_interval: float = setting(
+        5.0, "seconds between two look-ups of --discover", "backends", check=between(0.05, 3600, float)
+    )
+    admin_key: Tuple[str, ...] = setting(
+        (), "key for /admin/backends, which is off without one, or @FILE; repeatable", "access", many=True, secret=True,
+        check=service.check_key, metavar="KEY",
+    )  # fmt: skip
 
     def specs(self) -> Tuple[Spec, ...]:
         """Return the backends as the options name them."""
+        if self.backends_file or self.discover:
+            return tuple(parse_spec(text) for text in self.backend)
         numbered = tuple(service.http_url(self.backend_host, self.base_port + i) for i in range(self.backends))
         return tuple(parse_spec(text) for text in self.backend or numbered)
 
@@ -99,6 +128,9 @@ class Balancer:
     def __init__(self, config: Config = Config(), on_up: Callable[[str], None] = lambda url: None):
         self.config = config
         self.pool = Pool(config.specs(), POLICIES[config.policy](), config.queue_size, config.slow_start)
+        self._discovery = Discovery(
+            self.pool, [parse_target(text) for text in config.discover], config.discover_interval
+        )
         self._aliases = dict(each.split("=", 1) for each in config.alias)
         self._client = Client(config.connect_timeout)
         key = config.api_key[0] if config.api_key else ""
@@ -109,14 +141,22 @@ class Balancer:
         self._count = _Metrics(self.service.metrics, self.pool)
 
     def start(self) -> "Balancer":
-        """Bind, serve and probe in background threads. Raises OSError."""
+        """Bind, serve and probe in background threads. Raises OSError, and ValueError for a bad backends_file."""
+        self.reload()
         self.service.start()
+        self._discovery.start()
         self._health.start()
         return self
+
+    def reload(self) -> None:
+        """Read the backends_file again: what is new is added, what is gone is drained. Raises OSError, ValueError."""
+        if self.config.backends_file:
+            self.pool.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
 
     def stop(self, timeout: Optional[float] = None) -> int:
         """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off."""
         cut = self.service.drain(self.config.drain_timeout if timeout is None else timeout)
+        self._discovery.stop()
         self._health.stop()
         self._client.close()
         return cut
@@ -137,7 +177,7 @@ class Balancer:
             Route("GET", "/v1/models", self.openai_models),
             Route("GET", "/v1/models/{name}", self.openai_model),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-        ]
+        ] + Admin(self.pool, self.config.admin_key).routes()
 
     def root(self, request: Request) -> Reply:
         """GET /: who this is, and its state."""
@@ -468,13 +508,18 @@ def main() -> None:
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
     balancer = Balancer(config, lambda url: announce("up", "🟢 %s is up" % url, url=url))
+    _reload_at_hangup(balancer)
+    try:
+        balancer.reload()
+    except (OSError, ValueError) as error:
+        options.fail("the backends file %s can't be read: %s" % (config.backends_file, error), 2)
     try:
         balancer.start()
     except OSError as error:
         options.fail("can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error))
     announce(
         "listening",
-        "⚖️  %s in front of %s" % (balancer.url, ", ".join(each["url"] for each in balancer.pool.describe())),
+        "⚖️  %s in front of %s" % (balancer.url, _named(balancer)),
         url=balancer.url,
         pid=os.getpid(),
     )
@@ -483,6 +528,31 @@ def main() -> None:
     cut = balancer.stop()
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
+
+
+def _named(balancer: Balancer) -> str:
+    """Return what the balancer stands in front of, in words."""
+    urls = [each["url"] for each in balancer.pool.describe()] + list(balancer.config.discover)
+    return ", ".join(urls) or "no backend yet"
+
+
+def _reload_at_hangup(balancer: Balancer) -> None:
+    """Read the backends file again at each SIGHUP; the handler only enqueues."""
+    if not balancer.config.backends_file or not hasattr(signal, "SIGHUP"):
+        return
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def reload() -> None:
+        while True:
+            asked.get()
+            try:
+                balancer.reload()
+                log.info("🔁 %s read again: %s", balancer.config.backends_file, _named(balancer))
+            except (OSError, ValueError) as error:
+                log.warning("%s can't be read, nothing changes: %s", balancer.config.backends_file, error)
+
+    signal.signal(signal.SIGHUP, lambda number, _frame: asked.put(number))
+    threading.Thread(target=reload, name="reload", daemon=True).start()
 
 
 if __name__ == "__main__":

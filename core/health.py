@@ -49,6 +49,7 @@ class Health:
 
     def _run(self) -> None:
         while not self._stopped:
+            self._pool.expire()
             for backend in self._pool.due(patience=1.0):
                 threading.Thread(target=self._probe, args=(backend,), name="probe", daemon=True).start()
 

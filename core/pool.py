@@ -85,6 +85,19 @@ def make_spec(url: str, slots: Any = None, weight: Any = None) -> Spec:
     return spec
 
 
+def specs_in_file(path: str) -> List[Spec]:
+    """Return what a file names, one backend a line; # begins a comment. Raises OSError, ValueError."""
+    specs = []
+    with open(path, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            text = line.partition("#")[0].strip()
+            try:
+                specs += [parse_spec(text)] if text else []
+            except ValueError as error:
+                raise ValueError("line %d: %s" % (number, error))
+    return specs
+
+
 # ------------------------------------------------------------------------------------------------ one backend
 
 
@@ -102,6 +115,7 @@ class Backend:
         self.model: Optional[str] = None  # loaded now
         self.models: Optional[List[Dict[str, Any]]] = None  # what it has; None where it does not tell
         self.life: Any = None  # changes when it starts again
+        self.expires: Optional[float] = None  # on the pool's clock; it must be added again before
         self.draining = False
         self.leaving = False  # removed as soon as its last request has ended
         self.in_flight = 0  # slots in use
@@ -178,6 +192,7 @@ class Backend:
             "requests": self.requests,
             "model": self.model,
             "ejections": self.vitals.ejections,
+            "source": self.source or "option",
         }
 
 
@@ -392,27 +407,35 @@ class Pool:
 
     # ---- who is there
 
-    def add(self, spec: Spec, source: str = "") -> Backend:
-        """Add a backend, or change the slots and the weight of one that is there; it is probed at once."""
+    def add(self, spec: Spec, source: str = "", ttl: Optional[float] = None, draining: bool = False) -> Backend:
+        """Add a backend, or change the slots and the weight of one that is there; send it requests unless `draining`.
+
+        A new one is probed at once. With a `ttl`, in seconds, it is drained away unless it is added again before.
+        """
         with self._lock:
-            for each in self._backends:
-                if each.url == spec.url:
-                    each.wanted = spec if source == each.source else each.wanted
-                    self._change(each, spec)
-                    return each
-            self._numbers += 1
-            backend = Backend(spec, self._numbers, self.clock, self._slow_start, source)
-            self._backends.append(backend)
-            self._probe_due.notify_all()
+            backend = next((each for each in self._backends if each.url == spec.url), None)
+            if backend is None:
+                self._numbers += 1
+                backend = Backend(spec, self._numbers, self.clock, self._slow_start, source)
+                self._backends.append(backend)
+                self._probe_due.notify_all()
+            if backend.source == source:
+                backend.wanted = spec
+                backend.expires = None if ttl is None else self.clock() + ttl
+            backend.spec = spec
+            backend.slots = spec.slots or backend.slots
+            backend.leaving, backend.draining = False, draining
+            self._hand_out(backend)
             return backend
 
-    def _change(self, backend: Backend, spec: Spec) -> None:
-        backend.spec = spec
-        backend.slots = spec.slots or backend.slots
-        backend.leaving = backend.draining = False
-        backend.next_probe = min(backend.next_probe, self.clock())
-        self._hand_out(backend)
-        self._probe_due.notify_all()
+    def expire(self) -> None:
+        """Drain away the backends whose time is over."""
+        with self._lock:
+            for each in self._backends:
+                if each.expires is not None and self.clock() >= each.expires and not each.leaving:
+                    log.warning("🔴 %s has not been heard of for too long: draining it", each.url)
+                    each.draining = each.leaving = True
+            self._remove_left()
 
     def drain(self, url: str, remove: bool = False) -> bool:
         """Send a backend no more requests; with `remove`, forget it when its last one has ended. False: unknown."""

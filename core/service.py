@@ -552,7 +552,7 @@ def between(low: float, high: float, kind: Callable[[str], Any] = int) -> Callab
     return check
 
 
-def _key(text: str) -> str:
+def check_key(text: str) -> str:
     """Check an API key, or the @FILE that holds some: it must survive a header and a list."""
     if not re.fullmatch(r"@.+|[^\s,]+", text):
         raise ValueError("an API key may hold no spaces and no commas")
@@ -570,7 +570,7 @@ class Config:
     port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     api_key: Tuple[str, ...] = setting(
         (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
-        check=_key, metavar="KEY",
+        check=check_key, metavar="KEY",
     )  # fmt: skip
     cors_origin: str = setting("*", "the origin whose web pages may call; empty for none", "access")
     access_log: bool = setting(False, "log one line a request to stderr", "access")
@@ -802,14 +802,10 @@ class Service:
         return route
 
     def _check_key(self, request: Request) -> None:
-        """Raise APIError 401 unless the request carries one of the keys. Compares all of them in constant time."""
-        if not self._keys:
-            return
-        given = presented_key(request.headers).encode("latin-1", "replace")
-        if not sum(hmac.compare_digest(given, key) for key in self._keys):
-            what = "is not one of this server's" if given else "is missing"
-            message = "The API key %s. Send it as 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'." % what
-            raise APIError(401, message, "invalid_api_key", headers=[("WWW-Authenticate", "Bearer")])
+        """Raise APIError 401 unless the request carries one of the keys."""
+        given = presented_key(request.headers)
+        if self._keys and not key_is_one_of(given, self._keys):
+            raise key_error(given)
 
     def _preflight(self) -> Sequence[Tuple[str, str]]:
         return (
@@ -860,6 +856,19 @@ def presented_key(headers: Mapping[str, str]) -> str:
 def internal_error() -> APIError:
     """Return what a client is told of a defect; the log has the rest."""
     return APIError(500, "The server failed on this request; its log says why.", "internal_error")
+
+
+def key_is_one_of(given: str, keys: Iterable[bytes]) -> bool:
+    """Whether a key that a request carries is one of these. Compares with all of them, in constant time."""
+    presented = given.encode("latin-1", "replace")
+    return bool(sum(hmac.compare_digest(presented, key) for key in keys))
+
+
+def key_error(given: str, what: str = "API key") -> APIError:
+    """Return the error of a request that carries a wrong key, or none."""
+    wrong = "is not one of this server's" if given else "is missing"
+    message = "The %s %s. Send it as 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'." % (what, wrong)
+    return APIError(401, message, "invalid_api_key", headers=[("WWW-Authenticate", "Bearer")])
 
 
 def error_body(error: APIError) -> bytes:

@@ -1,0 +1,87 @@
+"""The admin API: which backends there are, changed while the balancer runs. Off where there is no admin key.
+
+    GET    /admin/backends              all of them
+    POST   /admin/backends              add one, or change it: {"url", "slots", "weight", "drain", "ttl"}
+    DELETE /admin/backends?url=URL      drain one and forget it; the URL may stand in the body, too
+
+`drain` true sends it no more requests, false sends them again. With a `ttl`, in seconds, it is forgotten unless the
+same is posted again before: the heartbeat of backends that register themselves (core/registration.py).
+"""
+
+from typing import Any, Dict, List, Sequence
+
+from core import fields
+from core.asking import read_body
+from core.pool import Pool, Spec, make_spec
+from core.service import APIError, Reply, Request, Route, json_reply, key_error, key_is_one_of, presented_key
+
+PATH = "/admin/backends"
+_KNOWN = frozenset(["url", "slots", "weight", "drain", "ttl"])
+
+
+class Admin:
+    """The admin API of a pool. Its key is another one than the clients'."""
+
+    def __init__(self, pool: Pool, keys: Sequence[str]):
+        self._pool = pool
+        self._keys = [key.encode("utf-8") for key in keys]
+
+    def routes(self) -> List[Route]:
+        """Return the routes. They are public to the service, since they check a key of their own."""
+        return [
+            Route("GET", PATH, self.show, public=True),
+            Route("POST", PATH, self.change, public=True),
+            Route("DELETE", PATH, self.remove, public=True),
+        ]
+
+    def show(self, request: Request) -> Reply:
+        """GET: all backends."""
+        self._check_key(request)
+        return json_reply({"backends": self._pool.describe()})
+
+    def change(self, request: Request) -> Reply:
+        """POST: add a backend, or change one that is there."""
+        self._check_key(request)
+        body = request.json()
+        unknown = sorted(set(body) - _KNOWN)
+        if unknown:
+            raise APIError(400, "There is no field '%s' here." % unknown[0], "unknown_field", unknown[0])
+        url = _url(fields.text(body, "url"))
+        known = self._pool.find(url)
+        spec = _spec(url, body, known.spec if known else Spec(url))
+        ttl = fields.number(body, "ttl", None, 1, 86400)
+        draining = fields.flag(body, "drain", bool(known and known.draining and not known.leaving))
+        self._pool.add(spec, "registration" if ttl else "", ttl, draining)
+        return json_reply(self._described(url), 200 if known else 201)
+
+    def remove(self, request: Request) -> Reply:
+        """DELETE: drain a backend and forget it."""
+        self._check_key(request)
+        url = request.query.get("url") or fields.text(read_body(request.body), "url")
+        url = _url(url)
+        if not self._pool.drain(url, remove=True):
+            raise APIError(404, "There is no backend %s." % url, "unknown_backend", "url")
+        return json_reply({"url": url, "removed": self._pool.find(url) is None}, 202)
+
+    def _described(self, url: str) -> Dict[str, Any]:
+        return next((each for each in self._pool.describe() if each["url"] == url), {"url": url})
+
+    def _check_key(self, request: Request) -> None:
+        if not self._keys:
+            raise APIError(404, "There is nothing at %s." % request.path, "unknown_path")
+        given = presented_key(request.headers)
+        if not key_is_one_of(given, self._keys):
+            raise key_error(given, "admin key")
+
+
+def _url(text: str) -> str:
+    try:
+        return make_spec(text).url
+    except ValueError as error:
+        raise APIError(400, "'url': %s." % error, "invalid_value", "url")
+
+
+def _spec(url: str, body: Dict[str, Any], known: Spec) -> Spec:
+    """Return a backend's Spec with what the body changes."""
+    slots = fields.integer(body, "slots", known.slots, 1, 100_000)
+    return Spec(url, slots, fields.number(body, "weight", known.weight, 0.001, 1000))

@@ -1,0 +1,239 @@
+"""Discovery by DNS: real resolver processes on loopback, whose records come and go."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, call, free_ports, in_parallel, wait_until
+
+from balancer import Balancer, Config
+from core import discovery, service
+from core.discovery import A, SRV, LookupFailed, lookup, parse_target, query
+from core.service import Route, Service, json_reply
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is Linux' own")
+NAME = "llm.test"
+
+
+class Ours:
+    """tests/resolver.py: it knows all kinds of records."""
+
+    def __init__(self, folder):
+        self.port, self.path = free_ports(1), folder / "records.json"
+        self.path.write_text("{}")
+        command = [sys.executable, os.path.join(ROOT, "tests", "resolver.py"), str(self.port), str(self.path)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.process.stdout.readline() == b"ready\n"
+
+    def set(self, addresses, **names):
+        kinds = {
+            "A": [each for each in addresses if ":" not in each],
+            "AAAA": [each for each in addresses if ":" in each],
+        }
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(json.dumps(dict({NAME: kinds}, **names)))
+        os.replace(str(fresh), str(self.path))
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(10)
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+class Dnsmasq(Ours):
+    """dnsmasq, where it is installed: a resolver that others use, with a file of addresses."""
+
+    def __init__(self, folder):
+        self.port, self.path = free_ports(1), folder / "hosts"
+        self.path.write_text("")
+        self.process = subprocess.Popen(
+            [
+                "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=",
+                "--port=%d" % self.port, "--listen-address=127.0.0.1", "--bind-interfaces", "--local=/test/", "--user=",
+                "--local-ttl=0", "--addn-hosts=%s" % self.path, "--log-facility=%s" % (folder / "dnsmasq.log"),
+                "--srv-host=_llm._tcp.test,%s,8081" % NAME,
+            ]
+        )  # fmt: skip
+        wait_until(self._answers)
+
+    def _answers(self):
+        try:
+            return query(("127.0.0.1", self.port), NAME, A, timeout=0.2) == []
+        except LookupFailed:
+            return False
+
+    def set(self, addresses, **names):
+        self.path.write_text("".join("%s %s\n" % (each, NAME) for each in addresses))
+        self.process.send_signal(signal.SIGHUP)
+
+
+@pytest.fixture(params=[Ours, Dnsmasq])
+def resolver(request, tmp_path):
+    if request.param is Dnsmasq and not shutil.which("dnsmasq"):
+        pytest.skip("dnsmasq is not installed")
+    resolver = request.param(tmp_path)
+    yield resolver
+    resolver.close()
+
+
+@pytest.fixture
+def ours(tmp_path):
+    resolver = Ours(tmp_path)
+    yield resolver
+    resolver.close()
+
+
+def target(resolver, url="dns://llm.test:8080", more=""):
+    return parse_target("%s?resolver=127.0.0.1:%d%s" % (url, resolver.port, more))
+
+
+# ----------------------------------------------------------------------------------------------- the look-up
+
+
+def test_every_address_of_a_name_is_a_backend(resolver):
+    resolver.set(["127.0.0.2", "127.0.0.3", "fd00::7"])
+    urls = ["http://127.0.0.2:8080", "http://127.0.0.3:8080", "http://[fd00::7]:8080"]
+    wait_until(lambda: lookup(target(resolver)) == urls)
+
+
+def test_an_unknown_name_has_no_address(resolver):
+    assert lookup(target(resolver, "dns://other.test:8080")) == []
+
+
+def test_srv_records_tell_the_port(resolver):
+    resolver.set(["127.0.0.2"], **{"_llm._tcp.test": {"SRV": [[8081, NAME]]}})
+    wait_until(lambda: lookup(target(resolver, "dns+srv://_llm._tcp.test")) == ["http://127.0.0.2:8081"])
+    assert query(("127.0.0.1", resolver.port), "_llm._tcp.test", SRV) == [(NAME, 8081)]
+
+
+def test_a_hundred_addresses_come_by_tcp(resolver):
+    resolver.set(["127.0.1.%d" % n for n in range(100)])
+    wait_until(lambda: len(lookup(target(resolver, more="&scheme=https"))) == 100)
+    assert lookup(target(resolver, more="&scheme=https"))[0] == "https://127.0.1.0:8080"
+
+
+def test_a_resolver_that_fails_tells_nothing(ours):
+    ours.set([], **{"broken.test": "SERVFAIL"})
+    with pytest.raises(LookupFailed):
+        lookup(target(ours, "dns://broken.test:1"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        with pytest.raises(LookupFailed):
+            query(deaf.getsockname(), NAME, A, timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0" * 12,
+        b"\x81\x80\0\1\0\1\0\0\0\0" + b"\xc0\x0c" * 8,  # a name that points to itself
+        b"\x81\x80\0\1\0\1\0\0\0\0\3ab",
+        b"\x81\x80" + b"\xff" * 40,
+    ],
+)
+def test_a_malformed_answer_tells_nothing(answer):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+
+        def lie(_):
+            for _ in range(2):
+                asked, peer = sock.recvfrom(4096)
+                sock.sendto(asked[:2] + answer, peer)
+
+        def ask(_):
+            with pytest.raises(LookupFailed):
+                query(sock.getsockname(), NAME, A, timeout=0.3)
+
+        assert in_parallel(lambda each: each(0), [lie, ask]) == [None, None]
+
+
+def test_the_systems_own_look_up_is_the_default():
+    assert "http://127.0.0.1:8080" in lookup(parse_target("dns://localhost:8080"))
+    assert lookup(parse_target("dns://127.0.0.9:1")) == ["http://127.0.0.9:1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://x:1", "dns://x", "dns://:8080", "dns://x:1/path", "dns://x:1?resolver=", "dns://x:1?resolver=name",
+     "dns://x:1?scheme=ftp", "dns://x:1?what=1", "dns+srv://x", "dns+srv://x:1?resolver=127.0.0.1", "dns://a..b:1",
+     "dns://%s:1" % ("a" * 64)],
+)  # fmt: skip
+def test_a_target_that_is_none_is_refused(text):
+    with pytest.raises(ValueError):
+        parse_target(text)
+
+
+# ----------------------------------------------------------------------------------------------- keeping up
+
+
+class Cluster:
+    """Backends on 127.0.0.2, 127.0.0.3, …, all on one port."""
+
+    def __init__(self, count):
+        self.port = free_ports(1)
+        self.hosts = ["127.0.0.%d" % (n + 2) for n in range(count)]
+        routes = [Route("GET", "/health", lambda request: json_reply({"slots": 4}))]
+        self.services = [
+            Service(service.Config(host=host, port=self.port), routes, lambda request: json_reply({})).start()
+            for host in self.hosts
+        ]
+
+    def url(self, host):
+        return "http://%s:%d" % (host, self.port)
+
+    def close(self):
+        for each in self.services:
+            each.drain(0)
+
+
+@pytest.fixture
+def cluster():
+    cluster = Cluster(4)
+    yield cluster
+    cluster.close()
+
+
+def up(balancer):
+    return {each["url"] for each in balancer.status()["backends"] if each["healthy"]}
+
+
+def test_backends_come_and_go_with_their_records(resolver, cluster):
+    resolver.set(cluster.hosts[:2])
+    wait_until(lambda: lookup(target(resolver)))
+    text = target(resolver, "dns://llm.test:%d" % cluster.port).text
+    balancer = Balancer(Config(port=0, discover=(text,), discover_interval=0.1)).start()
+    try:
+        for wanted in (cluster.hosts[:2], cluster.hosts, cluster.hosts[2:], cluster.hosts[1:2]):
+            resolver.set(wanted)
+            wait_until(lambda: up(balancer) == {cluster.url(host) for host in wanted})
+            served = {call(balancer.url + "/x", {}).headers["X-ComeAPI-Backend"] for _ in range(8)}
+            assert served == {cluster.url(host) for host in wanted}
+    finally:
+        balancer.stop(0)
+
+
+def test_a_resolver_that_dies_or_forgets_takes_nobody_away(ours, cluster, monkeypatch):
+    ours.set(cluster.hosts[:2])
+    text = target(ours, "dns://llm.test:%d" % cluster.port).text
+    balancer = Balancer(Config(port=0, discover=(text,), discover_interval=0.05)).start()
+    looked, original = [], discovery.lookup
+    monkeypatch.setattr(discovery, "lookup", lambda *arguments: looked.append(1) or original(*arguments))
+    try:
+        wait_until(lambda: len(up(balancer)) == 2)
+        ours.set([])
+        del looked[:]
+        wait_until(lambda: len(looked) > 3)
+        assert len(up(balancer)) == 2  # they answer their probes
+        ours.close()
+        del looked[:]
+        wait_until(lambda: len(looked) > 1)
+        assert len(up(balancer)) == 2
+    finally:
+        balancer.stop(0)
