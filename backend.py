@@ -11,23 +11,27 @@ tokens through it, and from then on answers /health with 200. Other models of th
     main       parse, bind, load, wait, drain
 """
 
+import contextlib
 import dataclasses
 import json
 import os
-import queue
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
 from core import fields, options, process, service
+from core.anthropic_endpoints import AnthropicEndpoints
+from core.jobs import Job
 from core.models import BadModel, ModelFile, ModelFolder, choose, locate
 from core.process import BOOT_FAILURE
+from core.native_endpoints import NativeEndpoints
+from core.ollama_endpoints import OllamaEndpoints
+from core.openai_endpoints import OpenAIEndpoints
+from core.runner import Answer, Runner
 from core.sampling import read_sampling
-from core.service import IDLE, APIError, HangUp, Request, Route, between, event_stream, json_reply, setting
+from core.service import IDLE, APIError, Request, Route, between, event_stream, json_reply, setting
 from core.settings import ChildSettings, EngineSettings, FolderSettings
-
-POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,12 @@ class Backend:
 
         self.config = config
         self.folder = ModelFolder(config.models)
-        self._llama = engine
         self._announce = announce
         self._on_failure = on_failure
         self._ready = False  # a model has passed its self-test since the start
         self._started = time.monotonic()
         self.engine = engine.Engine(config, self._engine_event, self._engine_failed)
+        self.runner = Runner(self.engine, self.folder)
         self.service = service.Service(config, self._routes(), name="comeapi_backend")
         self._measure()
 
@@ -89,7 +93,14 @@ class Backend:
             Route("GET", "/models", self.models),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
             Route("POST", "/generate", self.generate),
-        ]
+        ] + self._apis()
+
+    def _apis(self) -> "list[Route]":
+        """Return the routes of the APIs that other servers have, too."""
+        template = _text_of(self.config.chat_template)
+        fingerprint = "comeapi-" + self.engine.fingerprint
+        kinds = (OpenAIEndpoints, NativeEndpoints, AnthropicEndpoints, OllamaEndpoints)
+        return [route for kind in kinds for route in kind(self.runner, template, fingerprint).routes()]
 
     def root(self, request: Request) -> Any:
         """GET /: who this is, and its state."""
@@ -116,7 +127,8 @@ class Backend:
         job = self._job(body)
         if fields.flag(body, "stream", False):
             return event_stream(self._stream(job))
-        return json_reply(self._whole(job, request))
+        answer = self.runner.answers([job], request)[0]
+        return json_reply(dict({"response": answer.text}, **_summary(answer), **_probabilities(answer)))
 
     # ---- state
 
@@ -203,11 +215,11 @@ class Backend:
 
     # ---- a job
 
-    def _job(self, body: Dict[str, Any]) -> Any:
+    def _job(self, body: Dict[str, Any]) -> Job:
         """Return the job that a /generate body asks for. Raises APIError 400, 404, 500."""
         prompt = fields.text(body, "prompt")
         name = fields.text(body, "model_name")
-        return self._llama.Job(
+        return Job(
             model=self.folder.find(name),
             prompt=prompt,
             max_tokens=fields.integer(body, "max_tokens", 100, 1, 1 << 31),
@@ -216,82 +228,42 @@ class Backend:
             cache_prompt=fields.flag(body, "cache_prompt", True),
         )
 
-    def _events(self, job: Any) -> Iterator[Any]:
-        """Yield a job's events, and IDLE while there are none. Closed early, it cancels the job. Raises APIError."""
-        self.engine.submit(job)
-        last = None
-        try:
-            while not isinstance(last, self._llama.Finished):
-                try:
-                    last = job.events.get(timeout=POLL_SECONDS)
-                except queue.Empty:
+    def _stream(self, job: Job) -> Iterator[Any]:
+        """Yield an answer's pieces with their tokens, then its summary."""
+        new = Answer(job)
+        with contextlib.closing(self.runner.events([job])) as events:
+            for each in events:
+                if each is IDLE:
                     yield IDLE
                     continue
-                if isinstance(last, APIError):
-                    raise last
-                yield last
-        finally:
-            if not isinstance(last, (self._llama.Finished, APIError)):
-                self.engine.cancel(job)
-
-    def _whole(self, job: Any, request: Request) -> Dict[str, Any]:
-        """Wait for a job's end and return the whole answer. Raises HangUp when the client leaves."""
-        text: List[str] = []
-        probabilities: List[Dict[str, Any]] = []
-        events = self._events(job)
-        try:
-            for event in events:
-                if event is IDLE:
-                    if request.hung_up():
-                        raise HangUp("the client closed the connection")
-                elif isinstance(event, self._llama.Finished):
-                    return dict({"response": "".join(text)}, **_summary(job, event), **_probabilities(probabilities))
-                else:
-                    text.append(event.text)
-                    probabilities += event.probabilities
-        finally:
-            events.close()
-        raise AssertionError("a job ends with Finished or an error")
-
-    def _stream(self, job: Any) -> Iterator[Any]:
-        """Yield an answer's pieces with their tokens, then its summary."""
-        tokens: List[int] = []
-        probabilities: List[Dict[str, Any]] = []
-        events = self._events(job)
-        try:
-            for event in events:
-                if event is IDLE:
-                    yield IDLE
-                elif isinstance(event, self._llama.Finished):
-                    last = {"response": "", "tokens": tokens, "done": True}
-                    yield dict(last, **_summary(job, event), **_probabilities(probabilities))
-                else:
-                    tokens += event.tokens
-                    probabilities += event.probabilities
-                    if event.text:
-                        piece = {"response": event.text, "tokens": tokens, "done": False}
-                        yield dict(piece, **_probabilities(probabilities))
-                        tokens, probabilities = [], []
-        finally:
-            events.close()
+                new.take(each[1])
+                if new.end:
+                    last = {"response": "", "tokens": new.tokens, "done": True}
+                    yield dict(last, **_summary(new), **_probabilities(new))
+                elif new.text:
+                    yield dict({"response": new.text, "tokens": new.tokens, "done": False}, **_probabilities(new))
+                    new = Answer(job)
 
 
-def _probabilities(probabilities: List[Dict[str, Any]]) -> Dict[str, Any]:
-    return {"completion_probabilities": probabilities} if probabilities else {}
+def _text_of(path: str) -> str:
+    """Return a file's text, "" where none is named. Raises OSError, UnicodeDecodeError."""
+    if not path:
+        return ""
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
-def _summary(job: Any, end: Any) -> Dict[str, Any]:
+def _probabilities(answer: Answer) -> Dict[str, Any]:
+    return {"completion_probabilities": answer.probabilities} if answer.probabilities else {}
+
+
+def _summary(answer: Answer) -> Dict[str, Any]:
     return {
-        "model": job.model.name,
-        "finish_reason": end.reason,
-        "seed": job.seed,
-        "usage": {
-            "prompt_tokens": end.prompt_tokens,
-            "completion_tokens": end.completion_tokens,
-            "total_tokens": end.prompt_tokens + end.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": end.cached_tokens},
-        },
-        "timings": end.timings,
+        "model": answer.job.model.name,
+        "finish_reason": answer.end.reason,
+        "seed": answer.job.seed,
+        "usage": answer.end.usage(),
+        "timings": answer.end.timings,
     }
 
 

@@ -20,10 +20,9 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Optional
-from typing import Sequence as Many
 
-from core.jobs import Embedded, Finished, Job, Piece
-from core.llama import Context, Model, Sampler, halts_well
+from core.jobs import Embedded, Job, Piece
+from core.llama import Context, Model, Sampler, build_facts, halts_well
 from core.machine import cores
 from core.models import ModelFile
 from core.sampling import Sampling
@@ -59,6 +58,7 @@ class Engine:
         on_failure: Callable[[], None] = lambda: None,
     ):
         self.settings = settings
+        self.fingerprint = "llama-cpp-python-" + str(build_facts()["version"])
         self._on_event = on_event
         self._on_failure = on_failure
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # Jobs; ModelFiles to load; None to wake up
@@ -124,6 +124,22 @@ class Engine:
         """The name of the model that is loaded."""
         model = self._model
         return model.file.name if model else None
+
+    def vocabulary(self) -> Model:
+        """Return the model that is loaded, to tokenize with. Raises APIError 503 where none is."""
+        model = self._model
+        if model is None:
+            raise APIError(503, "No model is loaded yet.", "not_ready", headers=[("Retry-After", "1")])
+        return model
+
+    def context_size(self) -> int:
+        """How many tokens a slot holds; 0 before a model is loaded."""
+        context = self._context
+        return context.n_ctx if context else 0
+
+    def running(self) -> List[Sequence]:
+        """What has a slot now."""
+        return self._scheduler.running
 
     def busy(self) -> int:
         """How many slots are taken."""
@@ -507,7 +523,8 @@ class Engine:
         rest = sequence.job.text.finish()
         if rest:
             sequence.job.events.put(Piece(rest, []))
-        self._end(sequence, sequence.job.finished(reason))
+        full = reason == "length" and len(sequence.tokens) >= self._context.n_ctx
+        self._end(sequence, sequence.job.finished(reason, full))
 
     def _end(self, sequence: Sequence, last_event: Any) -> None:
         """Take a sequence out of the engine; its slot is free for the next one at once."""

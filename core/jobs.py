@@ -46,6 +46,16 @@ class Finished:
     completion_tokens: int
     timings: Dict[str, float]
     stop_word: str = ""  # the stop string that ended it, if one did
+    truncated: bool = False  # the context was full
+
+    def usage(self) -> Dict[str, Any]:
+        """Return the counts of tokens as the OpenAI API names them."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Job:
     """One request to the engine. `events` yields Pieces, then one Finished or one APIError; or one Embedded.
 
     `suffix` is the text after the gap, where the model shall fill one. `markers` are special tokens' texts that belong
-    to the answer, such as the beginning of a tool call. With `embed`, the prompt's embedding is wanted and nothing else.
+    to the answer, such as the beginning of a tool call. With `embed`, the prompt's embedding is wanted, nothing else.
     """
 
     model: ModelFile
@@ -95,12 +105,11 @@ class Job:
         """Note the time of an event of this job."""
         self.times[name] = time.monotonic()
 
-    def finished(self, reason: str) -> Finished:
+    def finished(self, reason: str, truncated: bool) -> Finished:
         """Return the last event of a job that ended well."""
         self.mark("end")
-        return Finished(
-            reason, self.prompt_tokens, self.cached_tokens, self.generated, self._timings(), self.text.stop_word
-        )
+        counts = self.prompt_tokens, self.cached_tokens, self.generated
+        return Finished(reason, *counts, self._timings(), self.text.stop_word, truncated)
 
     def _timings(self) -> Dict[str, float]:
         """Return the timings by llama.cpp's names, and the wait for a slot."""

@@ -163,17 +163,21 @@ class Model:
             tokens = self._mixed((prompt,) if isinstance(prompt, str) else prompt)
             return tokens[1:] if self._begins_twice(tokens) else tokens
 
-    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> Optional[List[int]]:
-        """Return a text's tokens (llama_tokenize); None if the model has been unloaded."""
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
+        """Return a text's tokens (llama_tokenize). Raises APIError 503 if the model has been unloaded."""
         with self._lock:
-            return self._tokenize(text, add_special, parse_special) if self._pointer else None
+            self._check_loaded()
+            return self._tokenize(text, add_special, parse_special)
 
-    def detokenize(self, tokens: Many[int]) -> Optional[bytes]:
-        """Return tokens' bytes, special ones' too; None if the model has been unloaded. Raises APIError 400."""
+    def detokenize(self, tokens: Many[int]) -> bytes:
+        """Return tokens' bytes, special ones' too. Raises APIError 400 for an unknown one, 503 if it is unloaded."""
         with self._lock:
-            if not self._pointer:
-                return None
+            self._check_loaded()
             return b"".join(self.piece(self._known(token), True) for token in tokens)
+
+    def _check_loaded(self) -> None:
+        if not self._pointer:
+            raise APIError(503, "The model has just been unloaded.", "not_ready", headers=[("Retry-After", "1")])
 
     def _mixed(self, parts: Many[Union[int, str]]) -> List[int]:
         """Return the tokens of texts and token ids in turns; a first text gets what the model wants before it."""
@@ -497,8 +501,11 @@ def _set_sizes(params: Any, settings: EngineSettings, n_ctx: int) -> None:
 
 
 def _set_embedding(params: Any, n_ctx: int) -> None:
-    """Let a context give embeddings: a prompt is pooled, so it must be computed at once, with an output of each row."""
-    params.embeddings = True
+    """Let a context give embeddings: a prompt is pooled, so it must be computed at once, with an output of each row.
+
+    With kv_unified off llama.cpp would cut a batch into parts of equal lengths, and pool the last part of each prompt.
+    """
+    params.embeddings = params.kv_unified = True
     params.n_batch = params.n_ubatch = params.n_outputs_max = min(n_ctx, max(params.n_batch, LONGEST_EMBEDDING))
 
 

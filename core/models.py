@@ -9,7 +9,7 @@ import os
 import re
 import struct
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Tuple
 
 from core.service import APIError
@@ -57,6 +57,7 @@ class ModelFile:
     chat_template: str = ""  # Jinja
     bos: str = ""  # the text of the token that begins a text, and of the one that ends it
     eos: str = ""
+    modified: float = 0.0  # when the file was written, in seconds since 1970
     problem: str = ""  # why it can't be used, if it can't
 
     def describe(self) -> Dict[str, Any]:
@@ -94,16 +95,19 @@ class ModelFolder:
         names = sorted(name for name in os.listdir(self.path) if name.lower().endswith(".gguf"))
         return [self._inspect(name) for name in names if self._is_first_part(name)]
 
-    def find(self, name: str) -> ModelFile:
-        """Return the model with this name; ".gguf" may be left out. Raises APIError 404, or 500 for a broken file."""
+    def find(self, name: str, param: str = "model_name") -> ModelFile:
+        """Return the model with this name; ".gguf" may be left out. Raises APIError 404, or 500 for a broken file.
+
+        `param` is the request's field that names it.
+        """
         every = self.list()
         model = next((each for each in every if name in (each.name, each.name[: -len(".gguf")])), None)
         if model is None:
             known = ", ".join(each.name for each in every) or "none"
             message = "There is no model %r here. Models: %s." % (name[:200], known)
-            raise APIError(404, message, "model_not_found", "model_name")
+            raise APIError(404, message, "model_not_found", param)
         if model.problem:
-            raise APIError(500, "%s can't be loaded: %s" % (model.name, model.problem), "model_broken", "model_name")
+            raise APIError(500, "%s can't be loaded: %s" % (model.name, model.problem), "model_broken", param)
         return model
 
     def default(self) -> Optional[ModelFile]:
@@ -167,10 +171,11 @@ def inspect(path: str) -> ModelFile:
     name = os.path.basename(path)
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            status = os.fstat(file.fileno())
+            size = status.st_size
             header = _read_header(file, size)
         parts = [size] + [os.path.getsize(part) for part in _other_parts(path)]
-        return _model_file(name, path, sum(parts), header)
+        return replace(_model_file(name, path, sum(parts), header), modified=status.st_mtime)
     except BadModel as problem:
         return ModelFile(name, path, size, problem=str(problem))
     except OSError as error:

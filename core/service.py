@@ -24,13 +24,16 @@ Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG stan
 the OpenAI API reference for the error envelope, Prometheus' text exposition format 0.0.4.
 """
 
+import bisect
 import collections
 import contextlib
 import hmac
 import http
+import itertools
 import json
 import logging
 import os
+import random
 import re
 import select
 import socket
@@ -38,7 +41,6 @@ import socketserver
 import threading
 import time
 import traceback
-import uuid
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,15 +151,15 @@ class _Histogram(_Metric):
     def __init__(self, name: str, help: str, labels: Tuple[str, ...], buckets: Sequence[float]):
         super().__init__("histogram", name, help, labels)
         self._bounds = tuple(buckets)
-        self._series: Dict[Tuple[str, ...], List[float]] = {}
+        self._series: Dict[Tuple[str, ...], List[float]] = {}  # how many in each bucket, and their sum
 
     def observe(self, value: float, *labels: str) -> None:
         """Count one observation."""
         with self._lock:
-            series = self._series.setdefault(labels, [0.0] * (len(self._bounds) + 2))
-            for i, bound in enumerate(self._bounds):
-                series[i] += value <= bound
-            series[-2] += 1
+            series = self._series.get(labels)
+            if series is None:
+                series = self._series[labels] = [0.0] * (len(self._bounds) + 2)
+            series[bisect.bisect_left(self._bounds, value)] += 1
             series[-1] += value
 
     def lines(self) -> Iterator[str]:
@@ -168,11 +170,11 @@ class _Histogram(_Metric):
         yield "# TYPE %s histogram" % self.name
         for values, series in every:
             labels = list(zip(self.labels, values))
-            for bound, count in zip(self._bounds + (float("inf"),), series):
+            for bound, count in zip(self._bounds + (float("inf"),), itertools.accumulate(series[:-1])):
                 le = "+Inf" if bound == float("inf") else "%g" % bound
                 yield _sample(self.name + "_bucket", labels + [("le", le)], count)
             yield _sample(self.name + "_sum", labels, series[-1])
-            yield _sample(self.name + "_count", labels, series[-2])
+            yield _sample(self.name + "_count", labels, sum(series[:-1]))
 
 
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -220,23 +222,56 @@ _READ_AHEAD = 65536  # what may wait in memory while a request is being answered
 _LINGER_SECONDS = 2.0
 
 
-def readable(sockets: Sequence[socket.socket], timeout: float) -> List[socket.socket]:
+def readable(sockets: Sequence[Any], timeout: float) -> List[Any]:
     """Return those of `sockets` that have bytes, an end or an error to read, waiting up to `timeout` seconds."""
+    decrypted = [each for each in sockets if hasattr(each, "pending") and each.pending()]
+    if decrypted:  # a TLS socket's own buffer, which the system knows nothing of
+        return decrypted
+    return _ready(sockets, timeout, "POLLIN")
+
+
+def _ready(sockets: Sequence[Any], timeout: float, what: str) -> List[Any]:
+    """Return those of `sockets` that are ready to be read (POLLIN) or written (POLLOUT)."""
     if not hasattr(select, "poll"):  # Windows
-        return select.select(sockets, [], [], timeout)[0]
+        wanted = (sockets, [], []) if what == "POLLIN" else ([], sockets, [])
+        return [each for ready in select.select(*wanted, timeout) for each in ready]
     poll = select.poll()  # unlike select.select, good for file descriptors over 1,023
     by_number = {each.fileno(): each for each in sockets}
     for number in by_number:
         if number < 0:
-            return [by_number[number]]  # closed under us: reading it will say so
-        poll.register(number, select.POLLIN)
+            return [by_number[number]]  # closed under us: using it will say so
+        poll.register(number, getattr(select, what))
     return [by_number[number] for number, _ in poll.poll(timeout * 1000)]
+
+
+def send_all(sock: Any, data: bytes, timeout: float) -> None:
+    """Send everything on a socket that does not block, at once where it fits.
+
+    Raises socket.timeout where the peer takes nothing for `timeout` seconds, OSError where it has gone.
+    """
+    left = memoryview(data)
+    while True:
+        try:
+            left = left[sock.send(left) :]
+        except OSError as error:
+            if not would_block(error):
+                raise
+            if not _ready([sock], timeout, "POLLOUT"):
+                raise socket.timeout("nothing was taken for %g s" % timeout)
+        if not left:
+            return
+
+
+def would_block(error: OSError) -> bool:
+    """Whether an error only says that nothing can be read or written now; TLS has its own for that."""
+    return isinstance(error, BlockingIOError) or type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")
 
 
 class Wire:
     """One client's socket: reads have deadlines (`time.monotonic` seconds), and an end is noticed while answering."""
 
     def __init__(self, sock: socket.socket, write_timeout: float):
+        sock.setblocking(False)
         self.sock = sock
         self.ended = False  # the peer has closed its side, or the connection broke
         self._write_timeout = write_timeout
@@ -281,11 +316,8 @@ class Wire:
 
     def write(self, data: bytes) -> None:
         """Send all of `data`, at once where it fits. Raises HangUp where the client goes or takes nothing for long."""
-        left = memoryview(data)
         try:
-            self.sock.settimeout(self._write_timeout)
-            while left:
-                left = left[self.sock.send(left) :]
+            send_all(self.sock, data, self._write_timeout)
         except (OSError, ValueError) as error:
             self.ended = True
             raise HangUp(str(error))
@@ -293,7 +325,11 @@ class Wire:
     def hung_up(self) -> bool:
         """Tell at once whether the client has gone. Bytes of a next request are kept for later."""
         while not self.ended and len(self._buffer) < _READ_AHEAD and readable([self.sock], 0):
-            self._receive(time.monotonic() + 1)
+            data = self._recv()
+            if data is None:
+                break
+            self._buffer += data
+            self.ended = not data
         return self.ended
 
     def wait_for(self, other: socket.socket, timeout: float) -> bool:
@@ -331,19 +367,22 @@ class Wire:
 
     def _receive(self, deadline: float) -> bool:
         """Read once into the buffer; False at the end. Raises TimedOut."""
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimedOut()
-        try:
-            self.sock.settimeout(left)
-            data = self.sock.recv(_RECV)
-        except socket.timeout:
-            raise TimedOut()
-        except (OSError, ValueError):
-            data = b""
+        data: Optional[bytes] = None
+        while data is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or not readable([self.sock], left):
+                raise TimedOut()
+            data = self._recv()
         self._buffer += data
         self.ended = not data
         return bool(data)
+
+    def _recv(self) -> Optional[bytes]:
+        """Return what is here: nothing at the end, or when the connection broke; None where half a record is here."""
+        try:
+            return self.sock.recv(_RECV)
+        except (OSError, ValueError) as error:
+            return None if isinstance(error, OSError) and would_block(error) else b""
 
 
 # ------------------------------------------------------------------------------------ requests and replies
@@ -363,7 +402,8 @@ class Request:
         self.params: Dict[str, str] = {}  # what {names} in the route's path stood for
         self.route = "other"  # the route's pattern, for metrics
         self.body = b""
-        self.id = _request_id(headers.get("x-request-id", ""))
+        given = headers.get("x-request-id")
+        self.id = given if given and _ID.fullmatch(given) else "req-%032x" % random.getrandbits(128)
 
     @property
     def query(self) -> Dict[str, str]:
@@ -399,8 +439,7 @@ def json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _request_id(given: str) -> str:
-    return given if re.fullmatch(r"[\x21-\x7e]{1,128}", given) else "req-" + uuid.uuid4().hex
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass
@@ -441,13 +480,17 @@ class Stream:
 
 def event(value: Any, name: str = "") -> bytes:
     """Return one server-sent event whose data is `value` as JSON."""
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n\n"
+    head = b"event: %s\n" % name.encode("ascii") if name else b""
+    return head + b"data: " + json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n\n"
 
 
-def event_stream(values: Iterator[Any], headers: Sequence[Tuple[str, str]] = ()) -> Stream:
-    """Return a Stream of server-sent events: each value as JSON, then `data: [DONE]`; IDLE passes through."""
+DONE = b"data: [DONE]\n\n"
+
+
+def event_stream(values: Iterator[Any], headers: Sequence[Tuple[str, str]] = (), done: bytes = DONE) -> Stream:
+    """Return a Stream of server-sent events: each value as JSON, then `done`; IDLE passes through."""
     headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")) + tuple(headers)
-    return Stream(_events(values), 200, EVENT_STREAM, headers, PING, error_event)
+    return Stream(_events(values, done), 200, EVENT_STREAM, headers, PING, error_event)
 
 
 def error_event(error: APIError) -> bytes:
@@ -458,11 +501,12 @@ def error_event(error: APIError) -> bytes:
 EVENT_STREAM = "text/event-stream"
 
 
-def _events(values: Iterator[Any]) -> Iterator[Any]:
+def _events(values: Iterator[Any], done: bytes) -> Iterator[Any]:
     with contextlib.closing(values):
         for value in values:
             yield value if value is IDLE else event(value)
-        yield b"data: [DONE]\n\n"
+        if done:
+            yield done
 
 
 # ----------------------------------------------------------------------------------------------- routing
@@ -853,11 +897,6 @@ def presented_key(headers: Mapping[str, str]) -> str:
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
-def internal_error() -> APIError:
-    """Return what a client is told of a defect; the log has the rest."""
-    return APIError(500, "The server failed on this request; its log says why.", "internal_error")
-
-
 def key_is_one_of(given: str, keys: Iterable[bytes]) -> bool:
     """Whether a key that a request carries is one of these. Compares with all of them, in constant time."""
     presented = given.encode("latin-1", "replace")
@@ -869,6 +908,11 @@ def key_error(given: str, what: str = "API key") -> APIError:
     wrong = "is not one of this server's" if given else "is missing"
     message = "The %s %s. Send it as 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'." % (what, wrong)
     return APIError(401, message, "invalid_api_key", headers=[("WWW-Authenticate", "Bearer")])
+
+
+def internal_error() -> APIError:
+    """Return what a client is told of a defect; the log has the rest."""
+    return APIError(500, "The server failed on this request; its log says why.", "internal_error")
 
 
 def error_body(error: APIError) -> bytes:

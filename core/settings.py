@@ -100,6 +100,9 @@ class EngineSettings:
         flags=("-ngl",),
         check=between(-1, 1 << 16),
     )
+    chat_template: str = setting(
+        "", "a file with a Jinja chat template to use in place of the model's own", "engine", metavar="FILE"
+    )
     step_target: float = setting(
         0.25,
         "seconds that one step may take while answers are being generated; prompts are cut to fit",
@@ -191,9 +194,6 @@ class RelaySettings:
     )
     health_timeout: float = setting(5.0, "seconds a probe may take", "health", check=between(0.1, 600, float))
     connect_timeout: float = setting(3.0, "seconds a connection may take", "health", check=between(0.1, 600, float))
-    timeout: float = setting(
-        600.0, "seconds without a byte from a backend before 504", "limits", check=between(0.1, 86400, float)
-    )
     slow_start: float = setting(
         10.0,
         "seconds over which a backend that has come back gets its share of the requests again",
@@ -215,6 +215,12 @@ class RelaySettings:
         check=_alias,
         metavar="NAME=MODEL",
     )
+    timeout: float = setting(
+        600.0, "seconds without a byte from a backend before 504", "limits", check=between(0.1, 86400, float)
+    )
+    queue_size: int = setting(
+        1024, "requests that may wait for a free slot; more get 429", "limits", check=between(0, 1 << 20)
+    )
     queue_timeout: float = setting(
         300.0, "seconds that a request may wait for a free slot before 503", "limits", check=between(0, 86400, float)
     )
@@ -223,9 +229,6 @@ class RelaySettings:
         "seconds that a request waits while no backend is up, but may be again, before 503",
         "limits",
         check=between(0, 86400, float),
-    )
-    queue_size: int = setting(
-        1024, "requests that may wait for a free slot; more get 429", "limits", check=between(0, 1 << 20)
     )
     retries: int = setting(
         3,

@@ -10,8 +10,10 @@ import pytest
 from conftest import PATIENCE, ROOT, in_parallel, wait_until
 
 import core.llama
-from core.engine import Engine, Finished, Job, Piece, Sampling
+from core.engine import Engine
+from core.jobs import Finished, Job, Piece
 from core.models import ModelFolder
+from core.sampling import Sampling
 from core.service import APIError
 from core.settings import EngineSettings
 

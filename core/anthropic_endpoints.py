@@ -1,0 +1,307 @@
+"""Anthropic's Messages API (docs.anthropic.com/en/api/messages), translated to the same conversations.
+
+POST /v1/messages                   messages in, blocks out: text, thinking, tool_use
+POST /v1/messages/count_tokens      how many tokens they have
+
+read_messages_body   a body to a ChatAsk; the checks of the OpenAI API do their work on its translation
+message_body         an answer's body                _Blocks   the same as a stream of events
+"""
+
+import json
+import uuid
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from core import fields
+from core.chat import ChatAsk, Conversation, Message, read, steps
+from core.jobs import Finished, Job
+from core.openai_api import DEFAULTS, MOST_STOPS
+from core.runner import Runner
+from core.sampling import read_sampling
+from core.service import IDLE, EVENT_STREAM, PING, APIError, Request, Route, Stream, event, json_reply, json_type
+from core.template import read_messages
+from core.toolcalls import Delta, read_tools
+
+Body = Dict[str, Any]
+
+_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+# ----------------------------------------------------------------------------------------------- requests
+
+
+def read_messages_body(body: Body, limited: bool = True) -> ChatAsk:
+    """Return what a body asks for; `limited`: it must say max_tokens. Raises APIError 400."""
+    if limited and body.get("max_tokens") is None:
+        raise APIError(400, "The field 'max_tokens' is missing.", "missing_field", "max_tokens")
+    translated = {"messages": _messages(body)}
+    translated.update(_tools(body))
+    thinking = body.get("thinking")
+    options = {"enable_thinking": thinking.get("type") == "enabled"} if isinstance(thinking, dict) else {}
+    return ChatAsk(
+        messages=read_messages(translated),
+        model=fields.text(body, "model", None),
+        tools=read_tools(translated),
+        sampling=read_sampling(body, DEFAULTS),
+        max_tokens=fields.integer(body, "max_tokens", 1, 1, 1 << 31),
+        stop=tuple(fields.texts(body, "stop_sequences", MOST_STOPS)),
+        template_options=options,
+    )
+
+
+def _messages(body: Body) -> List[Body]:
+    """Return the messages as the OpenAI API has them, the system's text first."""
+    given = body.get("messages")
+    if not isinstance(given, list) or not given:
+        raise APIError(400, "'messages' must be an array that is not empty.", "invalid_value", "messages")
+    messages = [{"role": "system", "content": _text(body["system"], "system")}] if body.get("system") else []
+    for index, each in enumerate(given):
+        where = "messages[%d]" % index
+        if not isinstance(each, dict) or each.get("role") not in ("user", "assistant", "system"):
+            message = "'%s' must be an object with the role user or assistant." % where
+            raise APIError(400, message, "invalid_value", where)
+        messages += _translate(each, where + ".content")
+    return messages
+
+
+def _translate(message: Body, where: str) -> List[Body]:
+    """Return the messages that one of Anthropic's becomes: each tool's result is a message of its own there."""
+    content = message.get("content")
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        raise APIError(400, "'%s' must be a string or an array of blocks." % where, "invalid_value", where)
+    texts, calls, results, reasoning = [], [], [], []
+    for index, block in enumerate(blocks):
+        kind = block.get("type")
+        at = "%s[%d]" % (where, index)
+        if kind == "text":
+            texts.append(_text(block.get("text"), at))
+        elif kind == "tool_use":
+            calls.append(_call(block, at))
+        elif kind == "tool_result":
+            result = _text(block.get("content") or "", at)
+            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result})
+        elif kind in ("thinking", "redacted_thinking"):
+            reasoning.append(str(block.get("thinking", "")))
+        else:
+            message_text = "A block of type %r can't be used: this server takes text only." % (kind,)
+            raise APIError(400, message_text, "unsupported", at)
+    return results + _rest(message["role"], texts, calls, reasoning, bool(results))
+
+
+def _rest(role: str, texts: List[str], calls: List[Body], reasoning: List[str], answered: bool) -> List[Body]:
+    """Return what is left of a message beside tools' results, if anything is."""
+    if answered and not texts:
+        return []
+    rest: Body = {"role": role, "content": "\n".join(texts) if texts or not calls else None}
+    if calls:
+        rest["tool_calls"] = calls
+    if reasoning:
+        rest["reasoning_content"] = "".join(reasoning)
+    return [rest]
+
+
+def _call(block: Body, where: str) -> Body:
+    if not isinstance(block.get("input", {}), dict):
+        raise APIError(400, "'%s.input' must be an object." % where, "invalid_value", where + ".input")
+    function = {"name": block.get("name"), "arguments": json.dumps(block.get("input", {}), ensure_ascii=False)}
+    return {"id": block.get("id"), "type": "function", "function": function}
+
+
+def _text(value: Any, where: str) -> str:
+    """Return a text that is given as one or as blocks of text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(each, dict) and isinstance(each.get("text"), str) for each in value):
+        return "\n".join(each["text"] for each in value)
+    message = "'%s' must be a string or an array of text blocks, not %s." % (where, json_type(value))
+    raise APIError(400, message, "invalid_value", where)
+
+
+def _tools(body: Body) -> Body:
+    """Return the fields tools, tool_choice and parallel_tool_calls of the OpenAI API."""
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    if not tools:
+        return {}
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise APIError(400, "'tools' must be an array of objects.", "invalid_value", "tools")
+    translated: Body = {"tools": [{"type": "function", "function": _function(tool)} for tool in tools]}
+    if choice is not None:
+        translated["tool_choice"] = _choice(choice)
+        translated["parallel_tool_calls"] = not choice.get("disable_parallel_tool_use", False)
+    return translated
+
+
+def _function(tool: Body) -> Body:
+    function = {"name": tool.get("name"), "parameters": tool.get("input_schema") or {"type": "object"}}
+    return dict(function, description=tool["description"]) if tool.get("description") else function
+
+
+def _choice(choice: Any) -> Any:
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "tool":
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    if kind not in _TOOL_CHOICES:
+        message = "'tool_choice' must be of type auto, any, tool or none."
+        raise APIError(400, message, "invalid_value", "tool_choice")
+    return _TOOL_CHOICES[kind]
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+
+def stop_reason(reason: str, end: Finished) -> Tuple[str, Optional[str]]:
+    """Return why an answer ended, and the stop sequence that ended it, as Anthropic names them."""
+    if end.stop_word:
+        return "stop_sequence", end.stop_word
+    return {"length": "max_tokens", "tool_calls": "tool_use"}.get(reason, "end_turn"), None
+
+
+def usage_body(prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> Body:
+    """Return the usage; cached tokens are not counted among the input's."""
+    return {
+        "input_tokens": prompt_tokens - cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached_tokens,
+        "output_tokens": completion_tokens,
+    }
+
+
+def message_body(id: str, model: str, message: Message, reason: str, end: Finished) -> Body:
+    """Return a whole answer."""
+    content: List[Body] = []
+    if message.reasoning:
+        content.append({"type": "thinking", "thinking": message.reasoning, "signature": ""})
+    if message.content or not message.calls:
+        content.append({"type": "text", "text": message.content})
+    for call in message.calls:
+        content.append(
+            {"type": "tool_use", "id": call["id"], "name": call["name"], "input": _arguments(call["arguments"])}
+        )
+    why, word = stop_reason(reason, end)
+    usage = usage_body(end.prompt_tokens, end.cached_tokens, end.completion_tokens)
+    return dict(_head(id, model), content=content, stop_reason=why, stop_sequence=word, usage=usage)
+
+
+def _head(id: str, model: str) -> Body:
+    return {"id": id, "type": "message", "role": "assistant", "model": model, "content": []}
+
+
+def _arguments(text: str) -> Body:
+    """Return a call's arguments; a call that was cut short by max_tokens has none that can be read."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class _Blocks:
+    """An answer's blocks as events: each begins, grows and ends before the next one begins."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._open: Any = None  # what is open: "text", "thinking", or a call's number
+
+    def push(self, delta: Delta) -> Iterator[Body]:
+        """Yield the events that tell one delta."""
+        if delta.call:
+            yield from self._enter(
+                delta.call.index, {"type": "tool_use", "id": delta.call.id, "name": delta.call.name, "input": {}}
+            )
+            if delta.call.arguments:
+                yield self._grow({"type": "input_json_delta", "partial_json": delta.call.arguments})
+        elif delta.reasoning:
+            yield from self._enter("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            yield self._grow({"type": "thinking_delta", "thinking": delta.reasoning})
+        else:
+            yield from self._enter("text", {"type": "text", "text": ""})
+            yield self._grow({"type": "text_delta", "text": delta.content})
+
+    def close(self) -> Iterator[Body]:
+        """Yield the end of the block that is open."""
+        if self._open is not None:
+            yield {"type": "content_block_stop", "index": self._index}
+            self._open = None
+
+    def _enter(self, what: Any, block: Body) -> Iterator[Body]:
+        if self._open != what:
+            yield from self.close()
+            self._open = what
+            self._index += 1
+            yield {"type": "content_block_start", "index": self._index, "content_block": block}
+
+    def _grow(self, delta: Body) -> Body:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+
+# ---------------------------------------------------------------------------------------------- endpoints
+
+
+class AnthropicEndpoints:
+    """The routes. `template` takes the place of the models' own."""
+
+    def __init__(self, runner: Runner, template: str, fingerprint: str):
+        self._runner = runner
+        self._template = template
+
+    def routes(self) -> List[Route]:
+        """Return the routes."""
+        return [
+            Route("POST", "/v1/messages", self.messages),
+            Route("POST", "/v1/messages/count_tokens", self.count_tokens),
+        ]
+
+    def messages(self, request: Request) -> Any:
+        """POST /v1/messages: the message that follows others."""
+        body = request.json()
+        conversation = self._conversation(read_messages_body(body))
+        id = "msg_" + uuid.uuid4().hex[:24]
+        jobs = conversation.jobs()
+        if fields.flag(body, "stream", False):
+            headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+            return Stream(self._events(id, jobs[0], conversation), 200, EVENT_STREAM, headers, PING, _error_event)
+        answers = self._runner.answers(jobs, request)
+        message, reason = read(answers, conversation)[0]
+        return json_reply(message_body(id, conversation.model.name, message, reason, answers[0].end))
+
+    def count_tokens(self, request: Request) -> Any:
+        """POST /v1/messages/count_tokens: how many tokens the model would read."""
+        conversation = self._conversation(read_messages_body(request.json(), limited=False))
+        tokens = self._runner.engine.vocabulary().prompt_tokens(conversation.prompt) or []
+        return json_reply({"input_tokens": len(tokens)})
+
+    def _conversation(self, ask: ChatAsk) -> Conversation:
+        return Conversation(ask, self._runner.model(ask.model), self._template)
+
+    def _events(self, id: str, job: Job, conversation: Conversation) -> Iterator[Any]:
+        for each in self._bodies(id, job, conversation):
+            yield each if each is IDLE else event(each, each["type"])
+
+    def _bodies(self, id: str, job: Job, conversation: Conversation) -> Iterator[Any]:
+        blocks = _Blocks()
+        begun = False
+        for step in steps(self._runner.events([job]), conversation):
+            if step is IDLE:
+                yield IDLE
+                continue
+            if not begun:
+                begun = True
+                usage = usage_body(job.prompt_tokens, job.cached_tokens, 0)
+                start = dict(_head(id, conversation.model.name), stop_reason=None, stop_sequence=None, usage=usage)
+                yield {"type": "message_start", "message": start}
+            for delta in step.deltas:
+                yield from blocks.push(delta)
+            if step.end:
+                yield from blocks.close()
+                why, word = stop_reason(step.reason, step.end)
+                usage = usage_body(step.end.prompt_tokens, step.end.cached_tokens, step.end.completion_tokens)
+                yield {
+                    "type": "message_delta",
+                    "delta": {"stop_reason": why, "stop_sequence": word},
+                    "usage": usage,
+                }
+                yield {"type": "message_stop"}
+
+
+def _error_event(error: APIError) -> bytes:
+    return event(dict(error.envelope(), type="error"), "error")

@@ -1,0 +1,129 @@
+"""Jobs' way through the engine, as the HTTP API needs it: several at once, cancelled when their client goes.
+
+Runner.model       the model that a request names
+Runner.events      what comes of jobs, as it comes; closed early, it cancels them
+Runner.answers     what came of jobs, when all is there
+"""
+
+import collections
+import queue
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Sequence as Many
+
+from core.jobs import Embedded, Finished, Job
+from core.models import ModelFile, ModelFolder
+from core.service import IDLE, APIError, HangUp, Request
+
+POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
+
+
+@dataclass
+class Answer:
+    """All that came of a job."""
+
+    job: Job
+    text: str = ""
+    tokens: List[int] = field(default_factory=list)
+    probabilities: List[Dict[str, Any]] = field(default_factory=list)
+    end: Any = None  # Finished, or Embedded
+
+    def take(self, event: Any) -> None:
+        """Add what has come."""
+        if isinstance(event, (Finished, Embedded)):
+            self.end = event
+        else:
+            self.text += event.text
+            self.tokens += event.tokens
+            self.probabilities += event.probabilities
+
+
+class _Tagged:
+    """A job's events, put into the queue of all jobs of one request."""
+
+    def __init__(self, index: int, queue_of_all: "queue.SimpleQueue[Tuple[int, Any]]"):
+        self._index = index
+        self._queue = queue_of_all
+
+    def put(self, event: Any) -> None:
+        self._queue.put((self._index, event))
+
+
+class Runner:
+    """Runs requests' jobs on one engine."""
+
+    def __init__(self, engine: Any, folder: ModelFolder):
+        self.engine = engine
+        self.folder = folder
+
+    def model(self, name: Optional[str], embeds: bool = False) -> ModelFile:
+        """Return the model called `name`; without one, the model that is loaded, else the folder's default.
+
+        Raises APIError 404 where there is none, 400 where it is not for this.
+        """
+        name = name or self.engine.model_name()
+        model = self.folder.find(name, "model") if name else self.folder.default()
+        if model is None:
+            raise APIError(404, "There is no model here.", "model_not_found", "model")
+        if model.embeds != embeds:
+            what = "gives embeddings, not text" if model.embeds else "gives text, not embeddings"
+            raise APIError(400, "%s %s." % (model.name, what), "model_unsuitable", "model")
+        return model
+
+    def events(self, jobs: Many[Job]) -> Iterator[Any]:
+        """Yield (a job's index, its next event) until all have ended, and IDLE while nothing comes.
+
+        Closed early, it cancels those that are still at work. An APIError of one ends all of them.
+        """
+        everything: "queue.SimpleQueue[Tuple[int, Any]]" = queue.SimpleQueue()
+        waiting = collections.deque(enumerate(jobs))
+        running: Dict[int, Job] = {}
+        try:
+            while running or waiting:
+                self._submit_some(waiting, running, everything)
+                try:
+                    index, event = everything.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    yield IDLE
+                    continue
+                if isinstance(event, (Finished, Embedded, APIError)):
+                    del running[index]
+                if isinstance(event, APIError):
+                    raise event
+                yield index, event
+        finally:
+            for job in running.values():
+                self.engine.cancel(job)
+
+    def _submit_some(self, waiting: Any, running: Dict[int, Job], events: Any) -> None:
+        """Submit as many of one request's jobs as there are slots; others' requests shall have their chance, too."""
+        while waiting and len(running) < self.engine.settings.slots:
+            index, job = waiting[0]
+            job.events = _Tagged(index, events)
+            try:
+                self.engine.submit(job)
+            except APIError as error:
+                if error.code == "queue_full" and running:
+                    return  # its turn comes when another one ends
+                raise
+            running[index] = job
+            waiting.popleft()
+
+    def text(self, tokens: Many[int]) -> str:
+        """Return tokens of the model that is loaded as text. Raises APIError 400, 503."""
+        return self.engine.vocabulary().detokenize(tokens).decode("utf-8", "replace")
+
+    def answers(self, jobs: Many[Job], request: Request) -> List[Answer]:
+        """Wait for the end of jobs and return what came of them. Raises APIError, and HangUp when the client leaves."""
+        answers = [Answer(job) for job in jobs]
+        events = self.events(jobs)
+        try:
+            for each in events:
+                if each is not IDLE:
+                    index, event = each
+                    answers[index].take(event)
+                elif request.hung_up():
+                    raise HangUp("the client closed the connection")
+        finally:
+            events.close()
+        return answers
