@@ -66,8 +66,9 @@ class Conversation:
         self._syntax = syntax_of(renderer.source)
         self._calls: Optional[Syntax] = self._syntax if wanted else None
         self.prompt = renderer.render(ask.messages, wanted.tools if wanted else None, ask.template_options)
-        self.grammar = _grammar(ask, self._syntax, wanted)
-        self._thinking = self.prompt.rstrip().endswith(THINKING) and not self.grammar
+        thinking = self.prompt.rstrip().endswith(THINKING)
+        self.grammar = _grammar(ask, self._syntax, wanted, thinking)
+        self._thinking = thinking and (wanted is not None or not self.grammar)
 
     def jobs(self) -> List[Job]:
         """Return a job for each answer that is wanted; the second and later ones have seeds of their own."""
@@ -100,8 +101,11 @@ def new_call_id() -> str:
     return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") for _ in range(9))
 
 
-def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools]) -> str:
-    """Return the grammar that the answer must follow, "" for none. Raises APIError 400 where two contradict."""
+def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools], thinking: bool) -> str:
+    """Return the grammar that the answer must follow, "" for none. Raises APIError 400 where two contradict.
+
+    A model that begins with a thought may end it before a forced call; other grammars leave no room for thoughts.
+    """
     forced = tools is not None and tools.choice != "auto"
     wishes = [
         name
@@ -119,7 +123,7 @@ def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools]) -> str:
         raise APIError(400, message, "contradiction", wishes[0])
     if ask.schema is not None:
         return json_grammar(ask.schema)
-    return forced_grammar(syntax, tools) if forced else ask.sampling.grammar
+    return forced_grammar(syntax, tools, thinking) if forced else ask.sampling.grammar
 
 
 @dataclass(frozen=True)
