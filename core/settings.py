@@ -73,6 +73,13 @@ class FolderSettings:
     )
 
 
+def _file(path: str) -> str:
+    """Check that there is a file. Raises ValueError."""
+    if path and not os.path.isfile(path):
+        raise ValueError("there is no file %s" % path)
+    return path
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How a model is loaded and run."""
@@ -101,7 +108,11 @@ class EngineSettings:
         check=between(-1, 1 << 16),
     )
     chat_template: str = setting(
-        "", "a file with a Jinja chat template to use in place of the model's own", "engine", metavar="FILE"
+        "",
+        "a file with a Jinja chat template to use in place of the model's own",
+        "engine",
+        check=_file,
+        metavar="FILE",
     )
     step_target: float = setting(
         0.25,

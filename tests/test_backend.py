@@ -278,6 +278,17 @@ def test_keys_are_asked_for_everywhere_but_at_health(start):
     assert call(url + "/models", headers={"Authorization": "Bearer two"}).status == 200
 
 
+def test_a_chat_template_of_ones_own_takes_the_models_place(start, tmp_path):
+    path = tmp_path / "mine.jinja"
+    path.write_text("Q: {{ messages[-1].content }} A:", encoding="utf-8")
+    backend = start("backend.py", "--child", "--port", 0, "--threads", 1, "--chat-template", path)
+    url = backend.wait_for_event("listening")["url"]
+    backend.wait_for_event("ready")
+    body = {"messages": [{"role": "user", "content": "Who?"}]}
+    assert call(url + "/apply-template", body).json["prompt"] == "Q: Who? A:"
+    assert start("backend.py", "--chat-template", tmp_path / "none").end() == 2
+
+
 # ---- how it ends
 
 
