@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from conftest import PATIENCE, call, free_ports, running, wait_until
+from conftest import PATIENCE, RAMBLE, call, free_ports, running, wait_until
 
 from balancer import Balancer, Config
 from core import service
@@ -224,7 +224,7 @@ def test_row_4_a_reset_while_the_body_is_awaited_is_a_broken_answer():
     try:
         answer = client.open(server.url + "/x")
         asked.set()
-        assert readable([answer._sock], PATIENCE)  # the reset is here, before anything looks for it
+        assert readable([answer._connection.sock], PATIENCE)  # the reset is here, before anything looks for it
         with pytest.raises(Broken):
             answer.read_and_close()
     finally:
@@ -724,6 +724,56 @@ def test_keys_guard_everything_but_health(made, front):
     assert call(balancer.url + "/x", headers={"X-Api-Key": "secret"}).status == 200
 
 
+# ------------------------------------------------------------------------------------------- cancellation
+
+
+def gauge(url, name):
+    """Return a gauge's value, as the metrics page says."""
+    for line in call(url + "/metrics").body.decode().splitlines():
+        if line.partition(" ")[0] == name:
+            return float(line.partition(" ")[2])
+    raise AssertionError("no gauge " + name)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_client_that_leaves_is_seen_in_the_backends_gauges_within_half_a_second(made, front, streaming):
+    """Before the first byte, in a plain answer or a stream's prompt; and in the middle of a stream."""
+
+    def pieces():
+        while True:
+            yield {"n": 1}
+            threading.Event().wait(0.02)
+
+    def behave(request):
+        if streaming and request.method == "POST":
+            return event_stream(pieces())
+        if request.method == "POST":
+            wait_until(request.hung_up)
+        return stand_in.service.metrics_page(request) if request.path == "/metrics" else json_reply({}, 404)
+
+    stand_in = made(StandIn, behave)
+    balancer = front(stand_in)
+    sock = socket.create_connection(("127.0.0.1", balancer.service.port))
+    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    wait_until(lambda: gauge(stand_in.url, "comeapi_http_requests_active") == 2)  # the other is who asks
+    if streaming:
+        assert sock.recv(65536)
+    sock.close()
+    wait_until(lambda: gauge(stand_in.url, "comeapi_http_requests_active") == 1, timeout=0.5)
+    wait_until(lambda: balancer.status()["backends"][0]["in_flight"] == 0, timeout=0.5)
+
+
+def test_a_client_that_leaves_a_stream_frees_a_real_backends_slot_within_half_a_second(backend, front):
+    balancer = front(backend.url)
+    fields = {"prompt": "Once upon a time", "model_name": "demo.gguf", "stream": True}
+    body = json.dumps(dict(RAMBLE, **dict(fields, max_tokens=100000, ignore_eos=True))).encode()
+    sock = socket.create_connection(("127.0.0.1", balancer.service.port))
+    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    wait_until(lambda: gauge(backend.url, "comeapi_backend_busy_slots") == 1)
+    sock.close()
+    wait_until(lambda: gauge(backend.url, "comeapi_backend_busy_slots") == 0, timeout=0.5)
+
+
 # ------------------------------------------------------------------------------------- embedding, and by hand
 
 
@@ -790,6 +840,14 @@ def test_a_balancer_with_a_parent_waits_for_backends_that_it_has_never_seen(star
     made(StandIn, port=port)
     client.join(PATIENCE)
     assert answers[0].status == 200
+
+
+def test_a_deeply_nested_body_does_not_bring_the_program_down(start, made):
+    balancer = start("balancer.py", "--child", "--port", 0, "--backend", made(StandIn).url)
+    url = balancer.wait_for_event("listening")["url"]
+    balancer.wait_for_event("up")
+    for body in (b'{"a":' * 200000, b'{"a":' * 5000 + b"1" + b"}" * 5000, b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"):
+        assert call(url + "/generate", body).status == 200
 
 
 def test_a_balancer_ends_with_its_parent(start):

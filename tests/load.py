@@ -1,0 +1,346 @@
+"""What the balancer costs: a mock backend, a load generator, and figures. Each is a process of its own, on raw sockets.
+
+    python tests/load.py                  all figures, as lines of JSON
+    python tests/load.py latency rate     some of them: latency, rate, burst, streams
+    python tests/load.py backend PORT     the mock backend
+
+The mock answers POST with a small JSON object, and POST /sse?n=150&every=0.2 with so many events, each of which tells
+its number and when it was sent. It and the clients are one thread each with non-blocking sockets, so that on few cores
+they take little from what is measured. The clients' times hold their own work, too.
+"""
+
+import heapq
+import json
+import os
+import re
+import selectors
+import socket
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BODY = b'{"model_name": "m", "prompt": "Once upon a time", "max_tokens": 16}'
+ANSWER = b'{"response": "there was a king", "finish_reason": "stop"}'
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.I)
+
+
+def post(path=b"/generate", body=BODY):
+    """Return a request as bytes."""
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (path, len(body)) + body
+
+
+# --------------------------------------------------------------------------------------------- the mock backend
+
+
+class Mock:
+    """A backend that does nothing, quickly: 10,000 slots, one thread."""
+
+    def __init__(self, port):
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._buffers = {}
+        self._timers = []  # (when, tie, socket, next number, how many, seconds between)
+
+    def run(self):
+        while True:
+            patience = max(0, self._timers[0][0] - time.monotonic()) if self._timers else None
+            for key, _ in self._selector.select(patience):
+                if key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    self._read(key.fileobj)
+            while self._timers and self._timers[0][0] <= time.monotonic():
+                self._event(*heapq.heappop(self._timers))
+
+    def _accept(self):
+        sock, _ = self._listener.accept()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffers[sock] = b""
+        self._selector.register(sock, selectors.EVENT_READ)
+
+    def _read(self, sock):
+        try:
+            data = sock.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self._close(sock)
+            return
+        data = self._buffers[sock] + data
+        head, found, rest = data.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        length = int(length.group(1)) if length else 0
+        if found and len(rest) >= length:
+            self._buffers[sock] = rest[length:]
+            self._answer(sock, head)
+        else:
+            self._buffers[sock] = data
+
+    def _answer(self, sock, head):
+        stream = re.match(rb"POST /sse\?n=(\d+)&every=([\d.]+)", head)
+        if stream:
+            sock.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+            count, every = int(stream.group(1)), float(stream.group(2))
+            first = time.monotonic() + every * (id(sock) % 997) / 997  # not all at the same moment
+            heapq.heappush(self._timers, (first, id(sock), sock, 0, count, every))
+        else:
+            body = b'{"status": "ok", "slots": 10000}' if head.startswith(b"GET /health") else ANSWER
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            sock.send(head % len(body) + body)
+
+    def _event(self, when, tie, sock, number, count, every):
+        data = b'data: {"n": %d, "t": %.6f, "response": " word"}\n\n' % (number, time.monotonic())
+        chunk = b"%x\r\n%b\r\n" % (len(data), data)
+        last = number + 1 == count
+        try:
+            sock.send(chunk + b"0\r\n\r\n" if last else chunk)
+        except OSError:
+            return
+        if not last:
+            heapq.heappush(self._timers, (when + every, tie, sock, number + 1, count, every))
+
+    def _close(self, sock):
+        self._selector.unregister(sock)
+        del self._buffers[sock]
+        sock.close()
+
+
+# ------------------------------------------------------------------------------------------------- the clients
+
+
+def connect(port):
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def whole(data):
+    """Whether an answer with a Content-Length has arrived whole."""
+    head, found, rest = data.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return bool(found) and length is not None and len(rest) >= int(length.group(1))
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def latencies(port, count):
+    """Return the seconds of so many requests, one after another on one connection."""
+    sock, request, times = connect(port), post(), []
+    for _ in range(count):
+        started = time.perf_counter()
+        sock.sendall(request)
+        data = sock.recv(65536)
+        while not whole(data):
+            data += sock.recv(65536)
+        times.append(time.perf_counter() - started)
+        assert data.startswith(b"HTTP/1.1 200"), data[:200]
+    sock.close()
+    return times
+
+
+def latency(port, mock_port, count=4000):
+    """What one kept-alive client waits more than without the balancer, in milliseconds."""
+    for each in (port, mock_port):
+        latencies(each, 300)
+    through, direct = latencies(port, count), latencies(mock_port, count)
+    figures = {"requests": count}
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        figures["direct_%s_ms" % name] = percentile(direct, share) * 1e3
+        figures["through_%s_ms" % name] = percentile(through, share) * 1e3
+        figures["added_%s_ms" % name] = (percentile(through, share) - percentile(direct, share)) * 1e3
+    return figures
+
+
+def rate(port, clients=16, seconds=5.0):
+    """Requests a second of so many kept-alive clients."""
+    selector, request = selectors.DefaultSelector(), post()
+    buffers, done, bad = {}, 0, 0
+    for _ in range(clients):
+        sock = connect(port)
+        buffers[sock] = b""
+        selector.register(sock, selectors.EVENT_READ)
+        sock.sendall(request)
+    started = time.monotonic()
+    while time.monotonic() < started + seconds:
+        for key, _ in selector.select(1):
+            sock = key.fileobj
+            buffers[sock] += sock.recv(65536)
+            if whole(buffers[sock]):
+                bad += not buffers[sock].startswith(b"HTTP/1.1 200")
+                done += 1
+                buffers[sock] = b""
+                sock.sendall(request)
+    elapsed = time.monotonic() - started
+    for sock in buffers:
+        sock.close()
+    return {"clients": clients, "requests_per_second": done / elapsed, "errors": bad}
+
+
+def burst(port, count):
+    """So many new connections at once, a request each."""
+    selector, request, sockets = selectors.DefaultSelector(), post(), []
+    started = time.monotonic()
+    for _ in range(count):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", port))
+        selector.register(sock, selectors.EVENT_WRITE, [b""])
+        sockets.append(sock)
+    good, bad = 0, 0
+    while good + bad < count and time.monotonic() < started + 60:
+        for key, events in selector.select(1):
+            sock = key.fileobj
+            try:
+                if events & selectors.EVENT_WRITE:
+                    sock.send(request)
+                    selector.modify(sock, selectors.EVENT_READ, key.data)
+                    continue
+                data = sock.recv(65536)
+            except OSError:
+                data = b""
+            key.data[0] += data
+            if not data or whole(key.data[0]):
+                selector.unregister(sock)
+                if data and key.data[0].startswith(b"HTTP/1.1 200"):
+                    good += 1
+                else:
+                    bad += 1
+    for sock in sockets:
+        sock.close()
+    return {"connections": count, "errors": count - good, "seconds": time.monotonic() - started}
+
+
+_EVENT = re.compile(rb'data: \{"n": (\d+), "t": ([\d.]+)')
+
+
+def streams(port, count=1000, events=150, every=0.2):
+    """So many streams at once: what was lost, and how late the events came, from their sending to their reading."""
+    selector = selectors.DefaultSelector()
+    request = post(b"/sse?n=%d&every=%g" % (events, every))
+    states = {}
+    for _ in range(count):
+        sock = connect(port)
+        states[sock] = [b"", 0, True, False]  # the rest of the data, events so far, in order, ended
+        selector.register(sock, selectors.EVENT_READ)
+        sock.sendall(request)
+    delays, left = [], count
+    deadline = time.monotonic() + events * every * 3 + 60
+    while left and time.monotonic() < deadline:
+        for key, _ in selector.select(1):
+            sock = key.fileobj
+            state = states[sock]
+            try:
+                data = sock.recv(65536)
+            except OSError:
+                data = b""
+            now = time.monotonic()
+            buffer = state[0] + data
+            end = 0
+            for match in _EVENT.finditer(buffer):
+                state[2] = state[2] and int(match.group(1)) == state[1]
+                state[1] += 1
+                delays.append(now - float(match.group(2)))
+                end = match.end()
+            state[0] = buffer[end:]
+            state[3] = state[0].endswith(b"0\r\n\r\n")
+            if state[3] or not data:
+                selector.unregister(sock)
+                left -= 1
+    for sock in states:
+        sock.close()
+    whole_ones = sum(state[1] == events and state[2] and state[3] for state in states.values())
+    return {
+        "streams": count,
+        "events": len(delays),
+        "lost_streams": count - whole_ones,
+        "delay_p50_ms": percentile(delays, 0.5) * 1e3,
+        "delay_p99_ms": percentile(delays, 0.99) * 1e3,
+        "delay_max_ms": max(delays) * 1e3,
+    }
+
+
+# ------------------------------------------------------------------------------------------------- the figures
+
+
+def start(command, said):
+    """Start a process; return it and the line that says `said`."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    for line in process.stdout:
+        if said in line:
+            return process, json.loads(line.decode())
+    raise SystemExit("%s did not start" % command)
+
+
+def memory(pid):
+    """Return a process' memory in megabytes, and its threads, at this moment."""
+    with open("/proc/%d/status" % pid) as status:
+        facts = dict(line.split(":", 1) for line in status)
+    return int(facts["VmRSS"].split()[0]) / 1024, int(facts["Threads"])
+
+
+class Setup:
+    """A mock backend and a balancer in front of it."""
+
+    def __init__(self, *options):
+        mock = [sys.executable, os.path.abspath(__file__), "backend", "0"]
+        self.mock, facts = start(mock, b"port")
+        self.mock_port = facts["port"]
+        balancer = [sys.executable, os.path.join(ROOT, "balancer.py"), "--child", "--port", "0", *options]
+        self.balancer, facts = start(balancer + ["--backend", "http://127.0.0.1:%d" % self.mock_port], b'"listening"')
+        self.port = int(facts["url"].rpartition(":")[2])
+        while b'"up"' not in self.balancer.stdout.readline():
+            pass
+
+    def close(self):
+        for process in (self.balancer, self.mock):
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+
+def measure(which, setup):
+    """Return one kind's figures."""
+    if which == "latency":
+        return latency(setup.port, setup.mock_port)
+    if which == "rate":
+        return dict(rate(setup.port), direct_requests_per_second=rate(setup.mock_port)["requests_per_second"])
+    if which == "burst":
+        return {"bursts": [burst(setup.port, 64), burst(setup.port, 500)]}
+    code = "import json, load; print(json.dumps(load.streams(%d)))" % setup.port
+    reader = subprocess.Popen([sys.executable, "-c", code], cwd=os.path.dirname(os.path.abspath(__file__)), stdout=-1)
+    most = (0.0, 0)
+    while reader.poll() is None:
+        most = tuple(map(max, most, memory(setup.balancer.pid)))
+        time.sleep(0.5)
+    figures = json.loads(reader.stdout.read().decode())
+    return dict(figures, balancer_megabytes=most[0], balancer_threads=most[1])
+
+
+def main():
+    if sys.argv[1:2] == ["backend"]:
+        mock = Mock(int(sys.argv[2]))
+        print(json.dumps({"port": mock.port}), flush=True)
+        mock.run()
+    with open("/proc/loadavg") as load:
+        print(json.dumps({"load_average": load.read().split()[0], "cores": os.cpu_count()}))
+    for which in sys.argv[1:] or ("latency", "rate", "burst", "streams"):
+        setup = Setup()
+        try:
+            figures = measure(which, setup)
+        finally:
+            setup.close()
+        rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()}
+        print(json.dumps(dict({"what": which}, **rounded)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
