@@ -16,6 +16,7 @@ the grammar may be narrower than the schema, where JSON Schema is wider than any
 - Numbers have at most 15 digits before the point (more where a bound has more), 15 after it and an exponent of two: a
   weak model would go on for ever. Numbers with bounds or `multipleOf` have no exponent.
 - Between tokens stands nothing, a blank, or a line's end and an indent of at most 20. Nothing else.
+- Texts and arrays hold at most 500,000 characters or items more than they must, where they have an upper bound.
 - `uniqueItems` is held for enumerated items, which then come in the order of the enumeration.
 - `oneOf`: what two branches may share is left out, strings exactly, other values by whole types or by leaving out an
   optional property. A branch of which nothing remains is refused: `anyOf` is what such a schema means. `not` likewise.
@@ -48,10 +49,11 @@ _MAX_DEPTH = 100  # levels of brackets in a schema
 _MAX_NODES = 50000  # values in a schema
 _MAX_RULES = 20000
 _MAX_STATES = 4000  # of one machine
-_MAX_ALL_STATES = 40000  # of all machines made for one grammar
+_MAX_ALL_STATES = 40000  # of all machines made for one grammar, and comparisons of branches
 _MAX_BRANCHES = 300  # of one value, once unions within unions are multiplied out
 _MAX_REFERENCES = 60  # in a row
 _MAX_REPEATS = 100000  # llama.cpp makes a rule of each optional repetition
+_MOST_OVER = 500000  # characters or items beyond the least number: more than any answer holds
 _BLOCK = 1000  # llama.cpp refuses to repeat anything more than 2,000 times
 _MAX_DIGITS = 40  # of a bound
 _DIGITS = 15  # that a double holds, whatever they are
@@ -68,6 +70,8 @@ class Grammar:
     def __init__(self, param: str = "response_format") -> None:
         self.param = param
         self._rules: Dict[str, str] = {}
+        self._names: Dict[Tuple[str, str], str] = {}  # by wished name and body
+        self._counts: Dict[str, int] = {}  # of rules by wished name
         self._machines: Dict[Hashable, str] = {}
         self._states = 0
         self._repeats = 0
@@ -77,11 +81,11 @@ class Grammar:
 
         Raises APIError 400 where the grammar becomes too large.
         """
-        for each in _candidates(name):
-            if self._rules.setdefault(each, body) == body:
-                self._check_size()
-                return each
-        raise AssertionError("there is always another name")
+        key = (_plain_name(name), body)
+        if key not in self._names:
+            self._names[key] = self.reserve(name)
+            self._rules[self._names[key]] = body
+        return self._names[key]
 
     def schema(self, schema: Any, name: str = "value") -> str:
         """Add the rules for a JSON schema, which is the root that its references point into; returns the rule's name.
@@ -97,12 +101,15 @@ class Grammar:
 
     def reserve(self, name: str) -> str:
         """Return a name for a rule that may refer to itself; define() gives the body."""
-        for each in _candidates(name):
-            if each not in self._rules:
-                self._rules[each] = ""
-                self._check_size()
-                return each
-        raise AssertionError("there is always another name")
+        plain = _plain_name(name)
+        count = self._counts.get(plain, 0)
+        while not count or self._numbered(plain, count) in self._rules:
+            count += 1
+        self._counts[plain] = count
+        self._rules[self._numbered(plain, count)] = ""
+        if len(self._rules) > _MAX_RULES:
+            raise self.refuse("The schema is too large: it takes more than %d grammar rules." % _MAX_RULES)
+        return self._numbered(plain, count)
 
     def define(self, name: str, body: str) -> None:
         """Give a reserved rule its body."""
@@ -124,7 +131,7 @@ class Grammar:
         """
         if high is None:
             return (self._exactly(rule, low) + " " + rule + "*").strip()
-        most = high - low
+        most = min(high - low, _MOST_OVER)
         if most <= _BLOCK:
             self._count(most)
             optional = rule + "{0,%d}" % most if most else ""
@@ -144,10 +151,10 @@ class Grammar:
         return self._machines[key]
 
     def spend(self, states: int) -> None:
-        """Count the states of a machine that was made. Raises APIError 400 where they become too many."""
+        """Count states of machines, or other costly steps. Raises APIError 400 where they become too many."""
         self._states += states
         if self._states > _MAX_ALL_STATES:
-            raise self.refuse("The schema is too large: its patterns, formats and bounds take too many states.")
+            raise self.refuse("The schema is too large: its patterns, formats, bounds or branches take too much.")
 
     def refuse(self, message: str) -> APIError:
         """Return the error for a schema that can not be honoured."""
@@ -168,9 +175,9 @@ class Grammar:
         if self._repeats > _MAX_REPEATS:
             raise self.refuse("The schema is too large: its lengths and counts add up to too many repetitions.")
 
-    def _check_size(self) -> None:
-        if len(self._rules) > _MAX_RULES:
-            raise self.refuse("The schema is too large: it takes more than %d grammar rules." % _MAX_RULES)
+    @staticmethod
+    def _numbered(name: str, number: int) -> str:
+        return name if number == 1 else "%s-%d" % (name, number)
 
 
 def json_grammar(schema: Any, param: str = "response_format") -> str:
@@ -188,15 +195,10 @@ _LITERAL_ESCAPES = {chr(code): "\\x%02X" % code for code in list(range(0x20)) + 
 _LITERAL_ESCAPES.update({"\n": r"\n", "\r": r"\r", "\t": r"\t", '"': r"\"", "\\": r"\\"})
 
 
-def _candidates(name: str) -> Iterator[str]:
-    """Yield names for a rule: the wished one made of what GBNF allows, then numbered ones. `root` is text()'s."""
+def _plain_name(name: str) -> str:
+    """Return a name made of what GBNF allows; `root` is text()'s."""
     plain = re.sub(r"[^a-zA-Z0-9]+", "-", name)[:40].strip("-") or "rule"
-    if plain != "root":
-        yield plain
-    number = 2
-    while True:
-        yield "%s-%d" % (plain, number)
-        number += 1
+    return "root-rule" if plain == "root" else plain
 
 
 _RAW_CHAR = r"[\x20-\x21\x23-\x5B\x5D-\x7E\x80-\uD7FF\uE000-\U0010FFFF]"
@@ -420,19 +422,25 @@ def _choices(row: Row, spelled: Callable[[Ranges], List[str]]) -> List[Tuple[str
     return [(text, to) for to, ranges in targets.items() for text in spelled(tuple(ranges))]
 
 
+_CONTROL: Ranges = ((0, 0x1F),)
+_ESCAPED: Ranges = _CONTROL + ((0x22, 0x22), (0x5C, 0x5C))
 _UNESCAPED: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0xD7FF), (0xE000, 0x10FFFF))
-_SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
+_SHORT_ESCAPES = {8: "b", 9: "t", 10: "n", 12: "f", 13: "r", 0x22: '"', 0x5C: "\\"}
 
 
 def _json_chars(ranges: Ranges) -> List[str]:
-    """Return the alternatives for a set of characters within a JSON string, each in only one spelling."""
+    """Return the alternatives for a set of characters within a JSON string: as they are where that may be, else
+    escaped. Two at most, for llama.cpp follows all of them at once."""
     plain = _common(ranges, _UNESCAPED)
-    words = [_char_class(plain)] if plain else []
-    if _common(ranges, ((0, 0x1F),)) == ((0, 0x1F),):
-        words += [r'"\\" [bfnrt]', r'"\\u00" [01] [0-9a-f]']
-        ranges = _common(ranges, ((0x20, 0x10FFFF),))
-    escaped = [code for first, last in _common(ranges, ((0, 0x22), (0x5C, 0x5C))) for code in range(first, last + 1)]
-    return words + [literal(_SHORT_ESCAPES.get(code, "\\u%04x" % code)) for code in escaped if code not in (0x20, 0x21)]
+    special = [code for first, last in _common(ranges, _ESCAPED) for code in range(first, last + 1)]
+    short = sorted(ord(_SHORT_ESCAPES[code]) for code in special if code in _SHORT_ESCAPES)
+    words = [_char_class(_union((code, code) for code in short))] if short else []
+    if _common(ranges, _CONTROL) == _CONTROL:
+        words.append('"u00" [01] [0-9a-f]')
+    else:
+        words += [literal("u%04x" % code) for code in special if code not in _SHORT_ESCAPES]
+    escaped = ['"\\\\" ' + (words[0] if len(words) == 1 else "(%s)" % " | ".join(words))] if words else []
+    return ([_char_class(plain)] if plain else []) + escaped
 
 
 def _common(some: Ranges, others: Ranges) -> Ranges:
@@ -967,8 +975,8 @@ _SPEAKS_OF = {
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }  # fmt: skip
 _REFUSED = (
-    "if", "contains", "dependentSchemas", "dependentRequired", "dependencies", "unevaluatedItems", "propertyDependencies",
-    "$dynamicRef", "$recursiveRef", "extends", "disallow", "divisibleBy",
+    "if", "contains", "dependentSchemas", "dependentRequired", "dependencies", "unevaluatedItems",
+    "propertyDependencies", "$dynamicRef", "$recursiveRef", "extends", "disallow", "divisibleBy",
 )  # fmt: skip
 _OWN = sum(_SPEAKS_OF.values(), ("type", "enum", "const", "additionalItems", "unevaluatedProperties"))
 
@@ -1066,6 +1074,7 @@ class _Reader:
     def __init__(self, grammar: Grammar, root: Any):
         self._grammar = grammar
         self._root = root
+        self._enumerations: Dict[int, Tuple[Set[Hashable], List[Any]]] = {}  # by the list's identity, which it keeps
         self._check_size()
 
     # ---- errors
@@ -1157,7 +1166,12 @@ class _Reader:
                 return False
         if "const" in schema and _plain(schema["const"]) != _plain(value):
             return False
-        return "enum" not in schema or _plain(value) in map(_plain, schema["enum"])
+        return "enum" not in schema or _plain(value) in self._enumerated(schema["enum"])
+
+    def _enumerated(self, values: List[Any]) -> Set[Hashable]:
+        if id(values) not in self._enumerations:
+            self._enumerations[id(values)] = (set(map(_plain, values)), values)
+        return self._enumerations[id(values)][0]
 
     def _holds_logic(self, value: Any, node: _Node, valid: Callable[[Any, _Node], bool]) -> bool:
         schema = node.schema
@@ -1279,6 +1293,8 @@ class _Converter(_Reader):
         self._pending: Deque[Tuple[str, List[_Flat]]] = deque()
         self._needs: Dict[str, Need] = {}
         self._places: Dict[str, _Node] = {}
+        self._expanded: Dict[Hashable, List[_Flat]] = {}
+        self._valid: Dict[Hashable, Optional[List[Any]]] = {}
 
     def convert(self) -> str:
         """Add the rules and return the first one's name. Raises APIError 400."""
@@ -1302,12 +1318,14 @@ class _Converter(_Reader):
         finite: Set[str] = set()
         waiting = list(self._needs)
         while waiting:
-            rest = [name for name in waiting if not any(finite.issuperset(needs) for needs in self._needs[name])]
+            for name in reversed(waiting):  # what was written later is mostly what was needed earlier
+                if any(finite.issuperset(needs) for needs in self._needs[name]):
+                    finite.add(name)
+            rest = [name for name in waiting if name not in finite]
             if len(rest) == len(waiting):
                 raise self.refuse(
                     self._places[rest[0]], "", "a value that is valid would never end: it requires itself"
                 )
-            finite.update(set(waiting) - set(rest))
             waiting = rest
 
     def _rule(self, flats: List[_Flat]) -> str:
@@ -1330,8 +1348,11 @@ class _Converter(_Reader):
 
     def _expand(self, nodes: Sequence[_Node]) -> List[_Flat]:
         """Return what a value that satisfies all of `nodes` may be: conjunctions, none of them plainly impossible."""
-        unique = {flat.key(): flat for flat in self._unfold([(node, frozenset()) for node in nodes])}
-        return [flat for flat in unique.values() if self._possible(flat)]
+        key = tuple(node.where for node in nodes)
+        if key not in self._expanded:
+            unique = {flat.key(): flat for flat in self._unfold([(node, frozenset()) for node in nodes])}
+            self._expanded[key] = [flat for flat in unique.values() if self._possible(flat)]
+        return self._expanded[key]
 
     def _unfold(self, nodes: Iterable[Tuple[_Node, FrozenSet[str]]]) -> List[_Flat]:
         """Resolve references and the keywords of logic. With each node comes the path that led to it."""
@@ -1392,7 +1413,7 @@ class _Converter(_Reader):
                 rivals = [other for other in children if exclusive and other is not child]
                 branches += [(flat, rivals) for flat in self._unfold([(child, path)])]
             flats = [flat.both(branch, rivals) for flat in flats for branch, rivals in branches]
-            flats = [flat for flat in flats if self._kinds(flat)]
+            flats = [flat for flat in flats if self._possible(flat)]
             if len(flats) > _MAX_BRANCHES:
                 raise self._grammar.refuse(
                     "The schema can't be honoured: its unions have more than %d branches." % _MAX_BRANCHES
@@ -1415,11 +1436,14 @@ class _Converter(_Reader):
 
     def _values(self, flat: _Flat) -> Optional[List[Any]]:
         """Return the values of an enumeration that are valid; None for anything else."""
-        lists = flat.all("enum") + [[value] for value in flat.all("const")]
-        if not lists:
+        if not any("enum" in node.schema or "const" in node.schema for node in flat.nodes):
             return None
-        unique = {_plain(value): value for value in min(lists, key=len)}
-        return [value for value in unique.values() if self._fits(value, flat)]
+        key = flat.key()
+        if key not in self._valid:
+            lists = flat.all("enum") + [[value] for value in flat.all("const")]
+            unique = {_plain(value): value for value in min(lists, key=len)}
+            self._valid[key] = [value for value in unique.values() if self._fits(value, flat)]
+        return self._valid[key]
 
     def _fits(self, value: Any, flat: _Flat) -> bool:
         if not all(self.holds(value, node) for node in flat.nodes):
@@ -1461,13 +1485,12 @@ class _Converter(_Reader):
         return kinds if flat.all("type") or not spoken else [kind for kind in kinds if kind in spoken]
 
     def _enumeration(self, name: str, values: List[Any]) -> str:
-        texts = [value for value in values if isinstance(value, str)]
+        texts = [_dumps(value) for value in values]
         if len(texts) <= 16:
-            return " | ".join(literal(_dumps(value)) for value in values)
+            return " | ".join(map(literal, texts))
         machine = _words(texts)  # one path through many words is faster than many words side by side
         self._grammar.spend(len(machine.rows))
-        others = [literal(_dumps(value)) for value in values if not isinstance(value, str)]
-        return " | ".join([self._grammar.machine(name + "-text", machine, True)] + others)
+        return self._grammar.machine(name + "-text", machine, False)
 
     def _constant(self, name: str, flat: _Flat, kind: str) -> Optional[Tuple[str, List[str]]]:
         values = [value for value in ((True, False) if kind == "boolean" else (None,)) if self._fits(value, flat)]
@@ -1592,12 +1615,11 @@ class _Converter(_Reader):
         self, name: str, flat: _Flat, first: List[List[_Flat]], rest: List[_Flat], low: int, high: Optional[int]
     ) -> Optional[Tuple[str, List[str]]]:
         """Return the body for different items: some of an enumeration, in its order."""
-        lists = [self._values(_Flat(each.nodes + (_Node({"enum": values}, "#"),)))
-                 for each in rest for values in [self._finite(each)] if values is not None]  # fmt: skip
+        lists = [values for values in map(self._finite, rest) if values is not None]
         if first or len(lists) < len(rest):
             place = next(node for node in flat.nodes if node.schema.get("uniqueItems"))
             raise self.refuse(place, "uniqueItems", "'uniqueItems' is supported for enumerated items only")
-        unique = {_plain(value): value for values in lists for value in values or ()}
+        unique = {_plain(value): value for values in lists for value in values}
         pairs = [(literal(_dumps(value)), False) for value in unique.values()]
         inner = self._some_of(name, pairs, None, low, high)
         return None if inner is None else ('"[" %s %s "]"' % (self._grammar.basic("json-space"), inner), [])
@@ -1633,6 +1655,10 @@ class _Converter(_Reader):
             return self._grammar.basic("json-object"), []
         colon = self._grammar.basic("json-colon")
         pairs = [("%s %s %s" % (literal(_dumps(key)), colon, rule), needed) for key, rule, needed in members]
+        if extra and low > len(pairs) + 1 and (high is None or high >= low):
+            raise self.refuse(
+                self._places[name], "minProperties", "more than one member without a name can't be required"
+            )
         inner = self._some_of(name, pairs, extra, low, high)
         return None if inner is None else ('"{" %s %s "}"' % (self._grammar.basic("json-space"), inner), needs)
 
@@ -1674,7 +1700,7 @@ class _Converter(_Reader):
         self, name: str, flat: _Flat, machine: Optional[_Machine], others: List[_Machine], excluded: Set[str],
         nodes: List[_Node],
     ) -> Optional[str]:  # fmt: skip
-        """Return the rule for members whose names `machine` (None: any) accepts, and neither `others` nor `excluded`."""
+        """Return the rule for members named as `machine` (None: any) says, and not as `others` or `excluded` do."""
         flats = self._expand(nodes)
         if not flats:
             return None
@@ -1790,6 +1816,7 @@ class _Converter(_Reader):
 
     def _apart(self, flat: _Flat, rival: _Flat, kind: str, level: int) -> bool:
         """Tell whether it is sure that no written value of `flat`, of one type, satisfies `rival`."""
+        self._grammar.spend(1)
         values = self._values(rival)
         if values is not None:
             return not any(self._fits(value, _Flat(flat.nodes)) for value in values)

@@ -43,7 +43,8 @@ def _string(rng, depth):
     if kind == 2:
         return {"type": "string", "format": rng.choice(FORMATS)}
     if kind == 3:
-        return {"type": "string", "pattern": "^[a-z ]*$", "minLength": rng.randrange(4), "maxLength": rng.randrange(4, 20)}
+        low, high = rng.randrange(4), rng.randrange(4, 20)
+        return {"type": "string", "pattern": "^[a-z ]*$", "minLength": low, "maxLength": high}
     low = rng.randrange(5)
     return {"type": "string", "minLength": low, "maxLength": low + rng.choice([0, 1, 5, 30])}
 
@@ -74,7 +75,8 @@ def _number(rng, depth):
 
 
 def _value(rng):
-    return rng.choice([None, True, False, 0, -7, 2.5, "", "yes", 'q"uote', "new\nline", "é", [1, [2]], {"k": ["v"]}, []])
+    nested = [[1, [2]], {"k": ["v"]}, []]
+    return rng.choice([None, True, False, 0, -7, 2.5, "", "yes", 'q"uote', "new\nline", "é"] + nested)
 
 
 def _enum(rng, depth):
