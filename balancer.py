@@ -96,6 +96,9 @@ class Config(service.Config, RelaySettings, ChildSettings):
     discover_interval: float = setting(
         5.0, "seconds between two look-ups of --discover", "backends", check=between(0.05, 3600, float)
     )
+    backend_ca: str = setting(
+        "", "certificates in PEM to check https backends by, in place of the system's", "backends", metavar="FILE"
+    )
     admin_key: Tuple[str, ...] = setting(
         (), "key for /admin/backends, which is off without one, or @FILE; repeatable", "access", many=True, secret=True,
         check=service.check_key, metavar="KEY",
@@ -132,7 +135,7 @@ class Balancer:
             self.pool, [parse_target(text) for text in config.discover], config.discover_interval
         )
         self._aliases = dict(each.split("=", 1) for each in config.alias)
-        self._client = Client(config.connect_timeout)
+        self._client = Client(config.connect_timeout, config.backend_ca)
         key = config.api_key[0] if config.api_key else ""
         self._health = Health(self.pool, self._client, config.health_interval, config.health_timeout, key, on_up)
         self._budget = RetryBudget(config.retry_budget)

@@ -28,7 +28,7 @@ def sent_on(request: Request) -> Dict[str, str]:
             headers.pop(option.strip().lower(), None)
     before = headers.get("x-forwarded-for")
     headers["x-forwarded-for"] = before + ", " + request.peer if before else request.peer
-    headers["x-forwarded-proto"] = "http"
+    headers["x-forwarded-proto"] = request.scheme
     headers["x-forwarded-host"] = request.headers.get("host", "")
     headers["x-request-id"] = request.id
     return headers

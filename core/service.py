@@ -32,6 +32,7 @@ import http
 import itertools
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -401,6 +402,7 @@ class Request:
         self.path, _, self.query_string = target.partition("?")
         self.params: Dict[str, str] = {}  # what {names} in the route's path stood for
         self.route = "other"  # the route's pattern, for metrics
+        self.key = ""  # the API key that it was let in by
         self.body = b""
         given = headers.get("x-request-id")
         self.id = given if given and _ID.fullmatch(given) else "req-%032x" % random.getrandbits(128)
@@ -423,6 +425,11 @@ class Request:
         if not isinstance(value, dict):
             raise APIError(400, "The body must be a JSON object, not %s." % json_type(value), "invalid_json")
         return value
+
+    @property
+    def scheme(self) -> str:
+        """What it came by, http or https."""
+        return "https" if hasattr(self.wire.sock, "cipher") else "http"
 
     def hung_up(self) -> bool:
         """Tell at once whether the client has gone."""
@@ -603,6 +610,12 @@ def check_key(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if text and not os.path.isfile(text):
+        raise ValueError("there is no file %s" % text)
+    return text
+
+
 _seconds = between(0.05, 86400, float)
 
 
@@ -612,9 +625,19 @@ class Config:
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network")
     port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
+    tls_cert: str = setting("", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE")
+    tls_key: str = setting("", "its private key, where that is in another file", "network", check=_file, metavar="FILE")
     api_key: Tuple[str, ...] = setting(
         (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
         check=check_key, metavar="KEY",
+    )  # fmt: skip
+    key_requests: int = setting(
+        0, "requests that each API key may have at once; more get 429; 0 for any number", "access",
+        check=between(0, 1 << 20),
+    )  # fmt: skip
+    key_rate: int = setting(
+        0, "requests that each API key may make in a minute; more get 429; 0 for any number", "access",
+        check=between(0, 1 << 20),
     )  # fmt: skip
     cors_origin: str = setting("*", "the origin whose web pages may call; empty for none", "access")
     access_log: bool = setting(False, "log one line a request to stderr", "access")
@@ -633,6 +656,10 @@ class Config:
 # ----------------------------------------------------------------------------------------------- service
 
 
+class _NoHandshake(Exception):
+    """A client of an https service does not speak TLS, or not in time."""
+
+
 class _Server(ThreadingHTTPServer):
     """The accept loop: a thread for each connection, up to a bound."""
 
@@ -643,6 +670,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, service: "Service"):
         self.service = service
+        self.tls = _tls_context(service.config)
         host, port = service.config.host, service.config.port
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Connection)
@@ -667,9 +695,31 @@ class _Server(ThreadingHTTPServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection, and count it out."""
         try:
+            if self.tls:
+                plain, request = request, self._secure(request)
+                self.service.closed(plain)
+                self.service.opened(request)
             super().process_request_thread(request, client_address)
+        except _NoHandshake:
+            self.shutdown_request(request)
         finally:
             self.service.closed(request)
+
+    def _secure(self, sock: Any) -> Any:
+        """Return a TLS socket in place of a plain one; its handshake is done, in time. Raises _NoHandshake."""
+        try:
+            sock.settimeout(self.service.config.header_timeout)
+            return self.tls.wrap_socket(sock, server_side=True)
+        except (OSError, ValueError) as error:
+            log.debug("no TLS handshake: %s", error)
+            raise _NoHandshake()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection; over TLS, say first that this is the end."""
+        if hasattr(request, "unwrap"):
+            with contextlib.suppress(OSError, ValueError):
+                request.unwrap()
+        super().shutdown_request(request)
 
     def accept_the_rest(self) -> None:
         """Take the connections that the kernel has already taken for us: their clients count on an answer."""
@@ -690,6 +740,57 @@ class _Server(ThreadingHTTPServer):
         self.shutdown_request(sock)
 
 
+def _tls_context(config: Config) -> Any:
+    """Return what TLS needs, or None where it is off. Raises OSError where certificate and key are no good."""
+    if not config.tls_cert:
+        return None
+    import ssl  # here, so that a Python without it can still serve HTTP
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key or None)
+    except ssl.SSLError as error:
+        raise OSError("the certificate in %s can't be used: %s" % (config.tls_cert, error))
+    return context
+
+
+class _KeyLimits:
+    """How many requests each API key may have at once, and make in a minute; 0 for any number.
+
+    A key that was quiet may make a minute's requests at once; then they come back one by one.
+    """
+
+    def __init__(self, at_once: int, a_minute: int):
+        self._at_once = at_once
+        self._a_minute = a_minute
+        self._running: Dict[str, int] = collections.defaultdict(int)
+        self._left: Dict[str, Tuple[float, float]] = {}  # key -> requests it may still make, and since when
+        self._lock = threading.Lock()  # guards the two above
+
+    def enter(self, key: str, now: float) -> None:
+        """Count a request in. Raises APIError 429 where the key has, or makes, too many."""
+        with self._lock:
+            if self._at_once and self._running[key] >= self._at_once:
+                raise _over_limit("%d requests of this API key are running; it may have no more." % self._at_once, 1)
+            if self._a_minute:
+                left, since = self._left.get(key, (float(self._a_minute), now))
+                left = min(float(self._a_minute), left + (now - since) * self._a_minute / 60)
+                if left < 1:
+                    after = math.ceil((1 - left) * 60 / self._a_minute)
+                    raise _over_limit("This API key may make %d requests a minute." % self._a_minute, after)
+                self._left[key] = (left - 1, now)
+            self._running[key] += 1
+
+    def leave(self, key: str) -> None:
+        """Count a request out."""
+        with self._lock:
+            self._running[key] -= 1
+
+
+def _over_limit(message: str, after: int) -> APIError:
+    return APIError(429, message, "key_limit", headers=[("Retry-After", str(after))])
+
+
 class Service:
     """An HTTP server: routes requests to handlers, counts them, and stops without losing one.
 
@@ -708,6 +809,7 @@ class Service:
         self.metrics = Metrics()
         self._router = Router(routes, fallback)
         self._keys = [key.encode("utf-8") for key in config.api_key]
+        self._limits = _KeyLimits(config.key_requests, config.key_rate)
         self._server: Optional[_Server] = None
         self._changed = threading.Condition()  # guards the three below; notified when a request ends
         self._draining = False
@@ -732,7 +834,7 @@ class Service:
     def url(self) -> str:
         """The address a client on this machine calls."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.config.host, self.config.host)
-        return http_url(host, self.port)
+        return http_url(host, self.port, "https" if self.config.tls_cert else "http")
 
     def metrics_page(self, request: Request) -> Reply:
         """Answer GET /metrics in Prometheus' text format."""
@@ -819,6 +921,8 @@ class Service:
 
     def finished(self, request: Request, status: int, size: int, seconds: float) -> None:
         """Count and log one request."""
+        if request.key:
+            self._limits.leave(request.key)
         self._count.finished(request, status, seconds)
         if self.config.access_log:
             line = '%s %s "%s %s" %d %dB %.1fms'
@@ -846,10 +950,14 @@ class Service:
         return route
 
     def _check_key(self, request: Request) -> None:
-        """Raise APIError 401 unless the request carries one of the keys."""
+        """Raise APIError 401 unless the request carries one of the keys, 429 where that has reached its limit."""
+        if not self._keys:
+            return
         given = presented_key(request.headers)
-        if self._keys and not key_is_one_of(given, self._keys):
+        if not key_is_one_of(given, self._keys):
             raise key_error(given)
+        self._limits.enter(given, time.monotonic())
+        request.key = given
 
     def _preflight(self) -> Sequence[Tuple[str, str]]:
         return (
@@ -886,9 +994,9 @@ class _HTTPMetrics:
 _KNOWN_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 
 
-def http_url(host: str, port: int) -> str:
+def http_url(host: str, port: int, scheme: str = "http") -> str:
     """Return the URL of a host, which may be an IPv6 address, and a port."""
-    return "http://%s:%d" % ("[%s]" % host if ":" in host else host, port)
+    return "%s://%s:%d" % (scheme, "[%s]" % host if ":" in host else host, port)
 
 
 def presented_key(headers: Mapping[str, str]) -> str:

@@ -1,0 +1,95 @@
+"""What each API key may ask for: so many requests at once, so many a minute."""
+
+import socket
+import threading
+
+import pytest
+from conftest import PATIENCE, call, wait_until
+
+from core.service import APIError, Config, HangUp, Route, Service, _KeyLimits, json_reply
+
+
+@pytest.fixture
+def limited():
+    """Start services with limits for each key."""
+    services = []
+
+    def make(handler, **limits):
+        routes = [Route("GET", "/x", handler), Route("GET", "/health", handler, public=True)]
+        services.append(Service(Config(api_key=("one", "two"), **limits), routes).start())
+        return services[-1]
+
+    yield make
+    for each in services:
+        each.drain(0)
+
+
+def with_key(service, key, path="/x"):
+    return call(service.url + path, headers={"X-Api-Key": key})
+
+
+def test_a_key_may_have_so_many_requests_at_once_and_another_is_not_held_up(limited):
+    begun, release = threading.Semaphore(0), threading.Event()
+
+    def hold(request):
+        begun.release()
+        release.wait(PATIENCE)
+        return json_reply({})
+
+    service = limited(hold, key_requests=2)
+    running = [threading.Thread(target=with_key, args=(service, "one")) for _ in range(2)]
+    for each in running:
+        each.start()
+        assert begun.acquire(timeout=PATIENCE)
+    refused = with_key(service, "one")
+    assert (
+        refused.status == 429 and refused.headers["Retry-After"] == "1" and refused.json["error"]["code"] == "key_limit"
+    )
+    release.set()
+    assert with_key(service, "two").status == 200
+    for each in running:
+        each.join(PATIENCE)
+    assert with_key(service, "one").status == 200
+
+
+def test_a_key_may_make_so_many_requests_a_minute(limited):
+    service = limited(lambda request: json_reply({}), key_rate=3)
+    assert [with_key(service, "one").status for _ in range(4)] == [200, 200, 200, 429]
+    assert 1 <= int(with_key(service, "one").headers["Retry-After"]) <= 20
+    assert with_key(service, "two").status == 200
+    assert {with_key(service, "", "/health").status for _ in range(9)} == {200}
+
+
+def test_a_minutes_requests_come_back_one_by_one():
+    limits = _KeyLimits(0, 60)
+    for _ in range(60):
+        limits.enter("key", 100.0)
+    with pytest.raises(APIError):
+        limits.enter("key", 100.5)
+    limits.enter("key", 101.0)
+    with pytest.raises(APIError):
+        limits.enter("key", 101.5)
+    for _ in range(60):
+        limits.enter("key", 1000.0)  # no more than a minute's are saved up
+    with pytest.raises(APIError):
+        limits.enter("key", 1000.0)
+
+
+def test_a_request_that_fails_or_is_left_gives_its_place_back(limited):
+    begun = threading.Event()
+
+    def fail(request):
+        begun.set()
+        if request.query.get("stay"):
+            wait_until(request.hung_up)
+            raise HangUp("gone")
+        raise APIError(400, "no")
+
+    service = limited(fail, key_requests=1)
+    assert [with_key(service, "one").status for _ in range(3)] == [400] * 3
+    begun.clear()
+    sock = socket.create_connection(("127.0.0.1", service.port))
+    sock.sendall(b"GET /x?stay=1 HTTP/1.1\r\nHost: x\r\nX-Api-Key: one\r\n\r\n")
+    assert begun.wait(PATIENCE)
+    sock.close()
+    wait_until(lambda: with_key(service, "one").status == 400)
