@@ -4,13 +4,17 @@ The backends here are stand-ins: real HTTP servers in this process that do as th
 """
 
 import json
+import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
-from conftest import PATIENCE, RAMBLE, call, free_ports, running, wait_until
+from conftest import PATIENCE, RAMBLE, ROOT, call, free_ports, running, wait_until
 
 from balancer import Balancer, Config
 from core import service
@@ -786,6 +790,36 @@ def test_two_balancers_live_in_one_program_and_stop_without_a_trace(made):
     for balancer in balancers:
         assert balancer.stop() == 0
     wait_until(lambda: not {t.name for t in threading.enumerate()} - before - {"probe"})
+
+
+def test_balancers_in_one_program_know_nothing_of_each_other(made, front):
+    first, second = made(StandIn), made(StandIn)
+    balancers = [front(first, policy="prefix"), front(second, policy="least-busy", api_key=("k",))]
+    with_key = {"X-Api-Key": "k"}
+    assert call(balancers[0].url + "/x", {}).json["from"] == first.url
+    assert call(balancers[1].url + "/x", {}, with_key).json["from"] == second.url
+    assert call(balancers[1].url + "/x", {}).status == 401
+    policies = [balancers[0].status()["policy"], balancers[1].status()["policy"]]
+    assert policies == ["prefix", "least-busy"]
+    balancers[0].stop()
+    assert call(balancers[1].url + "/x", {}, with_key).status == 200
+
+
+def test_one_file_holds_the_whole_balancer(tmp_path, made):
+    """As the README says: copy balancer.py and core/ into a folder, and let zipapp make one file of it."""
+    app = tmp_path / "app"
+    shutil.copytree(os.path.join(ROOT, "core"), str(app / "core"), ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(os.path.join(ROOT, "balancer.py"), str(app))
+    archive = str(tmp_path / "balancer.pyz")
+    subprocess.run([sys.executable, "-m", "zipapp", str(app), "-m", "balancer:main", "-o", archive], check=True)
+    shutil.rmtree(str(app))
+    program = [sys.executable, archive, "--child", "--port", "0", "--backend", made(StandIn).url]
+    with subprocess.Popen(program, cwd=str(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        url = json.loads(process.stdout.readline().decode())["url"]
+        assert b'"up"' in process.stdout.readline()
+        assert call(url + "/generate", {}).status == 200
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_stopping_balancer_lets_a_running_request_finish(made, front):
