@@ -23,7 +23,7 @@ the grammar may be narrower than the schema, where JSON Schema is wider than any
 
 Patterns have ECMA-262's meaning, without flags, by code points; a lookahead is understood where a pattern begins.
 
-From the top down: Grammar, GBNF's words, machines, patterns, formats, digits, and the converter in five chapters.
+From the top down: Grammar, GBNF's words, machines, patterns, formats, digits, and the converter.
 Sources: JSON Schema 2020-12 (and what draft 4, draft 7 and OpenAPI 3.0 write otherwise), RFC 8259, RFC 3339, RFC 3986,
 ECMA-262 chapter 22.2, llama.cpp's grammars/README.md and the limits in src/llama-grammar.cpp.
 """
@@ -975,7 +975,7 @@ _SPEAKS_OF = {
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }  # fmt: skip
 _REFUSED = (
-    "if", "contains", "dependentSchemas", "dependentRequired", "dependencies", "unevaluatedItems",
+    "if", "contains", "dependentSchemas", "dependentRequired", "dependencies",
     "propertyDependencies", "$dynamicRef", "$recursiveRef", "extends", "disallow", "divisibleBy",
 )  # fmt: skip
 _OWN = sum(_SPEAKS_OF.values(), ("type", "enum", "const", "additionalItems", "unevaluatedProperties"))
@@ -1023,6 +1023,7 @@ _SHAPES: Dict[str, Tuple[Callable[[Any], bool], str]] = {
     "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
     "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
     "nullable": (lambda value: isinstance(value, bool), "true or false"),
+    "unevaluatedItems": (lambda value: value is True, "true; anything else is not supported"),
     "unevaluatedProperties": (lambda value: isinstance(value, bool), "true or false; schemas are not supported"),
 }
 _SHAPES.update({each: (_are_schemas, "an array of schemas") for each in ("allOf", "anyOf", "oneOf", "prefixItems")})
@@ -1087,7 +1088,7 @@ class _Reader:
     def check(self, node: _Node) -> None:
         """Refuse a node with a keyword that is malformed or not supported."""
         for keyword, value in node.schema.items():
-            if keyword in _REFUSED and value is not True:
+            if keyword in _REFUSED:
                 raise self.refuse(node, keyword, "'%s' is not supported" % keyword)
             if keyword in _SHAPES and not _SHAPES[keyword][0](value):
                 raise self.refuse(node, keyword, "'%s' must be %s" % (keyword, _SHAPES[keyword][1]))
@@ -1578,9 +1579,9 @@ class _Converter(_Reader):
         if any(flat.all("uniqueItems")) and high not in (0, 1):
             return self._unique(name, flat, first, rest, low, high)
         rules = [self._rule(flats) for flats in first]
-        return self._sequence(name, rules, self._rule(rest) if rest else None, low, high), (
-            rules or [self._rule(rest)] * (low > 0) if rest else rules
-        )
+        further = self._rule(rest) if rest else None
+        needs = rules + ([further] if further and low > len(rules) else [])
+        return self._sequence(name, rules, further, low, high), needs
 
     def _items(
         self, flat: _Flat, low: int, high: Optional[int]
@@ -1650,7 +1651,6 @@ class _Converter(_Reader):
                 return None
         extra = self._extra(name, flat, set(names) | forbidden)
         low, high = _counts(flat, "minProperties", "maxProperties")
-        needs = [rule for _, rule, needed in members if needed]
         if not members and extra == "json-member" and (low, high) == (0, None):
             return self._grammar.basic("json-object"), []
         colon = self._grammar.basic("json-colon")
@@ -1659,8 +1659,20 @@ class _Converter(_Reader):
             raise self.refuse(
                 self._places[name], "minProperties", "more than one member without a name can't be required"
             )
+        needs = [rule for _, rule, needed in members if needed]
+        if low > len(needs):  # one of the others, at least
+            needs.append(
+                self._need_one(name, [rule for _, rule, needed in members if not needed] + ([extra] if extra else []))
+            )
         inner = self._some_of(name, pairs, extra, low, high)
         return None if inner is None else ('"{" %s %s "}"' % (self._grammar.basic("json-space"), inner), needs)
+
+    def _need_one(self, name: str, rules: List[str]) -> str:
+        """Return what stands for needing one of some rules: no rule's name has a blank in it."""
+        need = name + " one of " + " ".join(rules)
+        self._needs[need] = [[rule] for rule in rules]
+        self._places[need] = self._places[name]
+        return need
 
     def _member_flats(self, flat: _Flat, key: str) -> List[_Flat]:
         for node in flat.nodes:
@@ -1686,7 +1698,12 @@ class _Converter(_Reader):
             nodes = [node.at("additionalProperties") for node in flat.nodes if "additionalProperties" in node.schema]
             rules.append(self._extra_rule(name, flat, None, [each for each, _, _ in patterns], excluded, nodes))
         found = [rule for rule in rules if rule]
-        return self._grammar.rule(name + "-extra", " | ".join(found)) if len(found) > 1 else found[0] if found else None
+        if len(found) < 2:
+            return found[0] if found else None
+        extra = self._grammar.rule(name + "-extra", " | ".join(found))
+        self._needs[extra] = [[rule] for rule in found]
+        self._places[extra] = self._places[name]
+        return extra
 
     @staticmethod
     def _is_open(flat: _Flat) -> bool:
@@ -1720,8 +1737,13 @@ class _Converter(_Reader):
             key = self._grammar.machine(name + "-key", machine, True)
         value = self._rule(flats)
         if (key, value) == ("json-string", "json-value"):
-            return self._grammar.basic("json-member")
-        return self._grammar.rule(name + "-member", "%s %s %s" % (key, self._grammar.basic("json-colon"), value))
+            member = self._grammar.basic("json-member")
+        else:
+            body = "%s %s %s" % (key, self._grammar.basic("json-colon"), value)
+            member = self._grammar.rule(name + "-member", body)
+        self._needs[member] = [[value]]
+        self._places[member] = self._places[name]
+        return member
 
     def _names(self, machine: _Machine, node: _Node) -> _Machine:
         """Return the machine for those names that are valid. Raises APIError 400, _TooLarge."""
