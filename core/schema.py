@@ -1075,6 +1075,7 @@ class _Reader:
     def __init__(self, grammar: Grammar, root: Any):
         self._grammar = grammar
         self._root = root
+        self._patterns: Set[str] = set()  # that have been counted
         self._enumerations: Dict[int, Tuple[Set[Hashable], List[Any]]] = {}  # by the list's identity, which it keeps
         self._check_size()
 
@@ -1127,7 +1128,7 @@ class _Reader:
 
     def _step(self, node: _Node, found: _Node, key: str) -> _Node:
         try:
-            return found.at(int(key) if isinstance(found.schema, list) else key)
+            return found.at(int(key) if isinstance(found.schema, list) and key.isdigit() else key)
         except (KeyError, IndexError, ValueError, TypeError):
             raise self.refuse(node, "$ref", "'%s' points to nothing" % node.schema["$ref"][:200])
 
@@ -1141,7 +1142,9 @@ class _Reader:
             raise self.refuse(node, keyword, "the pattern is not supported: " + str(error))
         except _TooLarge:
             raise self.refuse(node, keyword, "the pattern takes too many states; make its repetitions shorter")
-        self._grammar.spend(len(machine.rows))
+        if text not in self._patterns:
+            self._patterns.add(text)
+            self._grammar.spend(len(machine.rows))
         return machine
 
     # ---- validating

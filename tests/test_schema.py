@@ -300,6 +300,8 @@ def test_enum_and_const_hold_any_values():
     check({"enum": values}, values, ["b", 3, False, [1], {}])
     check({"const": {"a": [1]}}, [{"a": [1]}], [{"a": []}])
     check({"type": "string", "enum": ["a", 1, "bb"], "maxLength": 1}, ["a"], [1, "bb"])
+    words = ["word%d" % number for number in range(900)]
+    check({"enum": words + ["x"], "pattern": "^[a-z]{1,40}[0-9]{1,20}$"}, words[:3], ["x"])
 
 
 def test_a_long_enum_is_one_path():
@@ -688,6 +690,7 @@ def test_references_are_followed_recursive_ones_too():
         (False, "no value"),
         ([], "must be an object"),
         ({"$ref": "https://example.com/schema"}, "#/$ref"),
+        ({"$ref": "#/anyOf/-1", "anyOf": [{}]}, "points to nothing"),
         ({"$ref": "#/$defs/none"}, "points to nothing"),
         ({"$ref": "#"}, "refers to itself"),
         ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "refers to itself"),
