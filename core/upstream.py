@@ -340,8 +340,9 @@ class _KeepAlive(urllib.request.BaseHandler):
         self._ca_file = ca_file
         self._tls: Any = None  # the context, once an https server is called
         self._idle: Dict[Tuple[str, str], List[_Connection]] = {}  # by scheme and host:port; oldest first
+        self._swept_at = 0.0
         self._closed = False
-        self._lock = threading.Lock()  # guards the two above
+        self._lock = threading.Lock()  # guards the three above
 
     def http_open(self, request: Any) -> Answer:
         """Send a request on an idle connection, or, where that has gone stale, on a new one."""
@@ -416,9 +417,22 @@ class _KeepAlive(urllib.request.BaseHandler):
             connection.close()
 
     def _keep(self, key: Tuple[str, str], connection: _Connection) -> None:
-        connection.used_at = time.monotonic()
+        now = connection.used_at = time.monotonic()
         with self._lock:
-            if not self._closed:
-                self._idle.setdefault(key, []).append(connection)
+            if self._closed:
+                connection.close()
                 return
-        connection.close()
+            self._idle.setdefault(key, []).append(connection)
+            if now - self._swept_at >= MAX_IDLE_SECONDS:
+                self._swept_at = now
+                self._sweep(now - MAX_IDLE_SECONDS)
+
+    def _sweep(self, limit: float) -> None:
+        """Close the connections that nobody has used since `limit`; their servers may have gone for good."""
+        for key, connections in list(self._idle.items()):
+            for connection in connections:
+                if connection.used_at < limit:
+                    connection.close()
+            self._idle[key] = [each for each in connections if each.used_at >= limit]
+            if not self._idle[key]:
+                del self._idle[key]
