@@ -6,8 +6,8 @@
 
 choose() is called under the pool's lock, which guards the policies' state as well, with backends that are up and have a
 free slot, in the pool's order. A backend here is anything with `number` (rising in the pool's order), `share` (its
-weight, less while it starts slowly), `credit`, `load` (outstanding for its capacity), `room` (its capacity) and `life`
-(which changes when it starts again, and loses what it had in memory).
+weight, less while it starts slowly), `credit`, `load` (outstanding for its capacity) and `life` (which changes when it
+starts again, and loses what it had in memory).
 """
 
 from collections import OrderedDict
@@ -57,8 +57,8 @@ class Prefix:
     """The backend that has seen the longest beginning of the prompt, guarded by load.
 
     A backend's score is the share of the prompt that it has seen, less BETA × (load - mean) / max(1, mean), where load
-    is its outstanding requests, corrected by its capacity, and mean that of all candidates. What it has seen breaks
-    ties, then the cursor.
+    is what is outstanding for its capacity, and mean that of all candidates. What it has seen breaks ties, then the
+    cursor.
     """
 
     BETA = 1.0
@@ -72,8 +72,7 @@ class Prefix:
     def choose(self, candidates: Sequence[Any], wish: Wish) -> Any:
         """Return the backend with the highest score, and remember that it has seen this prompt."""
         matched = self._matched(candidates, wish.beginnings)
-        room = sum(each.room for each in candidates) / len(candidates)
-        loads = {each.number: each.load * room for each in candidates}
+        loads = {each.number: each.load for each in candidates}
         mean = sum(loads.values()) / len(candidates)
 
         def score(each: Any) -> float:

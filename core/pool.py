@@ -139,14 +139,9 @@ class Backend:
         return self.spec.weight * self.vitals.share(self._clock())
 
     @property
-    def room(self) -> float:
-        """Its capacity, corrected by its share."""
-        return self.slots * self.share
-
-    @property
     def load(self) -> float:
         """Requests outstanding for its capacity; what has just failed counts as outstanding for a while."""
-        return (self.in_flight + self.vitals.trouble(self._clock())) / self.room
+        return (self.in_flight + self.vitals.trouble(self._clock())) / (self.slots * self.share)
 
     # ---- what the pool goes by
 

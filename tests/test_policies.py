@@ -14,12 +14,8 @@ class Numbers:
         self.credit, self.outstanding, self.life = 0.0, 0, 1
 
     @property
-    def room(self):
-        return self.slots * self.share
-
-    @property
     def load(self):
-        return self.outstanding / self.room
+        return self.outstanding / (self.slots * self.share)
 
 
 def chosen(policy, backends, count, wish=Wish()):
@@ -74,14 +70,14 @@ def test_prefix_spreads_prompts_that_it_has_not_seen():
     assert homes == [0, 1, 2, 3] * 2 and policy.hits == 0
 
 
-def test_prefix_leaves_a_backend_that_is_busier_than_the_others():
+def test_prefix_leaves_a_backend_that_is_busier_than_what_it_saves():
     policy, backends = Prefix(), [Numbers(i) for i in range(4)]
-    story = "Once upon a time. " * 50
+    story = "Once upon a time. " * 64  # 18 chunks, of which the next prompt is twice as many
     home = policy.choose(backends, prompt(story))
-    home.outstanding = 1  # score 1 - (1 - 0.25) against 0 + 0.25: still as good
-    assert policy.choose(backends, prompt(story)) is home
-    home.outstanding = 2  # 1 - (2 - 0.5) against 0 + 0.5
-    assert policy.choose(backends, prompt(story)) is not home
+    home.outstanding = 2  # score 0.5 - (0.5 - 0.125) against 0 + 0.125: still as good
+    assert policy.choose(backends, prompt(story + "One. " * 231)) is home
+    home.outstanding = 3  # 0.5 - (0.75 - 0.1875) against 0 + 0.1875
+    assert policy.choose(backends, prompt(story + "Two. " * 231)) is not home
 
 
 def test_prefix_forgets_what_a_backend_had_in_memory_before_it_started_again():
