@@ -1,5 +1,6 @@
 """A backend that makes itself known to a balancer, and keeps saying that it is there.
 
+    reachable_url(balancer_url, port)                  where the balancer finds this machine
     Registrar(balancer_url, own_url, key).start() ── POST /admin/backends {"url", "ttl"} every `interval` seconds
                                           .stop() ── DELETE /admin/backends: the balancer sends no more requests
 
@@ -8,14 +9,26 @@ A balancer that is not there yet, or starts again, is told at the next beat.
 
 import json
 import logging
+import socket
 import threading
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+from core.service import http_url
 from core.upstream import Broken, Client, Slow, Unreachable
 
 log = logging.getLogger("comeapi.registration")
 PATH = "/admin/backends"
 BEATS = 3  # how many may be missed before the balancer forgets a backend
+
+
+def reachable_url(balancer_url: str, port: int, scheme: str = "http") -> str:
+    """Return the URL of this machine's `port` at the address that it calls the balancer from. Raises OSError."""
+    parts = urlsplit(balancer_url)
+    found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM)
+    family, kind, _, _, address = found[0]
+    with socket.socket(family, kind) as sock:
+        sock.connect(address)  # sends nothing: it only chooses the way
+        return http_url(sock.getsockname()[0], port, scheme)
 
 
 class Registrar:

@@ -9,7 +9,7 @@ from conftest import PATIENCE, call, free_ports, wait_until
 
 from balancer import Balancer, Config
 from core import service
-from core.registration import Registrar
+from core.registration import Registrar, reachable_url
 from core.service import Route, Service, event_stream, json_reply
 
 KEY = {"Authorization": "Bearer boss"}
@@ -206,6 +206,13 @@ def test_a_registrar_finds_a_balancer_that_comes_later(backends):
     wait_until(lambda: balancer.status()["healthy_backends"] == 1)
     balancer.stop(0)
     registrar.stop()
+
+
+def test_a_backend_knows_where_the_balancer_finds_it():
+    assert reachable_url("http://127.0.0.1:9000", 8080) == "http://127.0.0.1:8080"
+    assert reachable_url("http://localhost", 8080, "https") in ("https://127.0.0.1:8080", "https://[::1]:8080")
+    with pytest.raises(OSError):
+        reachable_url("http://no.such.name.invalid:9000", 8080)
 
 
 def test_a_registrar_with_a_wrong_key_says_so(balancer, backends, caplog):

@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
-from conftest import ROOT, call, free_ports, in_parallel, wait_until
+from conftest import PATIENCE, ROOT, call, free_ports, in_parallel, wait_until
 
 from balancer import Balancer, Config
 from core import discovery, service
 from core.discovery import A, SRV, LookupFailed, lookup, parse_target, query
-from core.service import Route, Service, json_reply
+from core.service import Route, Service, event_stream, json_reply
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is Linux' own")
 NAME = "llm.test"
@@ -180,10 +181,18 @@ class Cluster:
         self.port = free_ports(1)
         self.hosts = ["127.0.0.%d" % (n + 2) for n in range(count)]
         routes = [Route("GET", "/health", lambda request: json_reply({"slots": 4}))]
+        routes.append(Route("POST", "/stream", lambda request: event_stream(self._numbers())))
+        self.end = threading.Event()
         self.services = [
             Service(service.Config(host=host, port=self.port), routes, lambda request: json_reply({})).start()
             for host in self.hosts
         ]
+
+    def _numbers(self):
+        number = 0
+        while not self.end.wait(0.01):
+            yield number
+            number += 1
 
     def url(self, host):
         return "http://%s:%d" % (host, self.port)
@@ -216,6 +225,28 @@ def test_backends_come_and_go_with_their_records(resolver, cluster):
             served = {call(balancer.url + "/x", {}).headers["X-ComeAPI-Backend"] for _ in range(8)}
             assert served == {cluster.url(host) for host in wanted}
     finally:
+        balancer.stop(0)
+
+
+def test_a_stream_outlives_its_backends_record(ours, cluster):
+    ours.set(cluster.hosts[:2])
+    text = target(ours, "dns://llm.test:%d" % cluster.port).text
+    balancer = Balancer(Config(port=0, discover=(text,), discover_interval=0.05)).start()
+    try:
+        wait_until(lambda: len(up(balancer)) == 2)
+        answers = []
+        reading = threading.Thread(target=lambda: answers.append(call(balancer.url + "/stream", {})))
+        reading.start()
+        (busy,) = wait_until(lambda: [each["url"] for each in balancer.status()["backends"] if each["in_flight"]])
+        ours.set([host for host in cluster.hosts[:2] if cluster.url(host) != busy])
+        draining = {"url": busy, "state": "draining"}
+        wait_until(lambda: any(draining.items() <= each.items() for each in balancer.status()["backends"]))
+        cluster.end.set()
+        reading.join(PATIENCE)
+        assert answers[0].events == list(range(len(answers[0].events)))
+        wait_until(lambda: busy not in up(balancer))
+    finally:
+        cluster.end.set()
         balancer.stop(0)
 
 
