@@ -28,6 +28,7 @@ from core.process import BOOT_FAILURE
 from core.native_endpoints import NativeEndpoints
 from core.ollama_endpoints import OllamaEndpoints
 from core.openai_endpoints import OpenAIEndpoints
+from core.registration import Registrar, reachable_url
 from core.runner import Answer, Runner
 from core.sampling import read_sampling
 from core.service import IDLE, APIError, Request, Route, between, event_stream, json_reply, setting
@@ -39,6 +40,16 @@ class Config(service.Config, EngineSettings, FolderSettings, ChildSettings):
     """A backend's settings."""
 
     port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
+    register: str = setting(
+        "", "a balancer to make this backend known to, such as http://balancer:9000", "network", metavar="URL"
+    )
+    admin_key: str = setting("", "the balancer's admin key, for --register", "network", metavar="KEY")
+    advertise: str = setting(
+        "",
+        "the URL at which the balancer reaches this backend (default: found out by calling the balancer)",
+        "network",
+        metavar="URL",
+    )
     lazy: bool = setting(False, "load no model before a request names one", "model")
     probe: bool = setting(False, "print what llama-cpp-python can do here, as JSON, and end", "other")
 
@@ -292,11 +303,25 @@ def main() -> None:
         options.fail(
             "can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error), BOOT_FAILURE
         )
+    registrar = _register(config, backend)
     process.wait_for_stop(config.child)
+    if registrar:
+        registrar.stop()
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     cut = backend.stop(config.drain_timeout)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
+
+
+def _register(config: Config, backend: Backend) -> Optional[Registrar]:
+    """Make the backend known to the balancer that --register names, until it stops."""
+    if not config.register:
+        return None
+    try:
+        own = config.advertise or reachable_url(config.register, backend.service.port)
+    except OSError as error:
+        options.fail("no way to %s: %s" % (config.register, error))
+    return Registrar(config.register, own, config.admin_key).start()
 
 
 def _require_llama() -> None:

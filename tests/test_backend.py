@@ -289,6 +289,20 @@ def test_a_chat_template_of_ones_own_takes_the_models_place(start, tmp_path):
     assert start("backend.py", "--chat-template", tmp_path / "none").end() == 2
 
 
+def test_a_backend_makes_itself_known_to_a_balancer_and_takes_its_leave(start):
+    balancer = start("balancer.py", "--child", "--port", 0, "--backends", 0, "--admin-key", "boss")
+    url = balancer.wait_for_event("listening")["url"]
+    options = ["--register", url, "--admin-key", "boss"]
+    backend = start("backend.py", "--child", "--port", 0, "--threads", 1, *options)
+    own = backend.wait_for_event("listening")["url"]
+    wait_until(lambda: call(url + "/status").json["healthy_backends"] == 1)
+    assert call(url + "/status").json["backends"][0]["url"] == own
+    assert call(url + "/generate", {"model_name": "demo", "prompt": "Once", "max_tokens": 2}).status == 200
+    backend.process.stdin.close()
+    assert backend.end() == 0
+    wait_until(lambda: call(url + "/status").json["total_backends"] == 0)
+
+
 # ---- how it ends
 
 
