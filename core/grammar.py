@@ -6,7 +6,7 @@
           ── machine                    a deterministic automaton, as it is or within a JSON string
           ── text                       the whole grammar
 
-A grammar is bounded, however it came about: in its rules, its repetitions, and the steps that were spent on making it.
+A grammar is bounded, however it came about: in its repetitions, and in the steps that are spent on making it.
 Sources: RFC 8259, llama.cpp's grammars/README.md and the limits in src/llama-grammar.cpp.
 """
 
@@ -16,9 +16,9 @@ from typing import Callable, Dict, Hashable, List, Optional, Tuple
 from core.machines import Machine, Ranges, Row, common, union
 from core.service import APIError
 
-
-_MAX_RULES = 20000
-_MAX_ALL_STATES = 40000  # of all machines made for one grammar, and comparisons of branches
+_MAX_STEPS = 200000  # in making one grammar; a step is what takes some 3 microseconds
+_STEPS_OF_RULE = 15
+_STEPS_OF_STATE = 8  # to write it
 _MAX_REPEATS = 100000  # llama.cpp makes a rule of each optional repetition
 _MOST_OVER = 500000  # characters or items beyond the least number: more than any answer holds
 _BLOCK = 1000  # llama.cpp refuses to repeat anything more than 2,000 times
@@ -33,7 +33,7 @@ class Rules:
         self._names: Dict[Tuple[str, str], str] = {}  # by wished name and body
         self._counts: Dict[str, int] = {}  # of rules by wished name
         self._machines: Dict[Hashable, str] = {}
-        self._states = 0
+        self._steps = 0
         self._repeats = 0
 
     def rule(self, name: str, body: str) -> str:
@@ -60,8 +60,7 @@ class Rules:
             count += 1
         self._counts[plain] = count
         self._rules[self._numbered(plain, count)] = ""
-        if len(self._rules) > _MAX_RULES:
-            raise self.refuse("The schema is too large: it takes more than %d grammar rules." % _MAX_RULES)
+        self.spend(_STEPS_OF_RULE)
         return self._numbered(plain, count)
 
     def define(self, name: str, body: str) -> None:
@@ -100,14 +99,21 @@ class Rules:
         """Add the rules for a machine's texts, as they are or as JSON strings; returns the first one's name."""
         key = (machine.key(), quoted)
         if key not in self._machines:
+            self.spend(_STEPS_OF_STATE * len(machine.rows))
             self._machines[key] = _machine_rules(self, name, machine, quoted)
         return self._machines[key]
 
-    def spend(self, states: int) -> None:
-        """Count states of machines, or other costly steps. Raises APIError 400 where they become too many."""
-        self._states += states
-        if self._states > _MAX_ALL_STATES:
-            raise self.refuse("The schema is too large: its patterns, formats, bounds or branches take too much.")
+    def spend(self, steps: int) -> None:
+        """Count steps of work, whatever they are. Raises APIError 400 where they become too many.
+
+        All that may take long is counted in one sum, so that no schema keeps anybody waiting for more than a second;
+        and counted rather than timed, so that a schema is refused everywhere or nowhere.
+        """
+        self._steps += steps
+        if self._steps > _MAX_STEPS:
+            raise self.refuse(
+                "The schema is too large: its properties, patterns, formats, bounds, values or branches take too much."
+            )
 
     def refuse(self, message: str) -> APIError:
         """Return the error for a schema that can not be honoured."""

@@ -11,7 +11,7 @@ should wait for gets TooLarge.
 
 from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-_MAX_STATES = 4000  # of one machine
+MAX_STATES = 4000  # of one machine
 
 Ranges = Tuple[Tuple[int, int], ...]  # of code points, ascending and apart, both ends included
 Row = Sequence[Tuple[int, int, int]]  # (first code point, last one, next state), ascending and apart
@@ -54,10 +54,13 @@ class TooLarge(Exception):
 
 
 class Machine:
-    """A deterministic automaton over characters. It starts in state 0; from every state some end can be reached."""
+    """A deterministic automaton over characters. It starts in state 0; from every state some end can be reached.
 
-    def __init__(self, rows: Sequence[Row], ends: Sequence[bool]):
-        self.rows, self.ends = rows, ends
+    `cost` is how many transitions were looked at in making it: a measure of the time that took.
+    """
+
+    def __init__(self, rows: Sequence[Row], ends: Sequence[bool], cost: int = 0):
+        self.rows, self.ends, self.cost = rows, ends, cost
 
     @property
     def empty(self) -> bool:
@@ -86,9 +89,11 @@ def explore(
     numbers: Dict[Hashable, int] = {start: 0}
     found: List[Hashable] = [start]
     rows: List[List[Tuple[int, int, int]]] = []
+    cost = 0
     for state in found:  # which grows
         row: List[Tuple[int, int, int]] = []
         for first, last, following in edges(state):
+            cost += 1
             to = numbers.setdefault(following, len(found))
             if to == len(found):
                 found.append(following)
@@ -97,12 +102,12 @@ def explore(
             else:
                 row.append((first, last, to))
         rows.append(row)
-        if len(found) > _MAX_STATES:
+        if len(found) > MAX_STATES:
             raise TooLarge()
-    return _trimmed(rows, [ends(state) for state in found])
+    return _trimmed(rows, [ends(state) for state in found], cost + len(found))
 
 
-def _trimmed(rows: Sequence[Row], ends: Sequence[bool]) -> Machine:
+def _trimmed(rows: Sequence[Row], ends: Sequence[bool], cost: int) -> Machine:
     """Return a machine without the states that lead nowhere: in such a one, an answer could never be finished."""
     sources: List[List[int]] = [[] for _ in rows]
     for state, row in enumerate(rows):
@@ -115,11 +120,11 @@ def _trimmed(rows: Sequence[Row], ends: Sequence[bool]) -> Machine:
         alive |= fresh
         todo += fresh
     if 0 not in alive:
-        return Machine([[]], [False])
+        return Machine([[]], [False], cost)
     kept = sorted(alive)
     number = {state: index for index, state in enumerate(kept)}
     lived = [[(first, last, number[to]) for first, last, to in rows[state] if to in alive] for state in kept]
-    return Machine(lived, [ends[state] for state in kept])
+    return Machine(lived, [ends[state] for state in kept], cost)
 
 
 def repeated(ranges: Ranges) -> Machine:
@@ -143,7 +148,7 @@ def listed(words: Iterable[str]) -> Machine:
                 ends.append(False)
             state = steps[state][ord(char)]
         ends[state] = True
-    return Machine([[(code, code, to) for code, to in sorted(each.items())] for each in steps], ends)
+    return Machine([[(code, code, to) for code, to in sorted(each.items())] for each in steps], ends, len(steps))
 
 
 def product(one: Machine, other: Machine, wanted: bool) -> Machine:

@@ -32,6 +32,7 @@ _CONTROLS = {"n": 10, "r": 13, "t": 9, "v": 11, "f": 12, "0": 0}
 _QUANTIFIER = re.compile(r"([*+?]|\{(\d+)(,(\d*))?\})(\??)")
 _MAX_GROUPS = 50  # within one another
 _MAX_PLACES = 20000  # of a pattern with its repetitions written out
+_MAX_MOVES = 400000  # from places, over all states of its machine
 
 # ("set", ranges), ("row", trees), ("any of", trees), ("repeat", tree, low, high), ("^",), ("$",)
 Tree = Tuple[Any, ...]
@@ -222,6 +223,7 @@ class _Places:
     """
 
     def __init__(self, tree: Tree):
+        self._made = 0  # moves, so far
         self._moves: List[List[Tuple[int, int, int]]] = []
         self._steps: List[List[Tuple[str, int]]] = []
         before, after = self._place(), self._place()
@@ -233,10 +235,15 @@ class _Places:
     def machine(self) -> Machine:
         """Return the deterministic machine of the same texts. Raises TooLarge."""
         start = (True, self._reach([self._before], "^"))
-        return explore(start, self._edges, lambda state: self._after in self._reach(state[1], "^$"[not state[0] :]))
+        found = explore(start, self._edges, lambda state: self._after in self._reach(state[1], "^$"[not state[0] :]))
+        found.cost += self._made
+        return found
 
     def _edges(self, state: Tuple[bool, FrozenSet[int]]) -> Iterator[Tuple[int, int, Hashable]]:
         moves = [move for place in state[1] for move in self._moves[place]]
+        self._made += len(state[1]) + len(moves)
+        if self._made > _MAX_MOVES:
+            raise TooLarge()
         cuts = sorted({first for first, _, _ in moves} | {last + 1 for _, last, _ in moves})
         starting: Dict[int, List[int]] = {}
         ending: Dict[int, List[int]] = {}
@@ -319,7 +326,10 @@ def pattern_machine(text: str) -> Machine:
     ahead, tree = _PatternReader(text).read()
     machine = _Places(tree).machine()
     for each in ahead:
-        machine = product(machine, _Places(each.tree).machine(), each.wanted)
+        condition = _Places(each.tree).machine()
+        cost = machine.cost + condition.cost
+        machine = product(machine, condition, each.wanted)
+        machine.cost += cost
     return machine
 
 
@@ -328,7 +338,10 @@ def without(machine: Optional[Machine], pattern: Machine) -> Machine:
 
     Only texts of one line: Python and others let '$' match before a last line's end, and '.' some of ECMA's line ends.
     """
-    return product(product(machine or ANY_TEXT, _ONE_LINE, True), pattern, False)
+    lines = product(machine or ANY_TEXT, _ONE_LINE, True)
+    found = product(lines, pattern, False)
+    found.cost += lines.cost
+    return found
 
 
 # -------------------------------------------------------------------------------------------------- formats

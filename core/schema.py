@@ -35,7 +35,7 @@ from typing import (
 
 from core.digits import DIGITS, MAX_DIGITS, Bounds, common_multiple, decimals, exact, number_machines
 from core.grammar import Rules, literal
-from core.machines import ANY_TEXT, Machine, TooLarge, listed, product, within
+from core.machines import ANY_TEXT, MAX_STATES, Machine, TooLarge, listed, product, within
 from core.patterns import format_machine, without
 from core.service import APIError
 from core.validation import (
@@ -45,6 +45,7 @@ from core.validation import (
 JSON_OBJECT: Dict[str, Any] = {"type": "object"}  # what response_format json_object asks for
 
 _MAX_BRANCHES = 300  # of one value, once unions within unions are multiplied out
+_STEPS_OF_COMPARISON = 12  # of two branches
 
 
 class Grammar(Rules):
@@ -265,7 +266,9 @@ class _Converter(Reader):
         key = flat.key()
         if key not in self._valid:
             lists = flat.all("enum") + [[value] for value in flat.all("const")]
-            unique = {comparable(value): value for value in min(lists, key=len)}
+            shortest = min(lists, key=len)
+            self._grammar.spend(len(shortest))
+            unique = {comparable(value): value for value in shortest}
             self._valid[key] = [value for value in unique.values() if self._fits(value, flat)]
         return self._valid[key]
 
@@ -313,7 +316,6 @@ class _Converter(Reader):
         if len(texts) <= 16:
             return " | ".join(map(literal, texts))
         machine = listed(texts)  # one path through many words is faster than many words side by side
-        self._grammar.spend(len(machine.rows))
         return self._grammar.machine(name + "-text", machine, False)
 
     def _constant(self, name: str, flat: _Flat, kind: str) -> Optional[Tuple[str, List[str]]]:
@@ -328,7 +330,7 @@ class _Converter(Reader):
             return None
         machine = self._texts(flat)
         for rival in self._rivals(flat, "string"):
-            machine = without(machine, self._texts_at_most(rival))
+            machine = self._made(without(machine, self._texts_at_most(rival)))
         if machine is None:
             if (low, high) == (0, None):
                 return self._grammar.basic("json-string"), []
@@ -336,8 +338,7 @@ class _Converter(Reader):
             body = '"\\"" %s "\\""' % self._grammar.repeat(char, low, high)
             return self._grammar.rule("string-%d-%s" % (low, "" if high is None else high), body), []
         if (low, high) != (0, None):
-            machine = within(machine, low, high)
-        self._grammar.spend(len(machine.rows))
+            machine = self._made(within(machine, low, high))
         return None if machine.empty else (self._grammar.machine(name + "-text", machine, True), [])
 
     def _texts(self, flat: _Flat, formats: bool = True) -> Optional[Machine]:
@@ -347,16 +348,24 @@ class _Converter(Reader):
         ]
         if formats:
             machines += filter(None, map(format_machine, flat.all("format")))
-        return functools.reduce(lambda one, other: product(one, other, True), machines) if machines else None
+        return functools.reduce(self._shared, machines) if machines else None
+
+    def _shared(self, one: Machine, other: Machine) -> Machine:
+        return self._made(product(one, other, True))
+
+    def _made(self, machine: Machine) -> Machine:
+        """Count what a machine took. Raises APIError 400."""
+        self._grammar.spend(machine.cost)
+        return machine
 
     def _texts_at_most(self, flat: _Flat) -> Machine:
         """Return a machine for all texts that are valid, and perhaps some more."""
         values = self._values(flat)
         if values is not None:
-            return listed(value for value in values if isinstance(value, str))
+            return self._made(listed(value for value in values if isinstance(value, str)))
         machine = self._texts(flat, False) or ANY_TEXT
         low, high = _counts(flat, "minLength", "maxLength")
-        return within(machine, low, high) if (low, high) != (0, None) else machine
+        return self._made(within(machine, low, high)) if (low, high) != (0, None) else machine
 
     # ---- numbers
 
@@ -376,8 +385,7 @@ class _Converter(Reader):
             high = Fraction(math.ceil(high * unit) - 1, unit)
         parts = []
         for sign, machine in number_machines(Bounds(low, high, step), places):
-            self._grammar.spend(len(machine.rows))
-            if not machine.empty:
+            if not self._made(machine).empty:
                 digits = self._grammar.machine(name + "-digits", machine, False)
                 parts.append("%s %s" % (literal(sign), digits) if sign else digits)
         return (" | ".join(parts), []) if parts else None
@@ -553,15 +561,14 @@ class _Converter(Reader):
             if "propertyNames" in each.schema:
                 machine = self._names(machine or ANY_TEXT, each.at("propertyNames"))
         for other in others:
-            machine = without(machine, other)
+            machine = self._made(without(machine, other))
         if excluded:
-            machine = product(machine or ANY_TEXT, listed(sorted(excluded)), False)
+            machine = self._made(product(machine or ANY_TEXT, listed(sorted(excluded)), False))
         if machine is None:
             key = self._grammar.basic("json-string")
         elif machine.empty:
             return None
         else:
-            self._grammar.spend(len(machine.rows))
             key = self._grammar.machine(name + "-key", machine, True)
         value = self._rule(flats)
         if (key, value) == ("json-string", "json-value"):
@@ -581,8 +588,8 @@ class _Converter(Reader):
         valid = self._texts_at_most(flats[0]) if flats else listed([])
         formats = map(format_machine, flats[0].all("format") if flats else [])
         for each in filter(None, formats):
-            valid = product(valid, each, True)
-        return product(machine, valid, True)
+            valid = self._shared(valid, each)
+        return self._shared(machine, valid)
 
     def _some_of(
         self, name: str, pairs: List[Tuple[str, bool]], extra: Optional[str], low: int, high: Optional[int]
@@ -667,7 +674,7 @@ class _Converter(Reader):
 
     def _apart(self, flat: _Flat, rival: _Flat, kind: str, level: int) -> bool:
         """Tell whether it is sure that no written value of `flat`, of one type, satisfies `rival`."""
-        self._grammar.spend(1)
+        self._grammar.spend(_STEPS_OF_COMPARISON)
         values = self._values(rival)
         if values is not None:
             return not any(self._fits(value, _Flat(flat.nodes)) for value in values)
@@ -683,8 +690,9 @@ class _Converter(Reader):
 
     def _strings_apart(self, flat: _Flat, rival: _Flat, level: int) -> bool:
         try:
-            return product(self._texts_at_most(flat), self._texts_at_most(rival), True).empty
+            return self._shared(self._texts_at_most(flat), self._texts_at_most(rival)).empty
         except TooLarge:
+            self._grammar.spend(MAX_STATES)
             return False
 
     def _arrays_apart(self, flat: _Flat, rival: _Flat, level: int) -> bool:

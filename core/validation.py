@@ -23,6 +23,7 @@ from core.service import APIError
 _MAX_DEPTH = 100  # levels of brackets in a schema
 _MAX_NODES = 50000  # values in a schema
 MAX_REFERENCES = 60  # in a row
+_STEPS_OF_CHECK = 2  # of one value against one node
 
 KINDS = ("object", "array", "string", "integer", "number", "boolean", "null")
 _REFUSED = (
@@ -137,6 +138,7 @@ class Reader:
         self._root = root
         self._patterns: Set[str] = set()  # that have been counted
         self._enumerations: Dict[int, Tuple[Set[Hashable], List[Any]]] = {}  # by the list's identity, which it keeps
+        self._comparables: Dict[int, Tuple[Hashable, Any]] = {}  # likewise, of lists and objects
         self._check_size()
 
     # ---- errors
@@ -204,8 +206,12 @@ class Reader:
             raise self.refuse(node, keyword, "the pattern takes too many states; make its repetitions shorter")
         if text not in self._patterns:
             self._patterns.add(text)
-            self._grammar.spend(len(machine.rows))
+            self._grammar.spend(machine.cost)
         return machine
+
+    def _matches(self, node: Node, keyword: str, pattern: str, text: str) -> bool:
+        self._grammar.spend(len(text))
+        return self.pattern(node, keyword, pattern).accepts(text)
 
     # ---- validating
 
@@ -213,6 +219,7 @@ class Reader:
         """Tell whether a value is valid. `format` is not looked at: it is an annotation by the standard."""
         if isinstance(node.schema, bool):
             return node.schema
+        self._grammar.spend(_STEPS_OF_CHECK)
         if level > MAX_REFERENCES + _MAX_DEPTH:
             raise self.refuse(node, "", "it refers to itself with nothing in between")
         self.check(node)
@@ -228,12 +235,21 @@ class Reader:
             types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
             if kind_of(value) not in types and not (kind_of(value) == "integer" and "number" in types):
                 return False
-        if "const" in schema and comparable(schema["const"]) != comparable(value):
+        if "const" in schema and self._comparable(schema["const"]) != self._comparable(value):
             return False
-        return "enum" not in schema or comparable(value) in self._enumerated(schema["enum"])
+        return "enum" not in schema or self._comparable(value) in self._enumerated(schema["enum"])
+
+    def _comparable(self, value: Any) -> Hashable:
+        """Return comparable(value), worked out but once for what may be large."""
+        if not isinstance(value, (list, dict)):
+            return comparable(value)
+        if id(value) not in self._comparables:
+            self._comparables[id(value)] = (comparable(value), value)
+        return self._comparables[id(value)][0]
 
     def _enumerated(self, values: List[Any]) -> Set[Hashable]:
         if id(values) not in self._enumerations:
+            self._grammar.spend(len(values))
             self._enumerations[id(values)] = (set(map(comparable, values)), values)
         return self._enumerations[id(values)][0]
 
@@ -254,7 +270,7 @@ class Reader:
         schema = node.schema
         if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
             return False
-        return "pattern" not in schema or self.pattern(node, "pattern", schema["pattern"]).accepts(value)
+        return "pattern" not in schema or self._matches(node, "pattern", schema["pattern"], value)
 
     def _holds_number(self, value: Any, node: Node, valid: Callable[[Any, Node], bool]) -> bool:
         low, high, above, below = number_limits([node])
@@ -289,7 +305,7 @@ class Reader:
         """Return what a node says about the value under a name."""
         found = [node.at("properties", name)] if name in node.schema.get("properties", ()) else []
         for text in node.schema.get("patternProperties", ()):
-            if self.pattern(node.at("patternProperties"), text, text).accepts(name):
+            if self._matches(node.at("patternProperties"), text, text, name):
                 found.append(node.at("patternProperties", text))
         if not found and "additionalProperties" in node.schema:
             found.append(node.at("additionalProperties"))

@@ -733,6 +733,40 @@ def test_schemas_that_would_exhaust_anything_are_refused_at_once():
     assert time.monotonic() - started < 20
 
 
+def tagged(number, value):
+    return {"type": "object", "properties": {"kind": {"const": number}, "value": value}, "required": ["kind", "value"]}
+
+
+TEXTS = [{"type": "string", "pattern": "^[a-z]{0,100}%d$" % number} for number in range(290)]
+COSTLY = {
+    "branches told apart by a property": {"oneOf": [tagged(number, True) for number in range(290)]},
+    "branches told apart by a pattern": {"oneOf": [dict(tagged(0, text), title="x") for text in TEXTS]},
+    "strings that exclude one another": {"oneOf": TEXTS},
+    "values held against other branches": {"oneOf": [{"enum": [[n, m] for m in range(50)]} for n in range(290)]},
+    "patterns that explode": {"properties": {str(n): {"pattern": "(a|b)*a(a|b){10}c{%d}" % n} for n in range(60)}},
+    "names held against patterns": {
+        "patternProperties": {"a{%d}" % number: {} for number in range(60)},
+        "required": ["a" * number for number in range(200)],
+    },
+    "very many properties": {"properties": {"p%d" % number: {"type": "string"} for number in range(19000)}},
+    "very many values": {"enum": ["w%d" % number for number in range(45000)], "pattern": "^[a-z]+[0-9]+$"},
+}
+
+
+@pytest.mark.parametrize("what", sorted(COSTLY))
+def test_a_schema_that_would_take_long_is_refused_after_about_a_second(what):
+    started = time.process_time()
+    assert "too large" in refusal(COSTLY[what])
+    assert time.process_time() - started < 4  # on any machine; about 1 on a usual one
+
+
+def test_what_people_mean_is_not_too_large():
+    assert json_grammar({"oneOf": [tagged(number, {"type": "string"}) for number in range(80)]})
+    assert json_grammar({"oneOf": [{"const": "country %d" % number, "title": "x"} for number in range(250)]})
+    assert json_grammar({"properties": {"p%d" % number: {"type": "string"} for number in range(3000)}})
+    assert json_grammar({"enum": ["value %d" % number for number in range(5000)]})
+
+
 # -------------------------------------------------------------------------------------------- random schemas
 
 
@@ -805,3 +839,30 @@ LARGE = [
 def test_llama_takes_large_grammars(engine):
     for _, end, seconds in answers(engine, LARGE, temperature=0.8):
         assert end.reason in ("stop", "length") and seconds < 30
+
+
+SECONDS = 30  # that an answer may take once it has a slot; on two busy cores the slowest of these took 10
+
+
+@pytest.mark.slow
+def test_the_model_answers_to_three_hundred_random_schemas_that_wait_for_four_slots():
+    pytest.importorskip("jsonschema")
+    engine = launch(ctx_size=1024, slots=4, max_queue=1000)
+    jobs = []
+    ended = 0
+    try:
+        for seed in range(300):
+            schema = random_schema(random.Random(seed), 3)
+            sampling = Sampling(grammar=json_grammar(schema), seed=seed, temperature=0.8)
+            jobs.append((schema, Job(DEMO, "Answer in JSON: ", max_tokens=400, sampling=sampling)))
+            engine.submit(jobs[-1][1])
+        for seed, (schema, job) in enumerate(jobs):
+            text, _, end = result(job)
+            assert end.reason in ("stop", "length"), seed
+            assert end.timings["prompt_ms"] + end.timings["predicted_ms"] < SECONDS * 1e3, seed
+            if end.reason == "stop":
+                assert valid(text, schema), (seed, text, schema)
+                ended += 1
+    finally:
+        engine.stop()
+    assert ended >= 150
