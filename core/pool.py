@@ -379,7 +379,8 @@ class Pool:
             backend.next_probe = self.clock() + backend.vitals.next_probe(interval)
             if backend.vitals.state == DOWN and was != DOWN:
                 backend.life = None
-                log.warning("🔴 %s is down: %s", backend.url, report.why)
+                if backend.vitals.seen:  # else it is just being started, or its URL is wrong: /status says why
+                    log.warning("🔴 %s is down: %s", backend.url, report.why)
             self._hand_out(backend)
             self._probe_due.notify_all()
             return backend.vitals.up and not was_up
