@@ -225,6 +225,7 @@ class Engine:
             self._model = Model(file, self.settings, self._progress)
             self._context = Context(self._model, self.settings)
             self._drafts = self.settings.draft_max > 0 and self._model.forgets_partly
+            self._scheduler.whole_only = not self._model.forgets_partly
             # A copy moves all cells of a slot; evaluating about so many of a prompt's tokens takes as long.
             self._scheduler.copy_cost = max(16, self._context.n_ctx // 128)
             self._self_test()

@@ -20,6 +20,9 @@ Reuse. The cells of a slot hold evaluated tokens, of a request that runs or of o
     2. else copies a shared beginning from any other slot, running or not, into the free slot used least recently, where
        that saves more tokens than a copy costs; if the beginning is just being evaluated, it waits for it;
     3. else begins anew in the free slot used least recently.
+
+The cells of some models hold one state of all their tokens (a recurrent model's). They can be taken over whole or not
+at all: then 1 wants a slot all of whose cells begin the prompt, and there is no 2.
 """
 
 import collections
@@ -108,13 +111,14 @@ class Scheduler:
     """Slots, the line of those who wait for one, and the next batch.
 
     `copy_cost` is what a copy costs, in tokens. Prompts of which more than `aside` tokens are pending are never planned
-    but offered by next_aside(); 0 where there is no siding.
+    but offered by next_aside(); 0 where there is no siding. `whole_only`: a slot's cells can't be taken over in part.
     """
 
     def __init__(self, slots: int, n_batch: int, copy_cost: int = 32):
         self.n_batch = n_batch
         self.copy_cost = copy_cost
         self.aside = 0
+        self.whole_only = False
         self.waiting: Deque[Sequence] = collections.deque()
         self._slots = [_Slot(index) for index in range(slots)]
         self._uses = 0
@@ -178,6 +182,8 @@ class Scheduler:
         if not sequence.reuse:
             return free[0], 0
         limit = len(sequence.tokens) - 1  # a prompt's last token is always evaluated: it gives the first logits
+        if self.whole_only:
+            return _longest_whole(free, sequence.tokens[:limit])
         own = max(free, key=lambda slot: slot.shares(sequence.tokens))
         kept = min(own.shares(sequence.tokens), limit)
         best = max(self._slots, key=lambda slot: slot.will_share(sequence.tokens))
@@ -193,9 +199,14 @@ class Scheduler:
         return free[0], min(free[0].shares(sequence.tokens), limit)  # 3
 
     def _is_coming(self, source: _Slot, sequence: Sequence) -> bool:
-        """Whether a prompt that is being evaluated in `source` will hold what `sequence` waits for."""
+        """Whether a prompt that is being evaluated in `source` will hold what `sequence` waits for.
+
+        One admitted later, to a slot that was idle when the copy was planned, may itself wait for `sequence`.
+        """
         other = source.sequence
-        return other is not None and not other.generating and source.will_share(sequence.tokens) >= sequence.expected
+        if other is None or other.generating or other.order > sequence.order:
+            return False
+        return source.will_share(sequence.tokens) >= sequence.expected
 
     def _touch(self, slot: _Slot) -> None:
         self._uses += 1
@@ -270,6 +281,13 @@ class Scheduler:
             slot.cells = []
             if slot.sequence is not None:
                 slot.sequence.done, slot.sequence.generating = 0, False
+
+
+def _longest_whole(free: List[_Slot], tokens: List[int]) -> Tuple[_Slot, int]:
+    """Return the slot with the most cells of which all begin `tokens`, and how many; else the first slot, and 0."""
+    whole = [slot for slot in free if slot.cells == tokens[: len(slot.cells)]]
+    best = max(whole, key=lambda slot: len(slot.cells), default=None)
+    return (best, len(best.cells)) if best else (free[0], 0)
 
 
 def common_prefix(a: List[int], b: List[int]) -> int:

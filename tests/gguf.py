@@ -1,33 +1,222 @@
-"""Small GGUF files for tests, made from the demo model's."""
+"""Small GGUF files for tests: the demo model as one that embeds, and models of random weights of other kinds.
+
+A random model talks nonsense, but depends on every token before, and has the demo model's vocabulary. The names and
+shapes of its tensors are llama.cpp's (src/models/mamba.cpp, jamba.cpp, gemma2.cpp).
+"""
 
 import os
 import struct
 
+import numpy
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _HEAD = struct.calcsize("<4sIQQ")
-_UINT32, _STRING = 4, 8
+_UINT32, _INT32, _FLOAT32, _STRING, _ARRAY = 4, 5, 6, 8, 9
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of the other types' values, in bytes
+_F32 = 0  # as a tensor's type
 _ALIGNMENT = 32
 
 
 def write_embedder(path, pooling=1):
     """Write the demo model as one that gives embeddings: with 1 the mean of all rows, 2 the first, 3 the last."""
-    with open(os.path.join(ROOT, "models", "demo.gguf"), "rb") as file:
-        data = file.read()
+    data = _demo()
     magic, version, tensors, values = struct.unpack_from("<4sIQQ", data)
-    added = _key("llama.pooling_type") + struct.pack("<II", _UINT32, pooling)
+    added = _value("llama.pooling_type", pooling)
     added += _padding(-(len(added)) % _ALIGNMENT)
     with open(path, "wb") as file:
         file.write(struct.pack("<4sIQQ", magic, version, tensors, values + 2) + added + data[_HEAD:])
     return path
 
 
-def _key(name):
-    return struct.pack("<Q", len(name)) + name.encode("ascii")
+def _demo():
+    with open(os.path.join(ROOT, "models", "demo.gguf"), "rb") as file:
+        return file.read()
 
 
 def _padding(size):
     """Return a value that nobody reads, so long that the tensors stay where alignment wants them."""
-    head = _key("test.padding") + struct.pack("<I", _STRING) + struct.pack("<Q", 0)
     size += _ALIGNMENT * 2
-    text = b" " * (size - len(head))
-    return _key("test.padding") + struct.pack("<IQ", _STRING, len(text)) + text
+    return _value("test.padding", " " * (size - len(_value("test.padding", ""))))
+
+
+# ------------------------------------------------------------------------------------- models of random weights
+
+VOCABULARY = 2560  # tokens of the demo model
+CONTEXT = 1024
+WIDTH, HEADS, HIDDEN = 32, 2, 64
+INNER, STATE, CONVOLUTION, RANK = 2 * WIDTH, 8, 4, 4  # Mamba's sizes
+WINDOW = 16  # tokens that a layer of a sliding-window model sees
+SEED = 5  # with which two tokens are nowhere so nearly equal in test_memory_kinds.py that rounding could decide
+_FAINT = 0.02  # embeddings so small that the layers, which see all tokens, decide what comes next, not the last token
+
+
+def write_recurrent(path):
+    """Write a Mamba model: a sequence's memory is one state, however long it is."""
+    values = _sizes("mamba", layers=2)
+    values.update(_mamba_sizes("mamba"))
+    tensors = dict(_ends())
+    for layer in range(2):
+        tensors.update(_mamba(layer))
+    return _write(path, "mamba", values, tensors)
+
+
+def write_hybrid(path):
+    """Write a Jamba model: a layer with a state, and one with attention."""
+    values = _sizes("jamba", layers=2)
+    values.update(_mamba_sizes("jamba"))
+    values["jamba.attention.head_count_kv"] = [0, HEADS]  # 0: the layer is a Mamba layer
+    tensors = dict(_ends())
+    tensors.update(_mamba(0))
+    tensors["blk.0.ssm_dt_norm.weight"] = _ones(RANK)
+    tensors["blk.0.ssm_b_norm.weight"] = tensors["blk.0.ssm_c_norm.weight"] = _ones(STATE)
+    tensors.update(_attention(1))
+    for layer in range(2):
+        tensors.update(_feed_forward(layer))
+    return _write(path, "jamba", values, tensors)
+
+
+def write_windowed(path):
+    """Write a Gemma 2 model: of each two layers, the first sees the last WINDOW tokens only."""
+    values = _sizes("gemma2", layers=4)
+    values["gemma2.attention.sliding_window"] = WINDOW
+    tensors = dict(_ends())
+    for layer in range(4):
+        tensors.update(_attention(layer))
+        tensors.update(_feed_forward(layer))
+        tensors["blk.%d.post_attention_norm.weight" % layer] = _ones(WIDTH)
+        tensors["blk.%d.post_ffw_norm.weight" % layer] = _ones(WIDTH)
+    return _write(path, "gemma2", values, tensors)
+
+
+def _sizes(architecture, layers):
+    names = {
+        "context_length": CONTEXT,
+        "embedding_length": WIDTH,
+        "block_count": layers,
+        "feed_forward_length": HIDDEN,
+        "vocab_size": VOCABULARY,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": HEADS,
+        "attention.key_length": WIDTH // HEADS,
+        "attention.value_length": WIDTH // HEADS,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    return {"%s.%s" % (architecture, name): value for name, value in names.items()}
+
+
+def _mamba_sizes(architecture):
+    names = {"conv_kernel": CONVOLUTION, "inner_size": INNER, "state_size": STATE, "time_step_rank": RANK}
+    return {"%s.ssm.%s" % (architecture, name): value for name, value in names.items()}
+
+
+# A tensor is a function of the random numbers' source. Shapes are as in the file: the innermost dimension first.
+
+
+def _ones(size):
+    return lambda rng: numpy.ones(size)
+
+
+def _matrix(columns, rows, scale=1.0):
+    """Return rows that give numbers of about the size `scale` from `columns` numbers of size 1."""
+    return lambda rng: rng.standard_normal((rows, columns)) * scale / columns**0.5
+
+
+def _ends():
+    embeddings = _matrix(WIDTH, VOCABULARY, _FAINT * WIDTH**0.5)
+    return {"token_embd.weight": embeddings, "output_norm.weight": _ones(WIDTH)}
+
+
+def _mamba(layer):
+    decay = numpy.geomspace(0.002, 0.5, STATE)  # from states that last for hundreds of tokens to such of a few
+    tensors = {
+        "attn_norm.weight": _ones(WIDTH),
+        "ssm_in.weight": _matrix(WIDTH, 2 * INNER, 2.0),
+        "ssm_conv1d.weight": _matrix(CONVOLUTION, INNER, 2.0),
+        "ssm_conv1d.bias": _matrix(1, INNER, 0.1),
+        "ssm_x.weight": _matrix(INNER, RANK + 2 * STATE, 2.0),
+        "ssm_dt.weight": _matrix(RANK, INNER, 0.5),
+        "ssm_dt.bias": _matrix(1, INNER, 0.5),
+        "ssm_a": lambda rng: -numpy.tile(decay, (INNER, 1)),
+        "ssm_d": _ones(INNER),
+        "ssm_out.weight": _matrix(INNER, WIDTH),
+    }
+    return _of_layer(layer, tensors)
+
+
+def _attention(layer):
+    tensors = {"attn_%s.weight" % name: _matrix(WIDTH, WIDTH, 1.5) for name in ("q", "k", "v", "output")}
+    return _of_layer(layer, dict(tensors, **{"attn_norm.weight": _ones(WIDTH)}))
+
+
+def _feed_forward(layer):
+    tensors = {"ffn_%s.weight" % name: _matrix(WIDTH, HIDDEN, 1.5) for name in ("gate", "up")}
+    tensors["ffn_down.weight"] = _matrix(HIDDEN, WIDTH)
+    return _of_layer(layer, dict(tensors, **{"ffn_norm.weight": _ones(WIDTH)}))
+
+
+def _of_layer(layer, tensors):
+    return {"blk.%d.%s" % (layer, name): tensor for name, tensor in tensors.items()}
+
+
+# -------------------------------------------------------------------------------------------- the file format
+
+
+def _write(path, architecture, values, tensors):
+    """Write a GGUF file of F32 tensors, the same each time, with the demo model's tokenizer."""
+    rng = numpy.random.default_rng(SEED)
+    arrays = {name: numpy.asarray(make(rng), numpy.float32) for name, make in tensors.items()}
+    arrays = {name: array[:, 0] if array.shape[1:] == (1,) else array for name, array in arrays.items()}
+    values = [_value("general.architecture", architecture)] + [_value(*each) for each in values.items()] + _tokenizer()
+    described, offset = b"", 0
+    for name, array in arrays.items():
+        described += _text(name) + struct.pack("<I%dQ" % array.ndim, array.ndim, *reversed(array.shape))
+        described += struct.pack("<IQ", _F32, offset)
+        offset += len(_aligned(array.tobytes()))
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(arrays), len(values)) + b"".join(values) + described
+    with open(path, "wb") as file:
+        file.write(_aligned(head) + b"".join(_aligned(array.tobytes()) for array in arrays.values()))
+    return path
+
+
+def _aligned(data):
+    return data + bytes(-len(data) % _ALIGNMENT)
+
+
+def _tokenizer():
+    """Return the demo model's values that describe its tokenizer, as they stand in its file."""
+    data, found, at = _demo(), [], _HEAD
+    for _ in range(struct.unpack_from("<4sIQQ", data)[3]):
+        start, at = at, _after(data, at, _STRING)
+        key = data[start + 8 : at]
+        at = _after(data, at + 4, *struct.unpack_from("<I", data, at))
+        if key.startswith(b"tokenizer."):
+            found.append(data[start:at])
+    return found
+
+
+def _after(data, at, kind):
+    """Return where the value of a type ends that begins at `at`."""
+    if kind == _STRING:
+        return at + 8 + struct.unpack_from("<Q", data, at)[0]
+    if kind != _ARRAY:
+        return at + _SIZES[kind]
+    kind, count = struct.unpack_from("<IQ", data, at)
+    at += 12
+    for _ in range(count):
+        at = _after(data, at, kind)
+    return at
+
+
+def _value(key, value):
+    """Return a key with its value: a text, a whole number, a fraction or a list of whole numbers."""
+    if isinstance(value, str):
+        return _text(key) + struct.pack("<I", _STRING) + _text(value)
+    if isinstance(value, float):
+        return _text(key) + struct.pack("<If", _FLOAT32, value)
+    if isinstance(value, list):
+        return _text(key) + struct.pack("<IIQ%di" % len(value), _ARRAY, _INT32, len(value), *value)
+    return _text(key) + struct.pack("<II", _UINT32, value)
+
+
+def _text(text):
+    return struct.pack("<Q", len(text)) + text.encode("ascii")
