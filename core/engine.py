@@ -407,7 +407,7 @@ class Engine:
         else:
             log.warning("a prompt of %d tokens could not be evaluated aside", done + 1)
             self._context.forget(sequence.slot)
-            done = 0
+            sequence.job.cached_tokens = done = 0
         self._scheduler.returned(sequence, done)
 
     def _evaluate(self, chunks: List[Chunk]) -> None:
@@ -551,6 +551,8 @@ class Engine:
         self._context.close()
         self._context = Context(self._model, self.settings)
         self._scheduler.restart()
+        for sequence in self._scheduler.running:
+            sequence.job.cached_tokens = 0
 
     def _forget(self, slot: int) -> None:
         self._context.forget(slot)

@@ -340,6 +340,7 @@ def test_a_prompt_that_does_not_come_back_from_the_siding_is_evaluated_in_batche
     monkeypatch.setattr(core.llama.Context, "load", lambda *_: False)
     text, _, end = run(patient, prompt=LONG + TAIL, max_tokens=8, cache_prompt=False)
     assert text == expected and patient.counts["prompts_aside"] == 1 and cells_are_known(patient)
+    assert end.cached_tokens == 0
 
 
 def test_where_cells_can_not_be_moved_there_is_no_siding(monkeypatch):

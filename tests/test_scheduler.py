@@ -83,6 +83,22 @@ def test_long_prompts_are_offered_for_the_siding_first_come_first_served_and_nev
     assert [chunk.count for chunk in step(scheduler) if chunk.sequence is first] == [1]
 
 
+def test_two_that_share_more_than_an_idle_slot_holds_do_not_wait_for_each_other():
+    scheduler = Scheduler(3, 512)
+    busy = stream(scheduler)
+    ended = prompt(200)
+    scheduler.submit(ended)
+    while not ended.generating:
+        step(scheduler, budget=512)
+    scheduler.release(ended)
+    pair = [Sequence(model="m", tokens=ended.tokens[:150] + [5] * 100 + [number] * 50) for number in (1, 2)]
+    for sequence in pair:
+        scheduler.submit(sequence)
+    for _ in range(20):
+        step(scheduler, budget=512)
+    assert all(sequence.generating for sequence in pair) and busy.generating
+
+
 def test_a_prompt_that_came_back_from_the_siding_with_nothing_is_evaluated_in_batches():
     scheduler = Scheduler(2, 512)
     scheduler.aside = 128
