@@ -86,7 +86,7 @@ def test_long_prompts_are_offered_for_the_siding_first_come_first_served_and_nev
 def test_two_that_share_more_than_an_idle_slot_holds_do_not_wait_for_each_other():
     scheduler = Scheduler(3, 512)
     busy = stream(scheduler)
-    ended = prompt(200)
+    ended = prompt(500)
     scheduler.submit(ended)
     while not ended.generating:
         step(scheduler, budget=512)
