@@ -537,10 +537,7 @@ def main() -> None:
 
 
 def _prepare_for_many_threads() -> None:
-    """Make this process fit for thousands of threads that mostly wait; who embeds a Balancer decides that himself."""
-    # Who waits for the interpreter's lock wakes up at each interval to ask for it: with 1,000 threads that alone takes
-    # most of a core. Nobody here holds it for long.
-    sys.setswitchinterval(0.05)
+    """Give threads small stacks, since there may be thousands; who embeds a Balancer decides that himself."""
     if sys.version_info < (3, 12):  # from then on, parsing deeply nested JSON takes whole megabytes
         threading.stack_size(512 << 10)
 
