@@ -7,6 +7,7 @@ Runner.answers     what came of jobs, when all is there
 
 import collections
 import queue
+import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 from typing import Sequence as Many
@@ -117,13 +118,16 @@ class Runner:
         """Wait for the end of jobs and return what came of them. Raises APIError, and HangUp when the client leaves."""
         answers = [Answer(job) for job in jobs]
         events = self.events(jobs)
+        looked = time.monotonic()
         try:
             for each in events:
                 if each is not IDLE:
                     index, event = each
                     answers[index].take(event)
-                elif request.hung_up():
-                    raise HangUp("the client closed the connection")
+                if time.monotonic() - looked >= POLL_SECONDS:  # a fast model is never idle
+                    looked = time.monotonic()
+                    if request.hung_up():
+                        raise HangUp("the client closed the connection")
         finally:
             events.close()
         return answers

@@ -190,6 +190,17 @@ def test_a_client_that_hangs_up_frees_its_slot(start, tmp_path, streaming):
     assert "comeapi_backend_cancelled_total 0" not in call(backend.url + "/metrics").body.decode().splitlines()
 
 
+def test_a_client_that_leaves_is_noticed_while_its_model_never_pauses(start):
+    backend = start("backend.py", "--child", "--port", 0, "--threads", 1)
+    backend.url = backend.wait_for_event("listening")["url"]
+    backend.wait_for_event("ready")
+    sock = send_and_leave(backend, dict(STORY, max_tokens=1000, ignore_eos=True))
+    wait_until(lambda: call(backend.url + "/health").json["busy_slots"] == 1)
+    sock.close()
+    wait_until(lambda: call(backend.url + "/health").json["busy_slots"] == 0)
+    assert call(backend.url + "/status").json["generated_tokens"] < 800  # all that the context holds are some 1,010
+
+
 def test_metrics_are_prometheus_text(backend):
     generate(backend, max_tokens=3)
     metrics = call(backend.url + "/metrics")
