@@ -50,8 +50,10 @@ MODEL_FIELDS = ("model", "model_name")
 
 
 def plain_name(name: str) -> str:
-    """Return a model's name without `.gguf`, which may be left out."""
-    return name[: -len(".gguf")] if name.endswith(".gguf") else name
+    """Return a model's name without what may be left out: `.gguf`, and Ollama's `:latest`."""
+    for end in (":latest", ".gguf"):
+        name = name[: -len(end)] if name.endswith(end) else name
+    return name
 
 
 def beginnings(fields: Dict[str, Any]) -> Tuple[int, ...]:

@@ -75,3 +75,8 @@ def test_a_huge_prompt_is_told_by_its_beginning_and_quickly():
     started = time.monotonic()
     assert len(beginnings(body)) == MOST_CHUNKS
     assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.gguf", "demo:latest", "demo.gguf:latest"])
+def test_what_may_be_left_out_of_a_models_name_makes_no_difference(name):
+    assert plain_name(name) == "demo"
