@@ -324,12 +324,15 @@ def measure(which, setup):
     if which == "burst":
         return {"bursts": [burst(setup.port, 64), burst(setup.port, 500)]}
     code = "import json, load; print(json.dumps(load.streams(%d)))" % setup.port
-    reader = subprocess.Popen([sys.executable, "-c", code], cwd=os.path.dirname(os.path.abspath(__file__)), stdout=-1)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=os.path.dirname(os.path.abspath(__file__)), stdout=subprocess.PIPE
+    )
     most = (0.0, 0)
     while reader.poll() is None:
         most = tuple(map(max, most, memory(setup.balancer.pid)))
         time.sleep(0.5)
-    figures = json.loads(reader.stdout.read().decode())
+    with reader.stdout:
+        figures = json.loads(reader.stdout.read().decode())
     return dict(figures, balancer_megabytes=most[0], balancer_threads=most[1])
 
 
