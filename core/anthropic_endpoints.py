@@ -12,12 +12,11 @@ import uuid
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import fields
-from core.chat import ChatAsk, Conversation, Message, read, steps
+from core.chat import ChatAsk, Conversation, Endpoints, Message, arguments_of, read, steps
 from core.jobs import Finished, Job
 from core.openai_api import DEFAULTS, MOST_STOPS
-from core.runner import Runner
 from core.sampling import read_sampling
-from core.service import IDLE, EVENT_STREAM, PING, APIError, Request, Route, Stream, event, json_reply, json_type
+from core.service import IDLE, APIError, Request, Route, event, event_stream, json_reply, json_type
 from core.template import read_messages
 from core.toolcalls import Delta, read_tools
 
@@ -174,9 +173,7 @@ def message_body(id: str, model: str, message: Message, reason: str, end: Finish
     if message.content or not message.calls:
         content.append({"type": "text", "text": message.content})
     for call in message.calls:
-        content.append(
-            {"type": "tool_use", "id": call["id"], "name": call["name"], "input": _arguments(call["arguments"])}
-        )
+        content.append({"type": "tool_use", "id": call["id"], "name": call["name"], "input": arguments_of(call)})
     why, word = stop_reason(reason, end)
     usage = usage_body(end.prompt_tokens, end.cached_tokens, end.completion_tokens)
     return dict(_head(id, model), content=content, stop_reason=why, stop_sequence=word, usage=usage)
@@ -184,15 +181,6 @@ def message_body(id: str, model: str, message: Message, reason: str, end: Finish
 
 def _head(id: str, model: str) -> Body:
     return {"id": id, "type": "message", "role": "assistant", "model": model, "content": []}
-
-
-def _arguments(text: str) -> Body:
-    """Return a call's arguments; a call that was cut short by max_tokens has none that can be read."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class _Blocks:
@@ -237,12 +225,8 @@ class _Blocks:
 # ---------------------------------------------------------------------------------------------- endpoints
 
 
-class AnthropicEndpoints:
-    """The routes. `template` takes the place of the models' own."""
-
-    def __init__(self, runner: Runner, template: str, fingerprint: str):
-        self._runner = runner
-        self._template = template
+class AnthropicEndpoints(Endpoints):
+    """The routes."""
 
     def routes(self) -> List[Route]:
         """Return the routes."""
@@ -258,8 +242,7 @@ class AnthropicEndpoints:
         id = "msg_" + uuid.uuid4().hex[:24]
         jobs = conversation.jobs()
         if fields.flag(body, "stream", False):
-            headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
-            return Stream(self._events(id, jobs[0], conversation), 200, EVENT_STREAM, headers, PING, _error_event)
+            return event_stream(self._events(id, jobs[0], conversation), b"", _event, _error_event)
         answers = self._runner.answers(jobs, request)
         message, reason = read(answers, conversation)[0]
         return json_reply(message_body(id, conversation.model.name, message, reason, answers[0].end))
@@ -270,14 +253,7 @@ class AnthropicEndpoints:
         tokens = self._runner.engine.vocabulary().prompt_tokens(conversation.prompt) or []
         return json_reply({"input_tokens": len(tokens)})
 
-    def _conversation(self, ask: ChatAsk) -> Conversation:
-        return Conversation(ask, self._runner.model(ask.model), self._template)
-
     def _events(self, id: str, job: Job, conversation: Conversation) -> Iterator[Any]:
-        for each in self._bodies(id, job, conversation):
-            yield each if each is IDLE else event(each, each["type"])
-
-    def _bodies(self, id: str, job: Job, conversation: Conversation) -> Iterator[Any]:
         blocks = _Blocks()
         begun = False
         for step in steps(self._runner.events([job]), conversation):
@@ -301,6 +277,10 @@ class AnthropicEndpoints:
                     "usage": usage,
                 }
                 yield {"type": "message_stop"}
+
+
+def _event(body: Body) -> bytes:
+    return event(body, body["type"])
 
 
 def _error_event(error: APIError) -> bytes:

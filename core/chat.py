@@ -4,6 +4,7 @@
     Conversation     the same against one model: its prompt and grammar
     steps            what comes of it, as it comes: content, reasoning and tool calls
     read             the same, when all is there
+    Endpoints        what the routes of all these APIs share
 
 Knows neither HTTP nor the engine. Templates, the syntaxes of calls, and grammars have rooms of their own: template.py,
 toolcalls.py, schema.py.
@@ -12,6 +13,7 @@ toolcalls.py, schema.py.
 import collections
 import contextlib
 import functools
+import json
 import secrets
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -19,7 +21,7 @@ from typing import Sequence as Many
 
 from core.jobs import UNLIMITED, Finished, Job, Piece
 from core.models import ModelFile
-from core.runner import Answer
+from core.runner import Answer, Runner
 from core.sampling import Sampling
 from core.schema import json_grammar
 from core.service import IDLE, APIError
@@ -126,6 +128,18 @@ def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools], thinking: boo
     return forced_grammar(syntax, tools, thinking) if forced else ask.sampling.grammar
 
 
+class Endpoints:
+    """What the APIs' routes share. `template` takes the place of the models' own; `fingerprint` says what computes."""
+
+    def __init__(self, runner: Runner, template: str, fingerprint: str):
+        self._runner = runner
+        self._template = template
+        self._fingerprint = fingerprint
+
+    def _conversation(self, ask: ChatAsk) -> Conversation:
+        return Conversation(ask, self._runner.model(ask.model), self._template)
+
+
 @dataclass(frozen=True)
 class Step:
     """What has become certain of the answer number `index`; with its end, why it ended: stop, length or tool_calls."""
@@ -189,3 +203,12 @@ class Message:
                 if delta.call.index == len(self.calls):
                     self.calls.append({"id": delta.call.id, "name": delta.call.name, "arguments": ""})
                 self.calls[delta.call.index]["arguments"] += delta.call.arguments
+
+
+def arguments_of(call: Dict[str, str]) -> Dict[str, Any]:
+    """Return the arguments of a message's call as an object; of a call that was cut short, an empty one."""
+    try:
+        value = json.loads(call["arguments"])
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

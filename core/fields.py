@@ -71,6 +71,14 @@ def texts(body: Body, name: str, most: int) -> List[str]:
     return value
 
 
+def mapping(body: Body, name: str) -> Optional[Body]:
+    """Return an object, or None where there is none. Raises APIError 400."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise _wrong(name, "must be an object, not %s" % json_type(value))
+    return value
+
+
 def _get(body: Body, name: str, default: Any) -> Any:
     value = body.get(name)
     if value is not None:

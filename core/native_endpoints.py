@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import fields
-from core.chat import ChatAsk, Conversation, template_of
+from core.chat import ChatAsk, Endpoints, template_of
 from core.jobs import UNLIMITED, Finished, Job, Prompt
 from core.openai_api import DEFAULTS, MOST_STOPS, read_schema
-from core.runner import Answer, Runner
+from core.runner import Answer
 from core.sampling import RANDOM_SEED, Sampling, read_sampling
 from core.schema import json_grammar
 from core.service import IDLE, APIError, Request, Route, event_stream, json_reply
@@ -129,13 +129,8 @@ def completion_body(index: int, answer: Answer, ask: NativeAsk, prompt: str) -> 
     return body
 
 
-class NativeEndpoints:
-    """The routes. `template` takes the place of the models' own; `fingerprint` says what computes."""
-
-    def __init__(self, runner: Runner, template: str, fingerprint: str):
-        self._runner = runner
-        self._template = template
-        self._fingerprint = fingerprint
+class NativeEndpoints(Endpoints):
+    """The routes."""
 
     def routes(self) -> List[Route]:
         """Return the routes."""
@@ -204,12 +199,10 @@ class NativeEndpoints:
     def apply_template(self, request: Request) -> Any:
         """POST /apply-template: the prompt that a conversation becomes."""
         body = request.json()
-        model = self._runner.model(fields.text(body, "model", None))
-        options = body.get("chat_template_kwargs") or {}
-        if not isinstance(options, dict):
-            raise APIError(400, "'chat_template_kwargs' must be an object.", "invalid_value", "chat_template_kwargs")
-        ask = ChatAsk(read_messages(body), tools=read_tools(body), template_options=options)
-        return json_reply({"prompt": Conversation(ask, model, self._template).prompt})
+        options = fields.mapping(body, "chat_template_kwargs") or {}
+        name = fields.text(body, "model", None)
+        ask = ChatAsk(read_messages(body), name, tools=read_tools(body), template_options=options)
+        return json_reply({"prompt": self._conversation(ask).prompt})
 
     def props(self, request: Request) -> Any:
         """GET /props: what the server would do."""

@@ -15,11 +15,10 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List
 
 from core import fields
-from core.chat import ChatAsk, Conversation, Message, read, steps
+from core.chat import ChatAsk, Conversation, Endpoints, Message, arguments_of, read, steps
 from core.jobs import UNLIMITED, Finished, Job
 from core.models import ModelFile
 from core.openai_api import DEFAULTS, MOST_STOPS
-from core.runner import Runner
 from core.sampling import read_sampling
 from core.schema import JSON_OBJECT
 from core.service import IDLE, APIError, Request, Route, Stream, json_reply
@@ -55,9 +54,7 @@ def read_generate(body: Body) -> ChatAsk:
 
 def _common(body: Body) -> ChatAsk:
     """Return what both have: the model, the format and the options."""
-    options = body.get("options") or {}
-    if not isinstance(options, dict):
-        raise APIError(400, "'options' must be an object.", "invalid_value", "options")
+    options = fields.mapping(body, "options") or {}
     limit = fields.integer(options, "num_predict", -1, -2, UNLIMITED)
     think = body.get("think")
     return ChatAsk(
@@ -172,17 +169,9 @@ def message_body(message: Message) -> Body:
         body["thinking"] = message.reasoning
     if message.calls:
         body["tool_calls"] = [
-            {"function": {"name": call["name"], "arguments": _arguments(call["arguments"])}} for call in message.calls
+            {"function": {"name": call["name"], "arguments": arguments_of(call)}} for call in message.calls
         ]
     return body
-
-
-def _arguments(text: str) -> Any:
-    """Return a call's arguments; a call that was cut short has none that can be read."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {}
 
 
 def _date(seconds: float) -> str:
@@ -192,12 +181,8 @@ def _date(seconds: float) -> str:
 # ---------------------------------------------------------------------------------------------- endpoints
 
 
-class OllamaEndpoints:
-    """The routes. `template` takes the place of the models' own."""
-
-    def __init__(self, runner: Runner, template: str, fingerprint: str):
-        self._runner = runner
-        self._template = template
+class OllamaEndpoints(Endpoints):
+    """The routes."""
 
     def routes(self) -> List[Route]:
         """Return the routes."""
@@ -240,9 +225,6 @@ class OllamaEndpoints:
         if fields.flag(body, "raw", False) or suffix is not None:
             job.prompt, job.suffix = body.get("prompt") or "", suffix
         return self._reply(request, body, conversation, job, _response)
-
-    def _conversation(self, ask: ChatAsk) -> Conversation:
-        return Conversation(ask, self._runner.model(ask.model), self._template)
 
     def _reply(
         self, request: Request, body: Body, conversation: Conversation, job: Job, shape: Callable[[Body], Body]

@@ -21,7 +21,7 @@ from core.models import ModelFile
 from core.runner import Answer
 from core.sampling import Sampling, read_sampling
 from core.schema import JSON_OBJECT
-from core.service import APIError, json_type
+from core.service import APIError
 from core.template import read_messages
 from core.toolcalls import Delta, read_tools
 
@@ -118,7 +118,7 @@ def read_chat(body: Body) -> Tuple[ChatAsk, Streaming, Optional[int]]:
         stop=tuple(fields.texts(body, "stop", MOST_STOPS)),
         count=fields.integer(body, "n", 1, 1, MOST_ANSWERS),
         cache_prompt=fields.flag(body, "cache_prompt", True),
-        template_options=_object(body, "chat_template_kwargs") or {},
+        template_options=fields.mapping(body, "chat_template_kwargs") or {},
     )
     return ask, read_streaming(body), logprobs
 
@@ -138,7 +138,7 @@ def read_embeddings(body: Body) -> EmbeddingsAsk:
 
 def read_streaming(body: Body) -> Streaming:
     """Return how the answer is wanted. Raises APIError 400."""
-    options = _object(body, "stream_options") or {}
+    options = fields.mapping(body, "stream_options") or {}
     return Streaming(fields.flag(body, "stream", False), fields.flag(options, "include_usage", False))
 
 
@@ -174,7 +174,7 @@ def _is_token(value: Any) -> bool:
 
 def read_schema(body: Body) -> Any:
     """Return the JSON schema that the answer must follow, or None. Raises APIError 400 for an unknown format."""
-    given = _object(body, "response_format")
+    given = fields.mapping(body, "response_format")
     if given is None:
         return body.get("json_schema")  # llama.cpp's own name for it
     kind = given.get("type")
@@ -200,13 +200,6 @@ def _max_tokens(body: Body, default: int) -> int:
             value = fields.integer(body, name, default, -1, UNLIMITED)
             return UNLIMITED if value < 0 else value
     return default
-
-
-def _object(body: Body, name: str) -> Optional[Body]:
-    value = body.get(name)
-    if value is not None and not isinstance(value, dict):
-        raise APIError(400, "'%s' must be an object, not %s." % (name, json_type(value)), "invalid_value", name)
-    return value
 
 
 # ------------------------------------------------------------------------------------------------ answers

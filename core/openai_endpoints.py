@@ -12,24 +12,22 @@ import uuid
 from typing import Any, Dict, Iterator, List
 
 from core import openai_api
-from core.chat import Conversation, read, seed_of, steps
+from core.chat import Conversation, Endpoints, read, seed_of, steps
 from core.jobs import Finished, Job
 from core.openai_api import Chats, CompletionAsk, Completions, Origin, Streaming
 from core.runner import Runner
 from core.service import IDLE, Request, Route, event_stream, json_reply
 
 
-class OpenAIEndpoints:
-    """The routes. `template` takes the place of the models' own; `fingerprint` says what computes."""
+class OpenAIEndpoints(Endpoints):
+    """The routes."""
 
     def __init__(self, runner: Runner, template: str, fingerprint: str):
-        self._runner = runner
-        self._template = template
-        self._fingerprint = fingerprint
+        super().__init__(runner, template, fingerprint)
         self._started = int(time.time())
 
     def routes(self) -> List[Route]:
-        """Return the routes, as they are at api.openai.com, and for chats the one without a version, too."""
+        """Return the routes."""
         return [
             Route("GET", "/v1/models", self.models),
             Route("GET", "/v1/models/{id}", self.model),
@@ -56,7 +54,7 @@ class OpenAIEndpoints:
     def chat(self, request: Request) -> Any:
         """POST /v1/chat/completions: the message that follows others."""
         ask, streaming, logprobs = openai_api.read_chat(request.json())
-        conversation = Conversation(ask, self._runner.model(ask.model), self._template)
+        conversation = self._conversation(ask)
         chats = Chats(self._origin("chatcmpl-", conversation.model.name), logprobs)
         jobs = conversation.jobs()
         if streaming.on:

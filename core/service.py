@@ -494,12 +494,6 @@ def event(value: Any, name: str = "") -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def event_stream(values: Iterator[Any], headers: Sequence[Tuple[str, str]] = (), done: bytes = DONE) -> Stream:
-    """Return a Stream of server-sent events: each value as JSON, then `done`; IDLE passes through."""
-    headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")) + tuple(headers)
-    return Stream(_events(values, done), 200, EVENT_STREAM, headers, PING, error_event)
-
-
 def error_event(error: APIError) -> bytes:
     """Return the server-sent event that ends a stream which failed."""
     return event(error.envelope())
@@ -508,10 +502,21 @@ def error_event(error: APIError) -> bytes:
 EVENT_STREAM = "text/event-stream"
 
 
-def _events(values: Iterator[Any], done: bytes) -> Iterator[Any]:
+def event_stream(
+    values: Iterator[Any],
+    done: bytes = DONE,
+    render: Callable[[Any], bytes] = event,
+    error: Callable[[APIError], bytes] = error_event,
+) -> Stream:
+    """Return a Stream of server-sent events: each value as `render` has it, then `done`; IDLE passes through."""
+    headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+    return Stream(_events(values, done, render), 200, EVENT_STREAM, headers, PING, error)
+
+
+def _events(values: Iterator[Any], done: bytes, render: Callable[[Any], bytes]) -> Iterator[Any]:
     with contextlib.closing(values):
         for value in values:
-            yield value if value is IDLE else event(value)
+            yield value if value is IDLE else render(value)
         if done:
             yield done
 
