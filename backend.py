@@ -22,16 +22,17 @@ from typing import Any, Callable, Dict, Iterator, Optional
 
 from core import fields, options, process, service
 from core.anthropic_endpoints import AnthropicEndpoints
+from core.errors import APIError
 from core.jobs import Job
 from core.models import BadModel, ModelFile, ModelFolder, choose, locate
-from core.process import BOOT_FAILURE
 from core.native_endpoints import NativeEndpoints
 from core.ollama_endpoints import OllamaEndpoints
 from core.openai_endpoints import OpenAIEndpoints
+from core.process import BOOT_FAILURE
 from core.registration import Registrar, reachable_url
 from core.runner import Answer, Runner
 from core.sampling import read_sampling
-from core.service import IDLE, APIError, Request, Route, between, event_stream, json_reply, setting
+from core.service import IDLE, Request, Route, between, event_stream, json_reply, setting
 from core.settings import ChildSettings, EngineSettings, FolderSettings
 
 

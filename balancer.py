@@ -51,12 +51,13 @@ from core import asking, options, process, service
 from core.admin import Admin
 from core.asking import Wish
 from core.discovery import Discovery, parse_target
+from core.errors import APIError, HangUp
 from core.health import Health
 from core.policies import POLICIES
 from core.pool import Backend, Pool, Spec, Ticket, parse_spec, specs_in_file
 from core.queueing import Full
 from core.relaying import Relay, RetryBudget, passed_back, sent_on
-from core.service import APIError, HangUp, Reply, Request, Route, Stream, between, json_reply, setting
+from core.service import Reply, Request, Route, Stream, between, json_reply, setting
 from core.settings import ChildSettings, RelaySettings
 from core.upstream import Answer, Broken, Client, Slow, Unreachable, Wait
 from core.vitals import DOWN

@@ -12,8 +12,9 @@ from typing import Any, Dict, List, Sequence
 
 from core import fields
 from core.asking import read_body
+from core.errors import APIError
 from core.pool import Pool, Spec, make_spec
-from core.service import APIError, Reply, Request, Route, json_reply, key_error, key_is_one_of, presented_key
+from core.service import Reply, Request, Route, json_reply, key_error, key_is_one_of, presented_key
 
 PATH = "/admin/backends"
 _KNOWN = frozenset(["url", "slots", "weight", "drain", "ttl"])

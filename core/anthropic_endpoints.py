@@ -13,10 +13,11 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import fields
 from core.chat import ChatAsk, Conversation, Endpoints, Message, arguments_of, read, steps
+from core.errors import APIError, json_type
 from core.jobs import Finished, Job
 from core.openai_api import DEFAULTS, MOST_STOPS
 from core.sampling import read_sampling
-from core.service import IDLE, APIError, Request, Route, event, event_stream, json_reply, json_type
+from core.service import IDLE, Request, Route, event, event_stream, json_reply
 from core.template import read_messages
 from core.toolcalls import Delta, read_tools
 

@@ -21,13 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Optional
 
+from core.errors import APIError
 from core.jobs import Embedded, Job, Piece
 from core.llama import Context, Model, Sampler, build_facts, halts_well
 from core.machine import cores
 from core.models import ModelFile
 from core.sampling import Sampling
 from core.scheduler import Chunk, Pace, Reuse, Scheduler, Sequence
-from core.service import APIError
 from core.settings import EngineSettings
 from core.siding import Siding
 

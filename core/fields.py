@@ -7,7 +7,7 @@ API does. Fields that nobody reads are ignored.
 import sys
 from typing import Any, Dict, List, Optional
 
-from core.service import APIError, json_type
+from core.errors import APIError, json_type
 
 _MISSING = object()
 Body = Dict[str, Any]

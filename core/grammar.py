@@ -13,8 +13,8 @@ Sources: RFC 8259, llama.cpp's grammars/README.md and the limits in src/llama-gr
 import re
 from typing import Callable, Dict, Hashable, List, Optional, Tuple
 
+from core.errors import APIError
 from core.machines import Machine, Ranges, Row, common, union
-from core.service import APIError
 
 _MAX_STEPS = 200000  # in making one grammar; a step is what takes some 3 microseconds
 _STEPS_OF_RULE = 15

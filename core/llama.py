@@ -21,12 +21,12 @@ from typing import Sequence as Many
 import llama_cpp
 import numpy
 
+from core.errors import APIError
 from core.jobs import Prompt
 from core.machine import cores
 from core.models import ModelFile
 from core.sampling import Sampling
 from core.scheduler import Chunk, Sequence
-from core.service import APIError
 from core.settings import EngineSettings, split_lora
 
 log = logging.getLogger("comeapi.llama")

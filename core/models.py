@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Tuple
 
-from core.service import APIError
+from core.errors import APIError
 
 # ggml's tensor types: number -> (name, elements in a block, bytes in a block)
 _TYPES: Dict[int, Tuple[str, int, int]] = {

@@ -13,12 +13,13 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import fields
 from core.chat import ChatAsk, Endpoints, template_of
+from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job, Prompt
 from core.openai_api import DEFAULTS, MOST_STOPS, read_schema
 from core.runner import Answer
 from core.sampling import RANDOM_SEED, Sampling, read_sampling
 from core.schema import json_grammar
-from core.service import IDLE, APIError, Request, Route, event_stream, json_reply
+from core.service import IDLE, Request, Route, event_stream, json_reply
 from core.template import read_messages
 from core.toolcalls import read_tools
 

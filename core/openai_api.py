@@ -16,12 +16,12 @@ from typing import Sequence as Many
 
 from core import fields
 from core.chat import ChatAsk, Message
+from core.errors import APIError
 from core.jobs import UNLIMITED, Embedded, Finished, Prompt
 from core.models import ModelFile
 from core.runner import Answer
 from core.sampling import Sampling, read_sampling
 from core.schema import JSON_OBJECT
-from core.service import APIError
 from core.template import read_messages
 from core.toolcalls import Delta, read_tools
 

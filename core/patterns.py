@@ -14,7 +14,17 @@ import re
 from typing import Any, Dict, FrozenSet, Hashable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from core.machines import (
-    ALL_CHARS, ANY_TEXT, Machine, Ranges, TooLarge, all_but, common, explore, product, repeated, union,
+    ALL_CHARS,
+    ANY_TEXT,
+    Machine,
+    Ranges,
+    TooLarge,
+    all_but,
+    common,
+    explore,
+    product,
+    repeated,
+    union,
 )  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------- patterns

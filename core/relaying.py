@@ -9,7 +9,8 @@ RetryBudget              how many requests may be sent again for being refused
 import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from core.service import APIError, Request
+from core.errors import APIError
+from core.service import Request
 from core.upstream import Answer, Broken, Slow
 
 _HOP_BY_HOP = frozenset(

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 from typing import Sequence as Many
 
+from core.errors import APIError, HangUp
 from core.jobs import Embedded, Finished, Job
 from core.models import ModelFile, ModelFolder
-from core.service import IDLE, APIError, HangUp, Request
+from core.service import IDLE, Request
 
 POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
 

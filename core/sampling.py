@@ -9,7 +9,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Any, Dict, Optional, Tuple
 
 from core import fields
-from core.service import APIError
+from core.errors import APIError
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp would choose one itself, and nobody would know which
 _MOST = 1 << 31

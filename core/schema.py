@@ -30,16 +30,35 @@ import math
 from collections import deque
 from fractions import Fraction
 from typing import (
-    Any, Deque, Dict, FrozenSet, Hashable, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple,
+    Any,
+    Deque,
+    Dict,
+    FrozenSet,
+    Hashable,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
 )  # fmt: skip
 
 from core.digits import DIGITS, MAX_DIGITS, Bounds, common_multiple, decimals, exact, number_machines
+from core.errors import APIError
 from core.grammar import Rules, literal
 from core.machines import ANY_TEXT, MAX_STATES, Machine, TooLarge, listed, product, within
 from core.patterns import format_machine, without
-from core.service import APIError
 from core.validation import (
-    KINDS, MAX_REFERENCES, Node, Reader, comparable, item_schemas, kind_of, number_limits, prefix,
+    KINDS,
+    MAX_REFERENCES,
+    Node,
+    Reader,
+    comparable,
+    item_schemas,
+    kind_of,
+    number_limits,
+    prefix,
 )  # fmt: skip
 
 JSON_OBJECT: Dict[str, Any] = {"type": "object"}  # what response_format json_object asks for

@@ -6,7 +6,6 @@
 
 From the bottom up, which is also the order of this file:
 
-    APIError      the one error, raised anywhere, rendered in one place
     Metrics       counters, gauges and histograms in Prometheus' text format
     Wire          one socket, read with deadlines; knows whether its peer has gone
     Request       what a handler gets
@@ -18,7 +17,7 @@ From the bottom up, which is also the order of this file:
     Connection    one client: request after request until either side closes
 
 A handler is a function from Request to Reply or Stream. It may raise APIError at any time, also while streaming.
-It runs in its connection's own thread. This module imports nothing of the project.
+It runs in its connection's own thread. Errors are core/errors.py's; nothing else of the project is imported.
 
 Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG standard for server-sent events,
 the OpenAI API reference for the error envelope, Prometheus' text exposition format 0.0.4.
@@ -48,57 +47,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from core.errors import APIError, HangUp, TimedOut, json_type
+
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
-
-# ------------------------------------------------------------------------------------------------ errors
-
-_ERROR_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-    502: "upstream_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
-class APIError(Exception):
-    """An error that the client is told: an HTTP status and the OpenAI error object's four fields.
-
-    `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow).
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: Optional[str] = None,
-        param: Optional[str] = None,
-        type: Optional[str] = None,
-        headers: Iterable[Tuple[str, str]] = (),
-    ):
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.param = param
-        self.type = type or _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        self.headers = tuple(headers)
-
-    def envelope(self) -> Dict[str, Any]:
-        """Return the one error envelope: {"error": {"message", "type", "param", "code"}}."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
-
-
-class HangUp(Exception):
-    """The client has gone; there is nobody left to answer."""
-
-
-class TimedOut(Exception):
-    """The client was too slow."""
-
 
 # ----------------------------------------------------------------------------------------------- metrics
 
@@ -438,12 +390,6 @@ class Request:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError("%s is not allowed" % name)
-
-
-def json_type(value: Any) -> str:
-    """Return what JSON calls the type of `value`, with its article."""
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")

@@ -31,7 +31,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from core import fields
-from core.service import APIError, json_type
+from core.errors import APIError, json_type
 from core.toolcalls import END_THINK, HERMES, THINK
 
 Message = Dict[str, Any]

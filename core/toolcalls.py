@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
 
 from core import fields
+from core.errors import APIError, json_type
 from core.schema import Grammar, literal
-from core.service import APIError, json_type
 
 # ---------------------------------------------------------------------------------------------- syntaxes
 

@@ -15,10 +15,10 @@ from typing import Any, Callable, Dict, Hashable, Iterable, List, NamedTuple, Op
 from urllib.parse import unquote
 
 from core.digits import exact
+from core.errors import APIError
 from core.grammar import Rules
 from core.machines import Machine, TooLarge
 from core.patterns import BadPattern, pattern_machine
-from core.service import APIError
 
 _MAX_DEPTH = 100  # levels of brackets in a schema
 _MAX_NODES = 50000  # values in a schema

@@ -18,8 +18,9 @@ from conftest import PATIENCE, RAMBLE, ROOT, call, free_ports, running, wait_unt
 
 from balancer import Balancer, Config
 from core import service
-from core.service import IDLE, APIError, Reply, Route, Service, Stream, event_stream, json_reply, readable
+from core.errors import APIError
 from core.pool import backend_url
+from core.service import IDLE, Reply, Route, Service, Stream, event_stream, json_reply, readable
 from core.upstream import Broken, Client
 
 # ------------------------------------------------------------------------------------------------ stand-ins

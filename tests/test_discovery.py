@@ -14,7 +14,7 @@ from conftest import PATIENCE, ROOT, call, free_ports, in_parallel, wait_until
 
 from balancer import Balancer, Config
 from core import discovery, service
-from core.discovery import A, SRV, LookupFailed, lookup, parse_target, query
+from core.discovery import SRV, A, LookupFailed, lookup, parse_target, query
 from core.service import Route, Service, event_stream, json_reply
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is Linux' own")

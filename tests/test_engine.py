@@ -11,10 +11,10 @@ from conftest import PATIENCE, ROOT, in_parallel, wait_until
 
 import core.llama
 from core.engine import Engine
+from core.errors import APIError
 from core.jobs import Finished, Job, Piece
 from core.models import ModelFolder
 from core.sampling import Sampling
-from core.service import APIError
 from core.settings import EngineSettings
 
 DEMO = ModelFolder(os.path.join(ROOT, "models")).find("demo.gguf")

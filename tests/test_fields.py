@@ -4,7 +4,7 @@ import json
 import pytest
 
 from core import fields
-from core.service import APIError
+from core.errors import APIError
 
 NAN, INFINITY, HUGE = float("nan"), float("inf"), 10**400
 

@@ -13,6 +13,7 @@ TOP = {
     "comeapi.py", "backend.py", "balancer.py", "core", "models", "tests", "setup.cfg", "README.md", ".gitignore",
     "LICENSE", ".ci",
 }  # fmt: skip
+GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type")}
 ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
 
 
@@ -61,8 +62,12 @@ def test_nothing_in_core_imports_a_program(path):
     assert not roots(path) & PROGRAMS
 
 
-def test_the_http_ground_floor_imports_nothing_of_the_project():
-    assert not roots("core/service.py") & (PROGRAMS | {"core"})
+def test_the_errors_import_nothing_of_the_project():
+    assert not roots("core/errors.py") & (PROGRAMS | {"core"})
+
+
+def test_the_http_ground_floor_imports_nothing_of_the_project_but_errors():
+    assert {name for name in imports("core/service.py") if name.startswith("core")} <= GROUND
 
 
 def test_only_one_file_imports_llama_cpp():

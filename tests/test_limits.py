@@ -6,7 +6,8 @@ import threading
 import pytest
 from conftest import PATIENCE, call, wait_until
 
-from core.service import APIError, Config, HangUp, Route, Service, _KeyLimits, json_reply
+from core.errors import APIError, HangUp
+from core.service import Config, Route, Service, _KeyLimits, json_reply
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import struct
 import pytest
 from conftest import ROOT
 
+from core.errors import APIError
 from core.models import BadModel, ModelFolder, choose, inspect, locate
-from core.service import APIError
 
 DEMO = os.path.join(ROOT, "models", "demo.gguf")
 

@@ -9,9 +9,9 @@ from conftest import in_parallel
 from test_engine import DEMO, GREEDY, STORY, launch, run
 
 import core.engine
+from core.errors import APIError
 from core.jobs import Job
 from core.sampling import Sampling, read_sampling
-from core.service import APIError
 
 
 @pytest.fixture(scope="module")

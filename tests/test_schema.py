@@ -16,8 +16,8 @@ from schemas import random_schema
 from test_engine import DEMO, launch, result
 
 from core.engine import Job, Sampling
+from core.errors import APIError
 from core.schema import JSON_OBJECT, Grammar, json_grammar, literal
-from core.service import APIError
 
 # ------------------------------------------------------------------------------------------- reading GBNF
 

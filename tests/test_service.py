@@ -13,7 +13,8 @@ import urllib.request
 import pytest
 
 from core import service as http
-from core.service import APIError, Config, HangUp, Reply, Route, Service, Stream, event_stream, json_reply
+from core.errors import APIError, HangUp
+from core.service import Config, Reply, Route, Service, Stream, event_stream, json_reply
 
 PATIENCE = 20  # seconds until a test gives up; none of them waits this long where the code is right
 

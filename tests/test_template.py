@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from core.service import APIError
+from core.errors import APIError
 from core.template import CHATML, ChatTemplate, read_messages
 
 # Small templates in the families' own styles: what each one wants of its messages differs.

@@ -10,7 +10,7 @@ import llama_cpp
 import pytest
 from conftest import ROOT
 
-from core.service import APIError
+from core.errors import APIError
 from core.toolcalls import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, AnswerParser, forced_grammar, read_tools, syntax_of
 
 NAMES = ("get_weather", "now", "search-2")

@@ -1,0 +1,63 @@
+"""The errors that cross the project's rooms, and how they are told. Imports nothing of the project.
+
+    APIError      what a client is told: raised anywhere, rendered in one place
+    HangUp        nobody is left to be told
+    TimedOut      the client was too slow
+    json_type     what JSON calls a value's type, for messages
+
+Source: the OpenAI API reference for the error object.
+"""
+
+from typing import Any, Dict, Iterable, Optional, Tuple
+
+_ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    502: "upstream_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class APIError(Exception):
+    """An error that the client is told: an HTTP status and the OpenAI error object's four fields.
+
+    `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow).
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: Optional[str] = None,
+        param: Optional[str] = None,
+        type: Optional[str] = None,
+        headers: Iterable[Tuple[str, str]] = (),
+    ):
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.type = type or _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        self.headers = tuple(headers)
+
+    def envelope(self) -> Dict[str, Any]:
+        """Return the one error envelope: {"error": {"message", "type", "param", "code"}}."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class HangUp(Exception):
+    """The client has gone; there is nobody left to answer."""
+
+
+class TimedOut(Exception):
+    """The client was too slow."""
+
+
+def json_type(value: Any) -> str:
+    """Return what JSON calls the type of `value`, with its article."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
