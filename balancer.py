@@ -47,12 +47,13 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from core import asking, options, process, service
+from core import access, asking, options, process, service
 from core.admin import Admin
 from core.asking import Wish
 from core.discovery import Discovery, parse_target
 from core.errors import APIError, HangUp
 from core.health import Health
+from core.metrics import Metrics
 from core.policies import POLICIES
 from core.pool import Backend, Pool, Spec, Ticket, parse_spec, specs_in_file
 from core.queueing import Full
@@ -102,7 +103,7 @@ class Config(service.Config, RelaySettings, ChildSettings):
     )
     admin_key: Tuple[str, ...] = setting(
         (), "key for /admin/backends, which is off without one, or @FILE; repeatable", "access", many=True, secret=True,
-        check=service.check_key, metavar="KEY",
+        check=access.check_key, metavar="KEY",
     )  # fmt: skip
 
     def specs(self) -> Tuple[Spec, ...]:
@@ -265,7 +266,7 @@ class Balancer:
 
     def _wish(self, request: Request) -> Wish:
         """Return what a request asks for; an alias in its body gives way to the model's name. Raises APIError 404."""
-        who = service.presented_key(request.headers) if self.config.api_key else request.peer
+        who = access.presented_key(request.headers) if self.config.api_key else request.peer
         if request.method in ("GET", "HEAD", "DELETE"):
             return Wish(who, works=False)
         fields = asking.read_body(request.body)
@@ -455,7 +456,7 @@ def _openai_model(model: Dict[str, Any]) -> Dict[str, Any]:
 class _Metrics:
     """What the balancer counts beside its own HTTP."""
 
-    def __init__(self, metrics: service.Metrics, pool: Pool):
+    def __init__(self, metrics: Metrics, pool: Pool):
         self.retries = metrics.counter("comeapi_retries_total", "Requests sent to another backend.", "why")
         self.queue_wait = metrics.histogram(
             "comeapi_queue_wait_seconds", "How long those requests waited that had to wait for a slot."

@@ -22,7 +22,7 @@ import urllib.request
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import urlsplit
 
-from core.service import readable, send_all, would_block
+from core.wire import readable, send_all, would_block
 
 MAX_IDLE_SECONDS = 5.0  # below every server's own limit, so that a connection is rarely closed under a request
 _FRESH_SECONDS = 0.05  # an idle connection used so lately is not looked at: the look costs more than the rare surprise

@@ -17,11 +17,12 @@ import pytest
 from conftest import PATIENCE, RAMBLE, ROOT, call, free_ports, running, wait_until
 
 from balancer import Balancer, Config
-from core import service
+from core import access, service
 from core.errors import APIError
 from core.pool import backend_url
-from core.service import IDLE, Reply, Route, Service, Stream, event_stream, json_reply, readable
+from core.service import IDLE, Reply, Route, Service, Stream, event_stream, json_reply
 from core.upstream import Broken, Client
+from core.wire import readable
 
 # ------------------------------------------------------------------------------------------------ stand-ins
 
@@ -426,7 +427,7 @@ def test_the_queue_is_fair_between_keys(made, front):
 
     def behave(request):
         gate(request)
-        served.append(service.presented_key(request.headers))
+        served.append(access.presented_key(request.headers))
         return json_reply({})
 
     gate = Gate()

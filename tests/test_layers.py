@@ -14,6 +14,7 @@ TOP = {
     "LICENSE", ".ci",
 }  # fmt: skip
 GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type")}
+HTTP_ROOMS = ("access", "heads", "metrics", "service", "wire")
 ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
 
 
@@ -66,8 +67,11 @@ def test_the_errors_import_nothing_of_the_project():
     assert not roots("core/errors.py") & (PROGRAMS | {"core"})
 
 
-def test_the_http_ground_floor_imports_nothing_of_the_project_but_errors():
-    assert {name for name in imports("core/service.py") if name.startswith("core")} <= GROUND
+@pytest.mark.parametrize("room", HTTP_ROOMS)
+def test_the_http_rooms_import_nothing_of_the_project_but_errors_and_each_other(room):
+    allowed = tuple("core.%s" % name for name in HTTP_ROOMS)
+    others = {name for name in imports("core/%s.py" % room) if name.startswith("core")} - GROUND
+    assert {name for name in others if not name.startswith(allowed)} == set()
 
 
 def test_only_one_file_imports_llama_cpp():

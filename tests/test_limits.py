@@ -6,8 +6,9 @@ import threading
 import pytest
 from conftest import PATIENCE, call, wait_until
 
+from core.access import KeyLimits
 from core.errors import APIError, HangUp
-from core.service import Config, Route, Service, _KeyLimits, json_reply
+from core.service import Config, Route, Service, json_reply
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_a_key_may_make_so_many_requests_a_minute(limited):
 
 
 def test_a_minutes_requests_come_back_one_by_one():
-    limits = _KeyLimits(0, 60)
+    limits = KeyLimits(0, 60)
     for _ in range(60):
         limits.enter("key", 100.0)
     with pytest.raises(APIError):
