@@ -14,6 +14,7 @@ TOP = {
     "LICENSE", ".ci",
 }  # fmt: skip
 GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type")}
+GROUND |= {"core.jsonbody", "core.jsonbody.read_json"}
 ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
 
 
@@ -64,6 +65,8 @@ def test_nothing_in_core_imports_a_program(path):
 
 def test_the_errors_import_nothing_of_the_project():
     assert not roots("core/errors.py") & (PROGRAMS | {"core"})
+    for path in ("core/bounds.py", "core/jsonbody.py"):
+        assert {name.split(".")[1] for name in imports(path) if name.startswith("core.")} <= {"errors", "bounds"}
 
 
 def test_the_http_ground_floor_imports_nothing_of_the_project_but_errors():
