@@ -21,7 +21,7 @@ class Bound(NamedTuple):
         """Raise APIError 400 that names the field and the bound, where there are more."""
         if count > self.most:
             message = "'%s' may hold at most %d %s, not %d." % (field, self.most, self.of, count)
-            raise APIError(400, message, "too_large", field)
+            raise APIError(400, message, "invalid_value", field)
 
 
 # A body, as JSON
@@ -43,4 +43,4 @@ STOPS = Bound(16, "strings", "each is looked for after each token")
 STOP_LENGTH = Bound(256, "characters in a string", "so much text is held back, and compared after each token")
 LOGIT_BIAS = Bound(1024, "biases", "each is looked up after each token; OpenAI takes 300")
 BREAKERS = Bound(16, "strings", "llama.cpp looks for each in the whole vocabulary: 30 ms of 150,000 tokens")
-BREAKER_LENGTH = Bound(40, "bytes in a string", "llama.cpp cuts longer ones")
+BREAKER_LENGTH = Bound(40, "characters in a string", "llama.cpp cuts longer ones")
