@@ -43,7 +43,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from urllib.parse import parse_qs, unquote
 
 from core.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
-from core.errors import APIError, HangUp, TimedOut, json_type
+from core.errors import APIError, HangUp, TimedOut
 from core.heads import (
     MAX_HEADERS,
     bad_request,
@@ -54,6 +54,7 @@ from core.heads import (
     request_line,
     wants_close,
 )  # fmt: skip
+from core.jsonbody import read_json
 from core.metrics import Metrics
 from core.wire import Wire, readable
 
@@ -87,18 +88,8 @@ class Request:
         return {key: values[-1] for key, values in parse_qs(self.query_string, keep_blank_values=True).items()}
 
     def json(self) -> Dict[str, Any]:
-        """Return the body as a JSON object. Raises APIError 400 for anything else, NaN and Infinity included."""
-        try:
-            value = json.loads(self.body.decode("utf-8"), parse_constant=_refuse_constant)
-            if b"\\u" in self.body:
-                json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates such as "\ud800"
-        except UnicodeEncodeError:
-            raise APIError(400, "The body holds half of a surrogate pair, which is no character.", "invalid_json")
-        except (ValueError, RecursionError) as error:
-            raise APIError(400, "The body is not valid JSON: %s" % error, "invalid_json")
-        if not isinstance(value, dict):
-            raise APIError(400, "The body must be a JSON object, not %s." % json_type(value), "invalid_json")
-        return value
+        """Return the body as a JSON object. Raises APIError 400 for anything else (core/jsonbody.py)."""
+        return read_json(self.body)
 
     @property
     def scheme(self) -> str:
@@ -108,10 +99,6 @@ class Request:
     def hung_up(self) -> bool:
         """Tell at once whether the client has gone."""
         return self.wire.hung_up()
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError("%s is not allowed" % name)
 
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")

@@ -14,6 +14,7 @@ TOP = {
     "LICENSE", ".ci",
 }  # fmt: skip
 GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type")}
+GROUND |= {"core.jsonbody", "core.jsonbody.read_json"}
 HTTP_ROOMS = ("access", "heads", "metrics", "service", "wire")
 ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
 
@@ -65,6 +66,8 @@ def test_nothing_in_core_imports_a_program(path):
 
 def test_the_errors_import_nothing_of_the_project():
     assert not roots("core/errors.py") & (PROGRAMS | {"core"})
+    for path in ("core/bounds.py", "core/jsonbody.py"):
+        assert {name.split(".")[1] for name in imports(path) if name.startswith("core.")} <= {"errors", "bounds"}
 
 
 @pytest.mark.parametrize("room", HTTP_ROOMS)
