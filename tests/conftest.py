@@ -183,6 +183,11 @@ def free_ports(count):
     raise AssertionError("no free ports")
 
 
+def no_such_name(*_arguments, **_named):
+    """Stand in for socket.getaddrinfo where no name is known."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 def running(pid):
     """Whether a process is there (a zombie is not)."""
     try:
