@@ -677,7 +677,7 @@ def test_a_body_dripping_byte_by_byte_is_cut_off_with_408(serve, connect, start)
 
 
 def test_a_kept_alive_connection_that_idles_is_closed_without_a_word(serve, connect):
-    service = serve(idle_timeout=0.2)
+    service = serve(idle_timeout=1.0)  # time enough to connect twice and to ask
     client, silent = connect(service), connect(service)
     assert client.ask().headers["connection"] == "keep-alive"
     assert client.rest() == b""
