@@ -183,6 +183,11 @@ def readable(sockets: Sequence[Any], timeout: float) -> List[Any]:
     return _ready(sockets, timeout, "POLLIN")
 
 
+def writable(sockets: Sequence[Any], timeout: float) -> List[Any]:
+    """Return those of `sockets` that take bytes, or have an error to tell, waiting up to `timeout` seconds."""
+    return _ready(sockets, timeout, "POLLOUT")
+
+
 def _ready(sockets: Sequence[Any], timeout: float, what: str) -> List[Any]:
     """Return those of `sockets` that are ready to be read (POLLIN) or written (POLLOUT)."""
     if not hasattr(select, "poll"):  # Windows
