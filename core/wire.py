@@ -1,7 +1,7 @@
 """Sockets that do not block: a client's, read with deadlines, and what the client of other servers needs, too.
 
-    readable, would_block, send_all    one step on a socket, or several
-    Wire                               one client's socket; knows whether its peer has gone
+    readable, writable, would_block, send_all    one step on a socket, or several
+    Wire                                         one client's socket; knows whether its peer has gone
 """
 
 import contextlib
@@ -25,6 +25,11 @@ def readable(sockets: Sequence[Any], timeout: float) -> List[Any]:
     if decrypted:  # a TLS socket's own buffer, which the system knows nothing of
         return decrypted
     return _ready(sockets, timeout, "POLLIN")
+
+
+def writable(sockets: Sequence[Any], timeout: float) -> List[Any]:
+    """Return those of `sockets` that take bytes, or have an error to tell, waiting up to `timeout` seconds."""
+    return _ready(sockets, timeout, "POLLOUT")
 
 
 def _ready(sockets: Sequence[Any], timeout: float, what: str) -> List[Any]:
