@@ -15,6 +15,7 @@ their own, watches them, starts again what dies, and stops everything when it is
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def _first_model(config: Config) -> ModelFile:
 
 
 def _wait_for_model(folder: str, name: str, told: str) -> ModelFile:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     try:
         for _ in attempts(folder):
             try:

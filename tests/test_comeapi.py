@@ -357,6 +357,13 @@ def test_backends_that_crash_together_are_all_restarted_in_safe_mode_at_once(fak
     assert not any("died" in line for line in program.lines)
 
 
+def test_a_crash_because_the_file_was_cut_short_meanwhile_is_an_ordinary_death(faked, tmp_path):
+    model = str(tmp_path / "models" / "demo.gguf")
+    program = faked('os.truncate(%r, 1000); os.kill(os.getpid(), signal.SIGBUS)' % model, "--backends", 1)
+    assert "SIGBUS" in program.wait_for_line("Backend 1 died")
+    assert not any("safe mode" in line for line in program.lines)
+
+
 def test_a_crash_after_the_self_test_is_an_ordinary_death(faked, tmp_path):
     lines = """
         if not os.path.exists(%r):

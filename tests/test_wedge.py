@@ -3,6 +3,8 @@
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -97,6 +99,12 @@ def test_the_limit_grows_with_the_longest_step(engine, gate):
     gate.set()
     end_of(job)
     assert engine.step_limit() >= 5
+
+
+def test_a_program_that_has_to_end_ends_though_no_thread_can_run():
+    code = "import re, core.process; core.process.end_within(0.3); re.match('(a+)+$', 'a' * 64 + 'b')"  # holds the GIL
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=PATIENCE, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 # -------------------------------------------------------------------------------------------- the program
