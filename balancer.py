@@ -505,6 +505,7 @@ def main() -> None:
     config = options.parse(Config, __doc__, POSITIONAL)
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
+    process.Pulse(announce).start()
     balancer = Balancer(config, lambda url: announce("up", "🟢 %s is up" % url, url=url))
     _reload_at_hangup(balancer)
     try:
