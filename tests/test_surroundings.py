@@ -1,0 +1,86 @@
+"""What surrounds the tests and the programs: settings and proxies of the shell, ignored signals, ASCII, no home."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import PATIENCE, ROOT, free_ports, leave_out_the_users_surroundings
+
+from core import service
+from core.service import Route, Service, json_reply
+from core.upstream import Client
+
+# ------------------------------------------------------------------------------------------------ the tests
+
+
+def test_no_two_files_of_tests_have_one_name_and_no_folder_is_a_package():
+    """So that any of them can import conftest and its neighbours, and that tests/http is not taken for Python's http."""
+    names = [name for _, _, files in os.walk(os.path.join(ROOT, "tests")) for name in files if name.endswith(".py")]
+    assert len(set(names)) == len(names) > 30 and "__init__.py" not in names
+
+
+def test_what_the_users_shell_has_set_reaches_no_program(monkeypatch):
+    for name in ("COMEAPI_PORT", "http_proxy", "NO_PROXY", "PYTHONWARNINGS", "COLUMNS"):
+        monkeypatch.setenv(name, "the user's")
+    for name in ("COMEAPI_SOAK_SECONDS", "COMEAPI_FUZZ_CASES"):
+        monkeypatch.setenv(name, "the tests'")
+    leave_out_the_users_surroundings()
+    assert "the user's" not in os.environ.values() and list(os.environ.values()).count("the tests'") == 2
+
+
+# --------------------------------------------------------------------------------------------- the programs
+
+
+def test_proxies_are_for_others(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:%d" % free_ports(1))
+    near = Service(service.Config(), [Route("GET", "/", lambda request: json_reply({"near": True}))]).start()
+    with contextlib.closing(Client()) as client:
+        assert client.open(near.url + "/").read_and_close() == b'{"near": true}'
+    near.drain(0)
+
+
+@pytest.fixture
+def barren():
+    """Start programs as a shell in the background of nowhere does: signals ignored, ASCII only, a home that is none."""
+    running = []
+
+    def start(*command):
+        surroundings = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "HOME": "/nonexistent", "TERM": "dumb"}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+        shell = ["sh", "-c", 'trap "" INT HUP; umask 077; exec "$@"', "sh", sys.executable]
+        running.append(
+            subprocess.Popen(
+                shell + [os.path.join(ROOT, command[0])] + [str(each) for each in command[1:]],
+                env=dict(environment, **surroundings),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.kill()
+        each.wait(PATIENCE)
+        each.stdout.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell ignores the signals")
+@pytest.mark.parametrize("name", ["balancer.py", "backend.py", "comeapi.py"])
+def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked(barren, name):
+    port = free_ports(4)
+    ports = {"comeapi.py": ["--base-port", port, "--port", port + 3]}.get(name, ["--port", port])
+    program = barren(name, *ports)
+    said = []
+    for line in program.stdout:
+        said.append(line.decode("ascii"))
+        if "http://127.0.0.1:%d" % int(ports[-1]) in said[-1]:
+            break
+    assert program.poll() is None, said
+    program.send_signal(signal.SIGINT)
+    assert program.wait(PATIENCE) == 0, said
