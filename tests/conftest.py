@@ -1,7 +1,7 @@
 """What the tests share: real processes on free ports, a small HTTP client, and what they take from the machine.
 
 Everything listens on loopback, waits on events, and ends by its own process' number. Tests in folders below import from
-here as well: there is one conftest.py, and no two files of tests have the same name (test_surroundings.py).
+here as well (test_surroundings.py says what that asks of their names).
 """
 
 import json

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PATIENCE, ROOT, free_ports, leave_out_the_users_surroundings
+from conftest import PATIENCE, ROOT, free_ports, leave_out_the_users_surroundings, wait_until
 
 from core import service
 from core.service import Route, Service, json_reply
@@ -16,10 +16,19 @@ from core.upstream import Client
 # ------------------------------------------------------------------------------------------------ the tests
 
 
-def test_no_two_files_of_tests_have_one_name_and_no_folder_is_a_package():
-    """So that any of them can import conftest and its neighbours, and that tests/http is not taken for Python's http."""
-    names = [name for _, _, files in os.walk(os.path.join(ROOT, "tests")) for name in files if name.endswith(".py")]
-    assert len(set(names)) == len(names) > 30 and "__init__.py" not in names
+def test_any_file_of_tests_can_import_conftest_and_its_neighbours():
+    """Every folder without an __init__.py is on the path: names are there once. A package must hide nothing of Python's.
+
+    So tests/http can't be a package, and only a package can have a conftest.py of its own.
+    """
+    modules, packages = [], []
+    for folder, _, names in os.walk(os.path.join(ROOT, "tests")):
+        if "__init__.py" in names:
+            packages.append(os.path.basename(folder))
+        else:
+            modules += [name[:-3] for name in names if name.endswith(".py")]
+    assert len(set(modules)) == len(modules) > 30 and "conftest" in modules
+    assert not set(packages) & (set(modules) | set(getattr(sys, "stdlib_module_names", ())) | {"core"})
 
 
 def test_what_the_users_shell_has_set_reaches_no_program(monkeypatch):
@@ -70,7 +79,14 @@ def barren():
         each.stdout.close()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell ignores the signals")
+def catches(pid, number):
+    """Whether a process has a handler for a signal. It says where it is a moment before it listens to signals."""
+    with open("/proc/%d/status" % pid) as status:
+        facts = dict(line.split(":", 1) for line in status)
+    return int(facts["SigCgt"], 16) >> (number - 1) & 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which signals a program listens to")
 @pytest.mark.parametrize("name", ["balancer.py", "backend.py", "comeapi.py"])
 def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked(barren, name):
     port = free_ports(4)
@@ -82,5 +98,6 @@ def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked
         if "http://127.0.0.1:%d" % int(ports[-1]) in said[-1]:
             break
     assert program.poll() is None, said
+    wait_until(lambda: catches(program.pid, signal.SIGINT))
     program.send_signal(signal.SIGINT)
     assert program.wait(PATIENCE) == 0, said
