@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from core.upstream import Client
 
 
 def test_any_file_of_tests_can_import_conftest_and_its_neighbours():
-    """Every folder without an __init__.py is on the path: names are there once. A package must hide nothing of Python's.
+    """A folder without an __init__.py is on the path: its names are there once. A package hides nothing of Python's.
 
     So tests/http can't be a package, and only a package can have a conftest.py of its own.
     """
@@ -57,13 +58,13 @@ def barren():
     """Start programs as a shell in the background of nowhere does: signals ignored, ASCII only, a home that is none."""
     running = []
 
-    def start(*command):
+    def start(*command, root=ROOT):
         surroundings = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "HOME": "/nonexistent", "TERM": "dumb"}
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
         shell = ["sh", "-c", 'trap "" INT HUP; umask 077; exec "$@"', "sh", sys.executable]
         running.append(
             subprocess.Popen(
-                shell + [os.path.join(ROOT, command[0])] + [str(each) for each in command[1:]],
+                shell + [os.path.join(root, command[0])] + [str(each) for each in command[1:]],
                 env=dict(environment, **surroundings),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -88,10 +89,15 @@ def catches(pid, number):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which signals a program listens to")
 @pytest.mark.parametrize("name", ["balancer.py", "backend.py", "comeapi.py"])
-def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked(barren, name):
+def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked(barren, tmp_path, name):
+    root = tmp_path / "プロジェクト of mine"
+    shutil.copytree(os.path.join(ROOT, "core"), str(root / "core"), ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "models").mkdir()
+    for file in ("balancer.py", "backend.py", "comeapi.py", os.path.join("models", "demo.gguf")):
+        shutil.copy(os.path.join(ROOT, file), str(root / file))
     port = free_ports(4)
     ports = {"comeapi.py": ["--base-port", port, "--port", port + 3]}.get(name, ["--port", port])
-    program = barren(name, *ports)
+    program = barren(name, *ports, root=str(root))
     said = []
     for line in program.stdout:
         said.append(line.decode("ascii"))
