@@ -90,7 +90,7 @@ def catches(pid, number):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which signals a program listens to")
 @pytest.mark.parametrize("name", ["balancer.py", "backend.py", "comeapi.py"])
 def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked(barren, tmp_path, name):
-    root = tmp_path / "プロジェクト of mine"
+    root = tmp_path / os.fsdecode("プロジェクト of mine".encode("utf-8"))  # this test's own locale may not spell it
     shutil.copytree(os.path.join(ROOT, "core"), str(root / "core"), ignore=shutil.ignore_patterns("__pycache__"))
     (root / "models").mkdir()
     for file in ("balancer.py", "backend.py", "comeapi.py", os.path.join("models", "demo.gguf")):
