@@ -9,7 +9,7 @@ import socket
 import threading
 
 import pytest
-from conftest import LASTING_OPTIONS, RAMBLE, ROOT, Streaming, call, in_parallel, wait_until
+from conftest import LASTING_OPTIONS, MODELS, RAMBLE, ROOT, Streaming, call, in_parallel, wait_until
 
 STORY = {"model_name": "demo.gguf", "prompt": "Once upon a time in a magical forest,"}
 
@@ -258,7 +258,7 @@ def test_a_broken_model_beside_a_good_one_is_refused_when_asked_for(start, tmp_p
 
 
 def test_the_positional_form_works(start):
-    backend = start("backend.py", os.path.join(ROOT, "models"), "127.0.0.1", 0, "--threads", 1)
+    backend = start("backend.py", MODELS, "127.0.0.1", 0, "--threads", 1)
     line = backend.wait_for_line("🟢")
     assert re.fullmatch(r"🟢 http://127\.0\.0\.1:\d+ \(PID %d\) demo\.gguf loaded in \d+\.\d s" % backend.pid, line)
 

@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from conftest import PATIENCE, RAMBLE, ROOT, Streaming, call, free_ports, running, wait_until
+from conftest import MODELS, PATIENCE, RAMBLE, ROOT, Streaming, call, free_ports, running, wait_until
 
 from comeapi import Config
 from core.child import RestartPolicy
@@ -274,7 +274,7 @@ def test_keys_guard_the_whole_system_and_are_in_no_command_line(system):
 
 def test_the_positional_form_works(start):
     base = free_ports(3)
-    program = start("comeapi.py", os.path.join(ROOT, "models"), "127.0.0.1", base, 2, "--port", base + 2)
+    program = start("comeapi.py", MODELS, "127.0.0.1", base, 2, "--port", base + 2)
     program.wait_for_line("🚀 ComeAPI: http://127.0.0.1:%d" % (base + 2))
 
 
