@@ -22,6 +22,7 @@ What happens to a request:
     core/queueing.py   the queue, fair between clients    core/policies.py  round-robin, least-busy, prefix
     core/vitals.py     when a backend may be used         core/health.py    the thread that probes them
     core/upstream.py   urllib, with kept connections      core/relaying.py  headers, and answers piece by piece
+    core/watching.py   how a request waits for a backend  core/facts.py     what is believed of what backends tell
 
 Retries. The client never sees these; it gets its answer later, or the last failure:
 
