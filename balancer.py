@@ -52,7 +52,7 @@ from core import access, asking, loops, options, process, service
 from core.admin import Admin
 from core.asking import Wish
 from core.discovery import Discovery, parse_target
-from core.errors import APIError, HangUp
+from core.errors import APIError, HangUp, shown
 from core.health import Health
 from core.metrics import Metrics
 from core.policies import POLICIES
@@ -266,7 +266,8 @@ class Balancer:
 
     def _unknown_model(self, name: str) -> APIError:
         known = ", ".join(self._known_models()) or "none"
-        return APIError(404, "There is no model '%s' here. There is: %s." % (name, known), "model_not_found", "model")
+        message = "There is no model '%s' here. There is: %s." % (shown(name), known)
+        return APIError(404, message, "model_not_found", "model")
 
     # ---- what a request asks for
 

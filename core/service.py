@@ -29,8 +29,8 @@ import http
 import json
 import logging
 import os
-import random
 import re
+import secrets
 import socket
 import socketserver
 import threading
@@ -43,15 +43,16 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from urllib.parse import parse_qs, unquote
 
 from core.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
-from core.errors import APIError, HangUp, TimedOut
+from core.errors import APIError, HangUp, TimedOut, shown
 from core.heads import (
     MAX_HEADERS,
     bad_request,
     check_framing,
+    check_host,
     has_body,
-    origin_form,
     parse_headers,
     request_line,
+    split_target,
     wants_close,
 )  # fmt: skip
 from core.jsonbody import read_json
@@ -80,7 +81,7 @@ class Request:
         self.key = ""  # the API key that it was let in by
         self.body = b""
         given = headers.get("x-request-id")
-        self.id = given if given and _ID.fullmatch(given) else "req-%032x" % random.getrandbits(128)
+        self.id = given if given and _ID.fullmatch(given) else "req-" + secrets.token_hex(16)
 
     @property
     def query(self) -> Dict[str, str]:
@@ -204,6 +205,11 @@ class Router:
         for route in routes:
             self._methods(route.path)[route.method] = route
 
+    def methods(self) -> str:
+        """Return the methods that any path takes, for an Allow header."""
+        tables = list(self._exact.values()) + [methods for _, methods in self._patterns]
+        return ", ".join(sorted({"OPTIONS"}.union(*tables)))
+
     def find(self, method: str, path: str) -> Tuple[Route, Dict[str, str]]:
         """Return the route and what its {names} stood for. Raises APIError 404, or 405 with Allow."""
         methods, params = self._match(path)
@@ -212,9 +218,9 @@ class Router:
             return route, params
         if methods:
             allow = ", ".join(sorted(methods))
-            message = "%s does not take %s; it takes %s." % (path, method, allow)
+            message = "%s does not take %s; it takes %s." % (shown(path), shown(method, 20), allow)
             raise APIError(405, message, "method_not_allowed", headers=[("Allow", allow)])
-        raise APIError(404, "There is nothing at %s." % path, "unknown_path")
+        raise APIError(404, "There is nothing at %s." % shown(path), "unknown_path")
 
     def _methods(self, path: str) -> Dict[str, Route]:
         if "{" not in path:
@@ -523,6 +529,8 @@ class Service:
         try:
             if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
                 return Reply(status=204, headers=self._preflight())
+            if request.target == "*":
+                return self._about_all(request)
             route = self._authorized_route(request)
             request.body = read_body()
             return route.handler(request)
@@ -552,6 +560,12 @@ class Service:
             ("Access-Control-Allow-Origin", self.config.cors_origin),
             ("Access-Control-Expose-Headers", "X-Request-Id"),
         ) + vary
+
+    def _about_all(self, request: Request) -> Reply:
+        """Answer a request whose target is the whole server: OPTIONS * (RFC 9110, section 9.3.7)."""
+        if request.method != "OPTIONS":
+            raise bad_request("The target * is for OPTIONS only.")
+        return Reply(status=204, headers=[("Allow", self._router.methods())])
 
     def _authorized_route(self, request: Request) -> Route:
         try:
@@ -755,7 +769,11 @@ class Connection(BaseHTTPRequestHandler):
             raise bad_request("Lines must end in CRLF.")
         method, target, version = request_line(lines[0])
         headers = parse_headers(lines[1:])
-        request = Request(method, origin_form(target), version, headers, self.wire, self.client_address[0])
+        check_host(version, headers)
+        target, host = split_target(target)
+        if host:  # it takes the place of the header (RFC 9112, section 3.2.2)
+            headers["host"] = host
+        request = Request(method, target, version, headers, self.wire, self.client_address[0])
         check_framing(version, headers)
         self._body_pending = has_body(headers)
         self.close_connection = wants_close(version, headers)

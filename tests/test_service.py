@@ -289,7 +289,7 @@ def test_an_exact_path_wins_over_a_pattern(house, connect):
     assert connect(house).ask("/items/special").json == "exact"
 
 
-@pytest.mark.parametrize("path", ["/", "/hello/", "/items/", "/items/a/b", "/aXb/x/y", "/HELLO", "*"])
+@pytest.mark.parametrize("path", ["/", "/hello/", "/items/", "/items/a/b", "/aXb/x/y", "/HELLO"])
 def test_a_path_that_no_route_names_gets_404(house, connect, path):
     answer = connect(house).ask(path)
     assert answer.status == 404
@@ -348,6 +348,20 @@ def test_a_preflight_is_answered_for_any_path_and_without_a_key(serve, connect):
         assert answer.headers["access-control-allow-origin"] == "*"
         assert "POST" in answer.headers["access-control-allow-methods"]
         assert "Authorization" in answer.headers["access-control-allow-headers"]
+
+
+def test_options_of_the_whole_server_tells_the_methods(house, connect):
+    client = connect(house)
+    answer = client.ask("*", "OPTIONS")
+    assert (answer.status, answer.headers["allow"]) == (204, "DELETE, GET, OPTIONS, POST, PUT")
+    assert client.ask().status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "BREW"])
+def test_any_other_method_of_the_whole_server_gets_400(serve, connect, method):
+    client = connect(serve(fallback=lambda request: Reply(b"never")))
+    assert client.ask("*", method).status == 400
+    assert client.ask().status == 200
 
 
 def test_options_that_is_no_preflight_is_a_method_like_any_other(house, connect):
@@ -729,7 +743,7 @@ POST = b"POST /echo HTTP/1.1\r\n" + HOST
         (POST + b"Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n", 501),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 501),
-        (POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 501),
+        (POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400),
         (POST + b"Transfer-Encoding:\r\n\r\n0\r\n\r\n", 501),
         (POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
@@ -743,6 +757,36 @@ POST = b"POST /echo HTTP/1.1\r\n" + HOST
         (HELLO + HOST + b"X-Nul: a\x00b\r\n\r\n", 400),
         (HELLO + HOST + b"X-Cr: a\rb\r\n\r\n", 400),
         (HELLO + HOST + b"X-Lf: a\nY: b\r\n\r\n", 400),
+        (HELLO + HOST + b"X-Bell: a\x07b\r\n\r\n", 400),
+        (HELLO + HOST + b"X-Escape: \x1b[31m\r\n\r\n", 400),
+        (HELLO + HOST + b"X-Delete: \x7f\r\n\r\n", 400),
+        (HELLO + HOST + b"X-Vertical-Tab: \x0b\r\n\r\n", 400),
+        (HELLO + HOST + b"X-\x00: a\r\n\r\n", 400),
+        (HELLO + HOST + b"X-\xe9: a\r\n\r\n", 400),
+        (HELLO + HOST + b"\tX-Folded: a\r\n\r\n", 400),
+        (HELLO + b"Host: two words\r\n\r\n", 400),
+        (HELLO + b"Host: a, b\r\n\r\n", 400),
+        (HELLO + b"Host: a,b\r\n\r\n", 400),
+        (HELLO + b"Host: user@localhost\r\n\r\n", 400),
+        (HELLO + b"Host: user:word@localhost\r\n\r\n", 400),
+        (HELLO + b"Host: localhost:\r\n\r\n", 400),
+        (HELLO + b"Host: localhost:0x50\r\n\r\n", 400),
+        (HELLO + b"Host: localhost:65536\r\n\r\n", 400),
+        (HELLO + b"Host: localhost:80:80\r\n\r\n", 400),
+        (HELLO + b"Host: :80\r\n\r\n", 400),
+        (HELLO + b"Host: http://localhost\r\n\r\n", 400),
+        (HELLO + b"Host: localhost/path\r\n\r\n", 400),
+        (HELLO + b"Host: local\xe9\r\n\r\n", 400),
+        (HELLO + b"Host: [::1\r\n\r\n", 400),
+        (HELLO + b"Host: [1:2]\r\n\r\n", 400),
+        (HELLO + b"Host: ::1\r\n\r\n", 400),
+        (HELLO + b"Host: [fe80::1%25eth0]\r\n\r\n", 400),
+        (HELLO + b"Host: <script>\r\n\r\n", 400),
+        (b"GET http:///hello HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http://user@localhost/hello HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http://localhost:x/hello HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET ftp://localhost/hello HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http://localhost/hello HTTP/1.1\r\n\r\n", 400),
         (HELLO + b"Host: test\n\r\n", 400),
         (HELLO + b"Host: test\r\n\n", 400),
         (HELLO.replace(b"\r", b"") + b"Host: test\n\n", 400),
@@ -947,6 +991,19 @@ def test_an_api_error_becomes_its_envelope_with_its_status_and_headers(house, co
 def test_an_errors_type_follows_from_its_status(status, kind):
     error = {"message": "why", "type": kind, "param": None, "code": None}
     assert APIError(status, "why").envelope() == {"error": error}
+
+
+def test_an_error_never_gives_back_much_of_what_was_sent(house, connect):
+    client = connect(house)
+    for answer in (client.ask("/" + "x" * 30000), client.ask("/hello", "B" * 30000)):
+        assert answer.status in (404, 405) and len(answer.body) < 500
+    long = APIError(404, "There is no model '%s' here." % ("x" * (5 << 20)), param="y" * 9000)
+    assert len(http.error_body(long)) < 3000
+
+
+def test_an_error_never_gives_back_control_characters():
+    error = APIError(400, "bell \x07, escape \x1b[31m, C1 \x9b, tab \t,\nline", param="\x00")
+    assert error.message == "bell \ufffd, escape \ufffd[31m, C1 \ufffd, tab \ufffd,\nline" and error.param == "\ufffd"
 
 
 def test_an_errors_message_may_hold_anything():
