@@ -142,7 +142,7 @@ class Balancer:
         self.loops += [self._discovery.loop] if config.discover else []
         self._budget = RetryBudget(config.retry_budget)
         self._refreshed = float("-inf")  # when the backends were asked for their models last, for a request
-        self.service = service.Service(config, self._routes(), fallback=self.relay)
+        self.service = service.Service(config, self._routes(), fallback=self.relay, keys=config.admin_key)
         self._count = _Metrics(self.service.metrics, self.pool)
 
     def start(self) -> "Balancer":

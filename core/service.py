@@ -17,8 +17,8 @@ From the bottom up, which is also the order of this file:
 A handler is a function from Request to Reply or Stream. It may raise APIError at any time, also while streaming.
 It runs in its connection's own thread.
 
-The rooms below: core/wire.py (one socket), core/heads.py (a request's head, taken apart), core/access.py (who may
-call), core/metrics.py; core/errors.py is below them all.
+The rooms below: core/wire.py (one socket), core/heads.py (a request's head, taken apart), core/access.py (API
+keys), core/origins.py (what web pages may do), core/metrics.py; core/errors.py is below them all.
 
 Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG standard for server-sent events,
 the OpenAI API reference for the error envelope.
@@ -57,6 +57,7 @@ from core.heads import (
 )  # fmt: skip
 from core.jsonbody import read_json
 from core.metrics import Metrics
+from core.origins import Hosts, Origins, check_name, check_origin, host_error
 from core.wire import Wire, readable
 
 log = logging.getLogger("comeapi.http")
@@ -298,7 +299,14 @@ class Config:
         0, "requests that each API key may make in a minute; more get 429; 0 for any number", "access",
         check=between(0, 1 << 20),
     )  # fmt: skip
-    cors_origin: str = setting("*", "the origin whose web pages may call; empty for none", "access")
+    allowed_host: Tuple[str, ...] = setting(
+        (), "a further name that clients may call this server by, .DOMAIN for all below, * for any; repeatable",
+        "access", many=True, check=check_name, metavar="NAME",
+    )  # fmt: skip
+    cors_origin: Tuple[str, ...] = setting(
+        (), "an origin whose web pages may call, such as https://chat.example.com, or * for any; repeatable", "access",
+        many=True, check=check_origin,
+    )  # fmt: skip
     access_log: bool = setting(False, "log one line a request to stderr", "access")
     max_body: int = setting(16 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
     max_connections: int = setting(4096, "connections at once; more get 503", "limits", check=between(1, 1 << 20))
@@ -421,16 +429,25 @@ class Service:
         …
         service.drain(30)   # no new connections; running requests finish; then everything is closed
 
-    `fallback` answers every path that no route names. `name` is the metrics' prefix.
+    `fallback` answers every path that no route names. `name` is the metrics' prefix. `keys` are those of routes that
+    check a key of their own: like an API key, they let a request in whatever host name it has.
     """
 
     def __init__(
-        self, config: Config, routes: Iterable[Route], fallback: Optional[Handler] = None, name: str = "comeapi"
+        self,
+        config: Config,
+        routes: Iterable[Route],
+        fallback: Optional[Handler] = None,
+        name: str = "comeapi",
+        keys: Sequence[str] = (),
     ):
         self.config = config
         self.metrics = Metrics()
         self._router = Router(routes, fallback)
         self._keys = [key.encode("utf-8") for key in config.api_key]
+        self._all_keys = self._keys + [key.encode("utf-8") for key in keys]
+        self._hosts = Hosts(config.host, config.allowed_host)
+        self._origins = Origins(config.cors_origin)
         self._limits = KeyLimits(config.key_requests, config.key_rate)
         self._server: Optional[_Server] = None
         self._changed = threading.Condition()  # guards the three below; notified when a request ends
@@ -527,8 +544,9 @@ class Service:
     def respond(self, request: Request, read_body: Callable[[], bytes]) -> Any:
         """Return the Reply or Stream for a request: route, key, body, handler; every error as its envelope."""
         try:
-            if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
-                return Reply(status=204, headers=self._preflight())
+            self._check_host(request)
+            if _is_preflight(request):
+                return Reply(status=204, headers=self._origins.preflight(request.headers))
             if request.target == "*":
                 return self._about_all(request)
             route = self._authorized_route(request)
@@ -551,15 +569,9 @@ class Service:
             line = '%s %s "%s %s" %d %dB %.1fms'
             access_log.info(line, request.peer, request.id, request.method, request.target, status, size, seconds * 1e3)
 
-    def cors(self) -> Sequence[Tuple[str, str]]:
-        """Return the headers that let web pages read a reply."""
-        if not self.config.cors_origin:
-            return ()
-        vary = () if self.config.cors_origin == "*" else (("Vary", "Origin"),)
-        return (
-            ("Access-Control-Allow-Origin", self.config.cors_origin),
-            ("Access-Control-Expose-Headers", "X-Request-Id"),
-        ) + vary
+    def cors(self, request: Request) -> Sequence[Tuple[str, str]]:
+        """Return the headers that let a web page read the reply, where it may."""
+        return self._origins.headers(request.headers.get("origin", ""))
 
     def _about_all(self, request: Request) -> Reply:
         """Answer a request whose target is the whole server: OPTIONS * (RFC 9110, section 9.3.7)."""
@@ -572,11 +584,22 @@ class Service:
             route, request.params = self._router.find(request.method, request.path)
             request.route = route.path
         except APIError:
+            self._check_origin(request, public=False)
             self._check_key(request)  # without a key, nobody learns which paths there are
             raise
+        self._check_origin(request, route.public)
         if not route.public:
             self._check_key(request)
         return route
+
+    def _check_host(self, request: Request) -> None:
+        """Raise APIError 403 for a request by a foreign name, unless it has a key, as no page has that rebinds one."""
+        host = request.headers.get("host", "")
+        if not self._hosts.allow(host) and not key_is_one_of(presented_key(request.headers), self._all_keys):
+            raise host_error(host)
+
+    def _check_origin(self, request: Request, public: bool) -> None:
+        self._origins.check(request.method, request.path, request.headers, public)
 
     def _check_key(self, request: Request) -> None:
         """Raise APIError 401 unless the request carries one of the keys, 429 where that has reached its limit."""
@@ -588,12 +611,9 @@ class Service:
         self._limits.enter(given, time.monotonic())
         request.key = given
 
-    def _preflight(self) -> Sequence[Tuple[str, str]]:
-        return (
-            ("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS"),
-            ("Access-Control-Allow-Headers", "*, Authorization"),
-            ("Access-Control-Max-Age", "86400"),
-        )
+
+def _is_preflight(request: Request) -> bool:
+    return request.method == "OPTIONS" and {"origin", "access-control-request-method"} <= request.headers.keys()
 
 
 class _HTTPMetrics:
@@ -883,7 +903,7 @@ class Connection(BaseHTTPRequestHandler):
 
     def _reply_head(self, request: Request, reply: Any) -> bytes:
         headers = [("X-Request-Id", request.id)]
-        headers += self.service.cors()
+        headers += self.service.cors(request)
         headers += reply.headers
         return _head(reply.status, reply.content_type if reply.status != 204 else "", headers, self.close_connection)
 

@@ -98,7 +98,7 @@ def test_a_request_that_fails_or_is_left_gives_its_place_back(limited):
         wait_until(free)
     begun.clear()
     sock = socket.create_connection(("127.0.0.1", service.port))
-    sock.sendall(b"GET /x?stay=1 HTTP/1.1\r\nHost: x\r\nX-Api-Key: one\r\n\r\n")
+    sock.sendall(b"GET /x?stay=1 HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: one\r\n\r\n")
     assert begun.wait(PATIENCE)
     sock.close()
     wait_until(lambda: with_key(service, "one").status == 400)

@@ -111,7 +111,7 @@ class Client:
 
 def request(target="/hello", method="GET", headers=(), body=b"", version="HTTP/1.1"):
     """A request's bytes; Host and Content-Length are added."""
-    lines = ["%s %s %s" % (method, target, version), "Host: test"]
+    lines = ["%s %s %s" % (method, target, version), "Host: localhost"]
     lines += ["%s: %s" % pair for pair in dict(headers).items()]
     if body or method == "POST":
         lines.append("Content-Length: %d" % len(body))
@@ -338,18 +338,6 @@ def test_head_gets_gets_headers_and_no_body(house, connect):
     assert client.ask("/hello").json == {"hello": "wörld"}  # not one byte of a body came between
 
 
-def test_a_preflight_is_answered_for_any_path_and_without_a_key(serve, connect):
-    client = connect(serve(api_key=("k",)))
-    for path in ("/echo", "/nowhere"):
-        headers = {"Origin": "https://page", "Access-Control-Request-Method": "POST"}
-        answer = client.ask(path, "OPTIONS", headers)
-        assert (answer.status, answer.body) == (204, b"")
-        assert "content-length" not in answer.headers and "content-type" not in answer.headers
-        assert answer.headers["access-control-allow-origin"] == "*"
-        assert "POST" in answer.headers["access-control-allow-methods"]
-        assert "Authorization" in answer.headers["access-control-allow-headers"]
-
-
 def test_options_of_the_whole_server_tells_the_methods(house, connect):
     client = connect(house)
     answer = client.ask("*", "OPTIONS")
@@ -520,7 +508,7 @@ def test_more_connections_than_allowed_get_503_until_one_leaves(serve, connect):
 
 
 def chunked(data, target="/echo"):
-    return b"POST %b HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" % target.encode() + data
+    return b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % target.encode() + data
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000])
@@ -603,13 +591,13 @@ def test_a_body_larger_than_the_limit_gets_413_which_a_client_still_sending_can_
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_body_without_a_length_gets_411(house, connect, method):
     client = connect(house)
-    client.send(b"%b /echo HTTP/1.1\r\nHost: test\r\n\r\n" % method.encode())
+    client.send(b"%b /echo HTTP/1.1\r\nHost: localhost\r\n\r\n" % method.encode())
     answer = client.answer()
     assert (answer.status, answer.error["code"]) == (411, "length_required")
     assert client.ask().status == 200
 
 
-EXPECTING = b"POST /echo HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+EXPECTING = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
 
 
 def test_a_client_that_waits_for_100_continue_gets_it(house, connect):
@@ -675,12 +663,17 @@ def test_half_a_head_is_cut_off_with_408(serve, connect):
 
 def test_headers_dripping_byte_by_byte_win_no_time(serve, connect):
     client = connect(serve(header_timeout=0.3))
-    drip(client, b"GET /hello HTTP/1.1\r\nHost: test\r\nX-Slow: " + b"x" * 5000)
+    drip(client, b"GET /hello HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"x" * 5000)
     assert client.answer().status == 408
 
 
 @pytest.mark.parametrize(
-    "start", [b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n", chunked(b"1388\r\n"), chunked(b"5;")]
+    "start",
+    [
+        b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n",
+        chunked(b"1388\r\n"),
+        chunked(b"5;"),
+    ],
 )
 def test_a_body_dripping_byte_by_byte_is_cut_off_with_408(serve, connect, start):
     client = connect(serve(body_timeout=0.3))
@@ -720,7 +713,7 @@ def test_a_client_that_stops_reading_is_cut_off(serve, connect):
 # ---------------------------------------------------------------------------------------------- bad requests
 
 HELLO = b"GET /hello HTTP/1.1\r\n"
-HOST = b"Host: test\r\n"
+HOST = b"Host: localhost\r\n"
 POST = b"POST /echo HTTP/1.1\r\n" + HOST
 
 
@@ -749,7 +742,7 @@ POST = b"POST /echo HTTP/1.1\r\n" + HOST
         (POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
         (POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (HELLO + HOST + b"X-Folded: a\r\n b\r\n\r\n", 400),
-        (HELLO + b" Host: test\r\n\r\n", 400),
+        (HELLO + b" Host: localhost\r\n\r\n", 400),
         (HELLO + b"Host : test\r\n\r\n", 400),
         (HELLO + HOST + b": nameless\r\n\r\n", 400),
         (HELLO + HOST + b"no colon\r\n\r\n", 400),
@@ -787,9 +780,9 @@ POST = b"POST /echo HTTP/1.1\r\n" + HOST
         (b"GET http://localhost:x/hello HTTP/1.1\r\n" + HOST + b"\r\n", 400),
         (b"GET ftp://localhost/hello HTTP/1.1\r\n" + HOST + b"\r\n", 400),
         (b"GET http://localhost/hello HTTP/1.1\r\n\r\n", 400),
-        (HELLO + b"Host: test\n\r\n", 400),
-        (HELLO + b"Host: test\r\n\n", 400),
-        (HELLO.replace(b"\r", b"") + b"Host: test\n\n", 400),
+        (HELLO + b"Host: localhost\n\r\n", 400),
+        (HELLO + b"Host: localhost\r\n\n", 400),
+        (HELLO.replace(b"\r", b"") + b"Host: localhost\n\n", 400),
         (HELLO + b"\r\n", 400),
         (HELLO + HOST + HOST + b"\r\n", 400),
         (b"GET /hello HTTP/2.0\r\n" + HOST + b"\r\n", 505),
@@ -827,20 +820,20 @@ def test_a_request_that_two_servers_could_read_differently_is_refused(house, con
 
 def test_a_target_in_absolute_form_is_a_path_like_any_other(house, connect):
     client = connect(house)
-    assert client.ask("http://test/hello").json == {"hello": "wörld"}
-    assert client.ask("http://test/query?a=b").json == {"a": "b"}
-    assert client.ask("http://test").status == 404
+    assert client.ask("http://localhost/hello").json == {"hello": "wörld"}
+    assert client.ask("http://localhost/query?a=b").json == {"a": "b"}
+    assert client.ask("http://localhost").status == 404
 
 
 def test_header_names_are_told_apart_without_their_case(house, connect):
     client = connect(house)
-    client.send(b"POST /echo HTTP/1.1\r\nhOST: test\r\ncontent-LENGTH:5\r\n\r\nhello")
+    client.send(b"POST /echo HTTP/1.1\r\nhOST: localhost\r\ncontent-LENGTH:5\r\n\r\nhello")
     assert client.answer().body == b"hello"
 
 
 def test_a_header_sent_twice_is_a_list(serve, connect):
     client = connect(serve([Route("GET", "/", lambda request: json_reply(request.headers["x-two"]))]))
-    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Two: 1\r\nX-Two:\t2 \r\n\r\n")
+    client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Two: 1\r\nX-Two:\t2 \r\n\r\n")
     assert client.answer().json == "1, 2"
 
 
@@ -950,7 +943,7 @@ def serve_locked():
 
 def test_a_key_beyond_ascii_is_compared_as_utf_8(serve, connect):
     client = connect(serve(api_key=("schlüssel",)))
-    client.send("GET /items/x HTTP/1.1\r\nHost: a\r\nX-Api-Key: schlüssel\r\n\r\n".encode("utf-8"))
+    client.send("GET /items/x HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: schlüssel\r\n\r\n".encode("utf-8"))
     assert client.answer().status == 200
 
 
@@ -1040,26 +1033,6 @@ def test_an_unfit_request_id_is_replaced(house, connect, given):
     answer = connect(house).ask(headers={"X-Request-Id": given})
     assert answer.status == 200
     assert answer.headers["x-request-id"].startswith("req-")
-
-
-def test_web_pages_of_any_origin_may_read_every_reply_by_default(house, connect):
-    client = connect(house)
-    for path in ("/hello", "/nowhere", "/fail", "/stream"):
-        headers = client.ask(path).headers
-        assert headers["access-control-allow-origin"] == "*"
-        assert headers["access-control-expose-headers"] == "X-Request-Id"
-        assert "vary" not in headers
-
-
-def test_one_origin_can_be_named(serve, connect):
-    headers = connect(serve(cors_origin="https://page.example")).ask().headers
-    assert headers["access-control-allow-origin"] == "https://page.example"
-    assert headers["vary"] == "Origin"
-
-
-def test_no_origin_means_no_cors_header_at_all(serve, connect):
-    headers = connect(serve(cors_origin="")).ask().headers
-    assert not [name for name in headers if name.startswith("access-control")]
 
 
 # ------------------------------------------------------------------------------------------------- streams

@@ -113,7 +113,7 @@ def test_a_certificate_for_another_name_is_not_accepted(backend, certificate):
         Client(ca_file=certificate[0]).open("https://localhost:%d/health" % backend.port)
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01", b""])
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01", b""])
 def test_a_client_that_does_not_speak_tls_costs_nobody_anything(balancer, client, data, caplog):
     with socket.create_connection(("127.0.0.1", balancer.service.port)) as sock:
         sock.sendall(data)
