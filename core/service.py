@@ -313,7 +313,7 @@ class Config:
     header_timeout: float = setting(10.0, "seconds a client may take to send its headers", "limits", check=_seconds)
     body_timeout: float = setting(60.0, "seconds a client may take to send its body", "limits", check=_seconds)
     idle_timeout: float = setting(75.0, "seconds a kept-alive connection may idle", "limits", check=_seconds)
-    write_timeout: float = setting(60.0, "seconds a client may take nothing of its answer", "limits", check=_seconds)
+    write_timeout: float = setting(60.0, "seconds a client may lag behind its answer", "limits", check=_seconds)
     ping_interval: float = setting(15.0, "seconds of silence before a ping in a stream", "limits", check=_seconds)
     drain_timeout: float = setting(
         30.0, "seconds that running requests get to finish when stopping", "limits", check=between(0, 86400, float)
@@ -551,6 +551,7 @@ class Service:
                 return self._about_all(request)
             route = self._authorized_route(request)
             request.body = read_body()
+            request.wire.begin_request(request.version)
             return route.handler(request)
         except APIError as error:
             return error_reply(error)
@@ -694,6 +695,10 @@ def _head(status: int, content_type: str, headers: Iterable[Tuple[str, str]], cl
     return ("\r\n".join(lines) + "\r\n").encode("latin-1", "replace")
 
 
+def _chunk(piece: bytes, chunked: bool) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece
+
+
 def _framed(body: bytes) -> bytes:
     return b"Content-Length: %d\r\n\r\n" % len(body) + body
 
@@ -709,11 +714,9 @@ class Connection(BaseHTTPRequestHandler):
     idle = True  # between requests; guarded by the service's lock
 
     def setup(self) -> None:
-        """Send small packets at once: Nagle's algorithm against delayed ACKs costs 40 ms a reply."""
+        """Count the connection in, now that its thread has begun."""
         self.service = self.server.service
         self.wire = Wire(self.request, self.service.config.write_timeout)
-        with contextlib.suppress(OSError):
-            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self.service.opened(self.request, self)
 
     def finish(self) -> None:
@@ -737,6 +740,7 @@ class Connection(BaseHTTPRequestHandler):
 
     def cut(self) -> None:
         """Break the connection."""
+        self.wire.ended = True
         with contextlib.suppress(OSError):
             self.request.shutdown(socket.SHUT_RDWR)
 
@@ -862,11 +866,11 @@ class Connection(BaseHTTPRequestHandler):
             return self._send(request, error_reply(error))
         chunked = request.version == "HTTP/1.1"
         self.close_connection = self.close_connection or not chunked
+        self.wire.begin_answer(_chunk(reply.ping, chunked) or None)
         head = self._reply_head(request, reply) + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
         size, piece = 0, first
         while piece is not None:
-            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
-            self.wire.write(head + framed)
+            self.wire.write(head + _chunk(piece, chunked))
             head = b""
             size += len(piece)
             piece = self._next_piece_or_error(reply)

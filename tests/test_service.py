@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 
 from core import service as http
+from core import wire
 from core.errors import APIError, HangUp
 from core.metrics import Metrics
 from core.service import Config, Reply, Route, Service, Stream, event_stream, json_reply
@@ -419,6 +420,90 @@ def test_a_client_that_has_closed_its_sending_side_still_gets_its_answer(house, 
     assert client.rest() == b""
 
 
+# ------------------------------------------------------------------------------- clients that close half-way
+
+
+@pytest.fixture
+def hold(monkeypatch):
+    """Begin to serve connections only when the event that this gives is set."""
+    held, handle = threading.Event(), http.Connection.handle
+    monkeypatch.setattr(http.Connection, "handle", lambda connection: held.wait(PATIENCE) and handle(connection))
+    return held
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+def test_a_client_whose_end_comes_with_its_request_gets_its_answer_however_long_it_takes(serve, connect, hold, version):
+    gate = Gate()
+    client = connect(serve([Route("POST", "/", gate)]))
+    client.send(request("/", "POST", body=b"x", version=version))
+    client.sock.shutdown(socket.SHUT_WR)
+    hold.set()
+    assert gate.arrived.wait(PATIENCE) and not gate.left.wait(0.1)
+    gate.go.set()
+    assert client.answer().json == {"done": True}
+    assert client.rest() == b""
+
+
+def test_a_client_that_leaves_as_soon_as_it_has_sent_its_request_is_noticed(serve, connect, hold):
+    gate = Gate()
+    client = connect(serve([Route("POST", "/", gate)]))
+    client.send(request("/", "POST", body=b"x"))
+    client.close()
+    hold.set()
+    assert gate.left.wait(PATIENCE)
+
+
+def test_a_client_that_closes_its_sending_side_later_is_asked_and_gets_its_answer(serve, connect):
+    """Whether its end comes before or after the request is begun is a matter of microseconds (`printf … | nc -N`)."""
+    gate = Gate()
+    client = connect(serve([Route("POST", "/", gate)]))
+    client.send(request("/", "POST", body=b"x"))
+    assert gate.arrived.wait(PATIENCE)
+    client.sock.shutdown(socket.SHUT_WR)
+    assert client.answer().status == 100
+    assert not gate.left.wait(0.1)
+    gate.go.set()
+    assert client.answer().json == {"done": True}
+    assert client.rest() == b""
+
+
+def test_a_stream_goes_on_to_a_client_that_closes_its_sending_side(serve, connect):
+    pieces = Pieces(before=["one"], after=["two"])
+    client = connect(serve([Route("GET", "/", pieces)]))
+    client.send(request("/"))
+    assert client.head()[1] == 200
+    assert client.chunk() == b'data: "one"\n\n'
+    client.sock.shutdown(socket.SHUT_WR)
+    assert client.chunk() == b": ping\n\n"
+    assert not pieces.closed.wait(0.1)
+    pieces.go.set()
+    assert b"".join(iter(client.chunk, b"")) == b'data: "two"\n\ndata: [DONE]\n\n'
+    assert client.rest() == b""
+
+
+def test_a_client_that_closes_half_way_and_then_leaves_is_noticed_at_the_next_ping(serve, connect):
+    pieces = Pieces(before=["one"])
+    client = connect(serve([Route("GET", "/", pieces)], ping_interval=0.05))
+    client.send(request("/"))
+    assert client.head()[1] == 200
+    client.sock.shutdown(socket.SHUT_WR)
+    assert not pieces.closed.wait(0.2)
+    client.close()
+    assert pieces.closed.wait(PATIENCE)
+
+
+def test_a_half_closed_client_does_not_hold_up_a_drain(serve, connect):
+    gate = Gate()
+    service = serve([Route("POST", "/", gate)])
+    client = connect(service)
+    client.send(request("/", "POST", body=b"x"))
+    assert gate.arrived.wait(PATIENCE)
+    client.sock.shutdown(socket.SHUT_WR)
+    assert client.answer().status == 100
+    assert service.drain(0) == 1
+    assert gate.left.wait(PATIENCE)
+
+
 class Recorder:
     """A real socket that remembers what was written to it."""
 
@@ -708,6 +793,54 @@ def test_a_client_that_stops_reading_is_cut_off(serve, connect):
     client = connect(serve([Route("GET", "/", endless)], write_timeout=0.3), receive_buffer=4096)
     client.send(request("/"))
     assert closed.wait(PATIENCE)
+
+
+def narrow(reply):
+    """A handler whose answer the kernel does not take much of, so that a slow client is felt at once."""
+
+    def handler(request):
+        request.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return reply()
+
+    return handler
+
+
+def read_slowly(client, rate):
+    """Read so many bytes a second until the end; return how many came, and how long it took."""
+    began, count = time.monotonic(), 0
+    while True:
+        try:
+            data = client.sock.recv(max(1, int((time.monotonic() - began) * rate) - count))
+        except ConnectionError:
+            data = b""
+        count += len(data)
+        if not data:
+            return count, time.monotonic() - began
+        assert time.monotonic() - began < PATIENCE, "every byte won the client more time"
+        threading.Event().wait(0.02)
+
+
+def endless():
+    while True:
+        yield "x" * 200
+
+
+@pytest.mark.parametrize("reply", [lambda: event_stream(endless()), lambda: Reply(b"x" * (1 << 20))])
+def test_a_client_that_takes_a_little_now_and_then_is_cut_off(serve, connect, monkeypatch, reply):
+    monkeypatch.setattr(wire, "SLOWEST", 1 << 20)
+    client = connect(serve([Route("GET", "/", narrow(reply))], write_timeout=0.3), receive_buffer=4096)
+    client.send(request("/"))
+    count, seconds = read_slowly(client, 100_000)
+    assert count < 1 << 19 and seconds < 6
+
+
+def test_a_client_that_is_slow_but_not_too_slow_gets_all_of_a_large_answer(serve, connect, monkeypatch):
+    monkeypatch.setattr(wire, "SLOWEST", 1 << 18)
+    service = serve([Route("GET", "/", narrow(lambda: Reply(b"x" * (1 << 20))))], write_timeout=0.3)
+    client = connect(service, receive_buffer=65536)
+    client.send(request("/", headers={"Connection": "close"}))
+    count, seconds = read_slowly(client, 1 << 20)
+    assert count > 1 << 20 and seconds > 0.6  # twice the write timeout
 
 
 # ---------------------------------------------------------------------------------------------- bad requests
