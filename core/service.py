@@ -17,8 +17,8 @@ From the bottom up, which is also the order of this file:
 A handler is a function from Request to Reply or Stream. It may raise APIError at any time, also while streaming.
 It runs in its connection's own thread.
 
-The rooms below: core/wire.py (one socket), core/heads.py (a request's head, taken apart), core/access.py (API
-keys), core/origins.py (what web pages may do), core/metrics.py; core/errors.py is below them all.
+The rooms below: core/wire.py (one socket), core/heads.py (a request's head, taken apart), core/bodies.py,
+core/access.py (API keys), core/origins.py (what web pages may do), core/metrics.py; core/errors.py is below them all.
 
 Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG standard for server-sent events,
 the OpenAI API reference for the error envelope.
@@ -43,9 +43,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from urllib.parse import parse_qs, unquote
 
 from core.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
+from core.bodies import BodyBudget, read_body
 from core.errors import APIError, HangUp, TimedOut, shown
 from core.heads import (
-    MAX_HEADERS,
     bad_request,
     check_framing,
     check_host,
@@ -81,6 +81,7 @@ class Request:
         self.route = "other"  # the route's pattern, for metrics
         self.key = ""  # the API key that it was let in by
         self.body = b""
+        self.held = 0  # bytes that the body takes from the service's budget
         given = headers.get("x-request-id")
         self.id = given if given and _ID.fullmatch(given) else "req-" + secrets.token_hex(16)
 
@@ -308,7 +309,10 @@ class Config:
         many=True, check=check_origin,
     )  # fmt: skip
     access_log: bool = setting(False, "log one line a request to stderr", "access")
-    max_body: int = setting(16 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
+    max_body: int = setting(4 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
+    max_bodies: int = setting(
+        256 << 20, "bytes that all request bodies may take at once; more get 503", "limits", check=between(1, 1 << 50)
+    )
     max_connections: int = setting(4096, "connections at once; more get 503", "limits", check=between(1, 1 << 20))
     header_timeout: float = setting(10.0, "seconds a client may take to send its headers", "limits", check=_seconds)
     body_timeout: float = setting(60.0, "seconds a client may take to send its body", "limits", check=_seconds)
@@ -449,6 +453,7 @@ class Service:
         self._hosts = Hosts(config.host, config.allowed_host)
         self._origins = Origins(config.cors_origin)
         self._limits = KeyLimits(config.key_requests, config.key_rate)
+        self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
         self._changed = threading.Condition()  # guards the three below; notified when a request ends
         self._draining = False
@@ -563,6 +568,7 @@ class Service:
 
     def finished(self, request: Request, status: int, size: int, seconds: float) -> None:
         """Count and log one request."""
+        self.bodies.give_back(request.held)
         if request.key:
             self._limits.leave(request.key)
         self._count.finished(request, status, seconds)
@@ -804,45 +810,18 @@ class Connection(BaseHTTPRequestHandler):
         return request
 
     def _read_body(self, request: Request) -> bytes:
-        """Read the body. Raises APIError 411 or 413, HangUp, TimedOut."""
-        limit = self.service.config.max_body
-        deadline = time.monotonic() + self.service.config.body_timeout
-        length = int(request.headers.get("content-length", 0))
-        if length > limit:
-            raise _too_large(limit)
-        if not has_body(request.headers):
-            if request.method in ("POST", "PUT", "PATCH") and "content-length" not in request.headers:
-                raise APIError(411, "Send a Content-Length, or the body in chunks.", "length_required")
-            return b""
-        if request.headers.get("expect", "").lower() == "100-continue" and request.version == "HTTP/1.1":
-            self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if "transfer-encoding" in request.headers:
-            body = self._read_chunks(limit, deadline)
-        else:
-            body = self.wire.read_exactly(length, deadline)
+        """Read the body. Raises APIError 400, 411, 413, 503, HangUp, TimedOut."""
+        config = self.service.config
+        deadline = time.monotonic() + config.body_timeout
+
+        def took(size: int) -> None:
+            self.service.bodies.take(size)
+            request.held += size
+
+        head = (request.method, request.version, request.headers)
+        body = read_body(self.wire, *head, limit=config.max_body, deadline=deadline, took=took)
         self._body_pending = False
         return body
-
-    def _read_chunks(self, limit: int, deadline: float) -> bytes:
-        """Read a chunked body (RFC 9112, section 7.1); its trailers are dropped."""
-        body = bytearray()
-        while True:
-            line = self.wire.read_line(256, deadline)
-            size_text = line.partition(b";")[0].strip(b" \t")
-            if b"\n" in line or b"\r" in line or not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", size_text):
-                raise APIError(400, "A chunk's size is not a hexadecimal number.", "bad_chunk")
-            size = int(size_text, 16)
-            if size == 0:
-                break
-            if len(body) + size > limit:
-                raise _too_large(limit)
-            body += self.wire.read_exactly(size, deadline)
-            if self.wire.read_exactly(2, deadline) != b"\r\n":
-                raise APIError(400, "A chunk is longer than its size says.", "bad_chunk")
-        for _ in range(MAX_HEADERS):
-            if not self.wire.read_line(_MAX_HEAD, deadline):
-                return bytes(body)
-        raise APIError(400, "Too many trailers.", "bad_chunk")
 
     # ---- writing
 
@@ -910,7 +889,3 @@ class Connection(BaseHTTPRequestHandler):
         headers += self.service.cors(request)
         headers += reply.headers
         return _head(reply.status, reply.content_type if reply.status != 204 else "", headers, self.close_connection)
-
-
-def _too_large(limit: int) -> APIError:
-    return APIError(413, "The body is larger than %d bytes." % limit, "body_too_large")

@@ -18,7 +18,7 @@ import re
 import select
 import socket
 import time
-from typing import Any, List, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence
 
 from core.errors import APIError, HangUp, TimedOut
 
@@ -31,7 +31,7 @@ _LOOK_SECONDS = 0.25  # between two looks whether a half-closed client is still 
 _ASK_SECONDS = 1.0  # until a client whose end came with its request is asked
 _RESET_SECONDS = 0.01  # for a client nearby to answer with a reset
 SLOWEST = 16 << 10  # bytes a second that a client must take in the long run
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def readable(sockets: Sequence[Any], timeout: float) -> List[Any]:
@@ -155,6 +155,15 @@ class Wire:
             self._need(deadline)
         return self._take(count, count)
 
+    def pieces(self, count: int, deadline: float) -> Iterator[bytes]:
+        """Yield the next `count` bytes as they come. Raises HangUp, TimedOut."""
+        while count:
+            if not self._buffer:
+                self._need(deadline)
+            piece = self._take(min(count, len(self._buffer)), min(count, len(self._buffer)))
+            count -= len(piece)
+            yield piece
+
     def write(self, data: bytes) -> None:
         """Send all of `data`, at once where it fits. Raises HangUp where the client goes, or lags too far behind."""
         try:
@@ -166,7 +175,7 @@ class Wire:
 
     def begin_request(self, version: str) -> None:
         """The whole request is here; a client that is found to have closed its sending side by now does not leave."""
-        self.begin_answer(_CONTINUE if version == "HTTP/1.1" else None)
+        self.begin_answer(CONTINUE if version == "HTTP/1.1" else None)
 
     def begin_answer(self, probe: Optional[bytes]) -> None:
         """From now on, a client that has closed its sending side may be sent `probe`, to see whether it has left."""

@@ -673,6 +673,54 @@ def test_a_body_larger_than_the_limit_gets_413_which_a_client_still_sending_can_
     assert client.rest() == b""
 
 
+def test_bodies_of_four_megabytes_are_taken_by_default(serve, connect):
+    client = connect(serve())
+    assert client.ask("/echo", "POST", body=b"x" * (4 << 20)).status == 200
+    assert client.ask("/echo", "POST", body=b"x" * ((4 << 20) + 1)).status == 413
+
+
+def whole(body):
+    return request("/", "POST", body=body)
+
+
+def in_chunks(body):
+    return chunked(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body), "/")
+
+
+@pytest.mark.parametrize("written", [whole, in_chunks])
+def test_bodies_may_take_so_much_all_together_and_what_ends_gives_it_back(serve, connect, written):
+    gate = Gate()
+    service = serve([Route("POST", "/", gate)], max_body=1000, max_bodies=2500)
+    held = [connect(service) for _ in range(2)]
+    for client in held:
+        gate.arrived.clear()
+        client.send(written(b"x" * 1000))
+        assert gate.arrived.wait(PATIENCE)
+    client = connect(service)
+    client.send(written(b"x" * 501))
+    refused = client.answer()
+    assert (refused.status, refused.error["code"]) == (503, "too_many_bodies")
+    assert refused.headers["retry-after"].isdigit() and refused.headers["connection"] == "close"
+    held[0].close()  # one leaves, the other is answered
+    gate.go.set()
+    assert held[1].answer().status == 200
+    eventually(lambda: service.requests_active() == 0)
+    assert connect(service).ask("/", "POST", body=b"x" * 1000).status == 200
+    eventually(lambda: service.bodies._left == 2500)
+
+
+def test_who_only_announces_a_body_or_is_slow_or_leaves_takes_nothing_from_others(serve, connect):
+    service = serve(max_body=1000, max_bodies=1000)
+    slow = [connect(service) for _ in range(5)]
+    for client in slow:
+        client.send(request("/echo", "POST", body=b"x" * 900)[:-899])
+    eventually(lambda: service.requests_active() == 5)
+    assert connect(service).ask("/echo", "POST", body=b"x" * 900).status == 200
+    for client in slow:
+        client.close()
+    eventually(lambda: service.bodies._left == 1000)
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_body_without_a_length_gets_411(house, connect, method):
     client = connect(house)

@@ -84,7 +84,7 @@ def ask(client, path, body):
 
 def test_requests_pass_through_https_on_both_sides_on_kept_connections(backend, balancer, client):
     assert backend.url.startswith("https://") and balancer.url.startswith("https://")
-    for size in (0, 10, 70000, 5 << 20):
+    for size in (0, 10, 70000, 3 << 20):
         answer = json.loads(ask(client, "/size", b"x" * size).decode())
         assert answer["size"] == size and answer["headers"]["x-forwarded-proto"] == "https"
     assert len(ask(client, "/large", b"")) > 5 << 20
