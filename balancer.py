@@ -48,7 +48,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from core import access, asking, loops, options, process, service
+from core import access, asking, descriptors, loops, options, process, service
 from core.admin import Admin
 from core.asking import Wish
 from core.discovery import Discovery, parse_target
@@ -142,7 +142,7 @@ class Balancer:
         self.loops += [self._discovery.loop] if config.discover else []
         self._budget = RetryBudget(config.retry_budget)
         self._refreshed = float("-inf")  # when the backends were asked for their models last, for a request
-        self.service = service.Service(config, self._routes(), fallback=self.relay, keys=config.admin_key)
+        self.service = service.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         self._count = _Metrics(self.service.metrics, self.pool)
 
     def start(self) -> "Balancer":
@@ -502,6 +502,7 @@ POSITIONAL = ("backend_host", "base_port", "backends", "host", "port")
 def main() -> None:
     """Run a balancer until a signal, or the end of its parent."""
     process.prepare_terminal()
+    descriptors.raise_limit()
     _prepare_for_many_threads()
     config = options.parse(Config, __doc__, POSITIONAL)
     process.warn_if_open(config)

@@ -17,8 +17,9 @@ From the bottom up, which is also the order of this file:
 A handler is a function from Request to Reply or Stream. It may raise APIError at any time, also while streaming.
 It runs in its connection's own thread.
 
-The rooms below: core/wire.py (one socket), core/heads.py (a request's head, taken apart), core/bodies.py,
-core/access.py (API keys), core/origins.py (what web pages may do), core/metrics.py; core/errors.py is below them all.
+The rooms below: core/wire.py (one socket), core/connections.py (all of them), core/descriptors.py (how many fit),
+core/heads.py (a request's head, taken apart), core/bodies.py, core/access.py (API keys), core/origins.py (what web
+pages may do), core/metrics.py; core/errors.py is below them all.
 
 Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG standard for server-sent events,
 the OpenAI API reference for the error envelope.
@@ -44,6 +45,8 @@ from urllib.parse import parse_qs, unquote
 
 from core.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
 from core.bodies import BodyBudget, read_body
+from core.connections import Connections
+from core.descriptors import is_short, room
 from core.errors import APIError, HangUp, TimedOut, shown
 from core.heads import (
     bad_request,
@@ -58,7 +61,7 @@ from core.heads import (
 from core.jsonbody import read_json
 from core.metrics import Metrics
 from core.origins import Hosts, Origins, check_name, check_origin, host_error
-from core.wire import Wire, readable
+from core.wire import Wire, readable, shake_hands
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
@@ -313,7 +316,10 @@ class Config:
     max_bodies: int = setting(
         256 << 20, "bytes that all request bodies may take at once; more get 503", "limits", check=between(1, 1 << 50)
     )
-    max_connections: int = setting(4096, "connections at once; more get 503", "limits", check=between(1, 1 << 20))
+    max_connections: int = setting(
+        4096, "connections at once; for more, idle ones are closed; where none idles, they get 503", "limits",
+        check=between(1, 1 << 20),
+    )  # fmt: skip
     header_timeout: float = setting(10.0, "seconds a client may take to send its headers", "limits", check=_seconds)
     body_timeout: float = setting(60.0, "seconds a client may take to send its body", "limits", check=_seconds)
     idle_timeout: float = setting(75.0, "seconds a kept-alive connection may idle", "limits", check=_seconds)
@@ -327,8 +333,7 @@ class Config:
 # ----------------------------------------------------------------------------------------------- service
 
 
-class _NoHandshake(Exception):
-    """A client of an https service does not speak TLS, or not in time."""
+_PAUSE_SECONDS = 0.1
 
 
 class _Server(ThreadingHTTPServer):
@@ -341,6 +346,8 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, service: "Service"):
         self.service = service
+        self.short = False  # no descriptor was left for a connection
+        self._complained = float("-inf")
         self.tls = _tls_context(service.config)
         host, port = service.config.host, service.config.port
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -351,39 +358,67 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
 
+    def get_request(self) -> Any:
+        """Accept a connection. Where no descriptor is left, make room or pause: it would fail again at once."""
+        try:
+            sock, address = super().get_request()
+        except OSError as error:
+            if is_short(error):
+                self._run_short(error)
+            raise
+        return self._secured(sock), address
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread, or turn it away where there are too many."""
-        if self.service.connections_open() >= self.service.config.max_connections:
+        connections = self.service.connections
+        if not connections.has_room():
             self._turn_away(request)
             return
-        self.service.opened(request)
+        connections.opened(request)
         try:
             super().process_request(request, client_address)
-        except BaseException:
-            self.service.closed(request)
-            raise
+        except BaseException as error:
+            connections.closed(request)
+            if not is_short(error):
+                raise
+            self._complain(error)
+            self._turn_away(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection, and count it out."""
         try:
             if self.tls:
-                plain, request = request, self._secure(request)
-                self.service.closed(plain)
-                self.service.opened(request)
+                shake_hands(request, self.service.config.header_timeout)
             super().process_request_thread(request, client_address)
-        except _NoHandshake:
+        except (OSError, ValueError, TimedOut) as error:
+            log.debug("no TLS handshake: %s", error)
             self.shutdown_request(request)
         finally:
-            self.service.closed(request)
+            self.service.connections.closed(request)
 
-    def _secure(self, sock: Any) -> Any:
-        """Return a TLS socket in place of a plain one; its handshake is done, in time. Raises _NoHandshake."""
+    def _secured(self, sock: Any) -> Any:
+        """Return a TLS socket in place of a plain one, where TLS is on; its thread shakes hands. Raises OSError."""
+        if not self.tls:
+            return sock
+        sock.setblocking(False)
         try:
-            sock.settimeout(self.service.config.header_timeout)
-            return self.tls.wrap_socket(sock, server_side=True)
+            return self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         except (OSError, ValueError) as error:
-            log.debug("no TLS handshake: %s", error)
-            raise _NoHandshake()
+            sock.close()
+            raise OSError(str(error))
+
+    def _run_short(self, error: OSError) -> None:
+        self.short = True
+        self._complain(error)
+        if not self.service.connections.make_room():
+            time.sleep(_PAUSE_SECONDS)
+
+    def _complain(self, error: BaseException) -> None:
+        """Say what this process is short of, once a minute."""
+        now = time.monotonic()
+        if now - self._complained > 60:
+            self._complained = now
+            log.warning("a new connection has to wait: %s (%d are open)", error, len(self.service.connections))
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection; over TLS, say first that this is the end."""
@@ -394,8 +429,9 @@ class _Server(ThreadingHTTPServer):
 
     def accept_the_rest(self) -> None:
         """Take the connections that the kernel has already taken for us: their clients count on an answer."""
+        self.short = False
         for _ in range(self.request_queue_size):
-            if self.socket.fileno() < 0 or not readable([self.socket], 0):
+            if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
                 return
             self._handle_request_noblock()
 
@@ -403,11 +439,14 @@ class _Server(ThreadingHTTPServer):
         """Log what escaped a connection's thread: a defect, never the client's doing."""
         log.error("connection from %s failed:\n%s", client_address, traceback.format_exc())
 
-    def _turn_away(self, sock: socket.socket) -> None:
+    def _turn_away(self, sock: Any) -> None:
+        """Say 503 and close. It never waits, so over TLS, where there was no handshake yet, it says nothing."""
         error = APIError(503, "Too many connections.", "too_many_connections", headers=[("Retry-After", "1")])
         with contextlib.suppress(OSError):
-            sock.settimeout(1)
-            sock.sendall(_head(503, "application/json", error.headers, close=True) + _framed(error_body(error)))
+            sock.setblocking(False)
+            if not self.tls:
+                sock.send(_head(503, "application/json", error.headers, close=True) + _framed(error_body(error)))
+                sock.recv(_MAX_HEAD)  # what is left unread would reset the connection
         self.shutdown_request(sock)
 
 
@@ -434,7 +473,8 @@ class Service:
         service.drain(30)   # no new connections; running requests finish; then everything is closed
 
     `fallback` answers every path that no route names. `name` is the metrics' prefix. `keys` are those of routes that
-    check a key of their own: like an API key, they let a request in whatever host name it has.
+    check a key of their own: like an API key, they let a request in whatever host name it has. A connection needs up to
+    `descriptors` file descriptors.
     """
 
     def __init__(
@@ -444,6 +484,7 @@ class Service:
         fallback: Optional[Handler] = None,
         name: str = "comeapi",
         keys: Sequence[str] = (),
+        descriptors: int = 1,
     ):
         self.config = config
         self.metrics = Metrics()
@@ -455,10 +496,9 @@ class Service:
         self._limits = KeyLimits(config.key_requests, config.key_rate)
         self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
-        self._changed = threading.Condition()  # guards the three below; notified when a request ends
         self._draining = False
-        self._connections: Dict[socket.socket, Optional["Connection"]] = {}
-        self._active = 0
+        self._descriptors = descriptors
+        self.connections = Connections(config.max_connections)
         self._count = _HTTPMetrics(self.metrics, name, self)
 
     # ---- life
@@ -466,8 +506,16 @@ class Service:
     def start(self) -> "Service":
         """Bind and serve in a background thread. Raises OSError where the address can't be had."""
         self._server = _Server(self)
+        self._fit_into_process()
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
         return self
+
+    def _fit_into_process(self) -> None:
+        """Allow no more connections than this process may have open files for."""
+        fit = room(self._descriptors)
+        if fit is not None and fit < self.connections.most:
+            self.connections.most = fit
+            log.info("the limit of open files (ulimit -n) leaves room for %d connections at once", fit)
 
     @property
     def port(self) -> int:
@@ -493,56 +541,24 @@ class Service:
 
         Returns how many requests had to be cut off.
         """
-        with self._changed:
-            self._draining = True
+        self._draining = True
         if self._server:
             self._server.shutdown()
             self._server.accept_the_rest()
             self._server.server_close()
-        with self._changed:
-            for connection in self._connections.values():
-                if connection:
-                    connection.end_if_idle()
-            self._changed.wait_for(lambda: not self._connections, timeout)
-            cut, rest = self._active, [each for each in self._connections.values() if each]
-        for connection in rest:
-            connection.cut()
-        return cut
+        self.connections.end_idle()
+        self.connections.wait_until_closed(timeout)
+        return self.connections.cut()
 
-    # ---- counting, called by connections
+    # ---- counting
 
     def connections_open(self) -> int:
         """How many connections are open."""
-        return len(self._connections)
+        return len(self.connections)
 
     def requests_active(self) -> int:
         """How many requests are being answered."""
-        return self._active
-
-    def opened(self, sock: socket.socket, connection: Optional["Connection"] = None) -> None:
-        """Count a connection in: when it is accepted, and again when its thread has begun."""
-        with self._changed:
-            self._connections[sock] = connection
-
-    def closed(self, sock: socket.socket) -> None:
-        """Count a connection out."""
-        with self._changed:
-            self._connections.pop(sock, None)
-            self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def busy(self, connection: "Connection") -> Iterator[None]:
-        """Count a request as running; a drain waits for it."""
-        with self._changed:
-            self._active += 1
-            connection.idle = False
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._active -= 1
-                connection.idle = True
-                self._changed.notify_all()
+        return self.connections.active()
 
     # ---- answering
 
@@ -562,7 +578,9 @@ class Service:
             return error_reply(error)
         except (HangUp, TimedOut):
             raise
-        except Exception:
+        except Exception as error:
+            if is_short(error):
+                return error_reply(_short(error))
             log.error("%s %s (%s) failed:\n%s", request.method, request.path, request.id, traceback.format_exc())
             return error_reply(internal_error())
 
@@ -660,6 +678,10 @@ def http_url(host: str, port: int, scheme: str = "http") -> str:
     return "%s://%s:%d" % (scheme, "[%s]" % host if ":" in host else host, port)
 
 
+def _short(error: Exception) -> APIError:
+    return APIError(503, "The server is short of resources: %s." % error, "short", headers=[("Retry-After", "1")])
+
+
 def internal_error() -> APIError:
     """Return what a client is told of a defect; the log has the rest."""
     return APIError(500, "The server failed on this request; its log says why.", "internal_error")
@@ -717,13 +739,12 @@ class Connection(BaseHTTPRequestHandler):
     """
 
     server: _Server
-    idle = True  # between requests; guarded by the service's lock
 
     def setup(self) -> None:
         """Count the connection in, now that its thread has begun."""
         self.service = self.server.service
         self.wire = Wire(self.request, self.service.config.write_timeout)
-        self.service.opened(self.request, self)
+        self.service.connections.opened(self.request, self.wire)
 
     def finish(self) -> None:
         """Leave the closing and the counting out to the server."""
@@ -735,20 +756,8 @@ class Connection(BaseHTTPRequestHandler):
             patience = 0.1 if self.service.draining else self.service.config.idle_timeout
             if not self.wire.wait(time.monotonic() + patience):
                 return
-            with self.service.busy(self):
+            with self.service.connections.busy(self.request):
                 self.handle_one_request()
-
-    def end_if_idle(self) -> None:
-        """Wake a connection that waits for its next request; one that has just arrived is still answered."""
-        if self.idle and not readable([self.request], 0):
-            with contextlib.suppress(OSError):
-                self.request.shutdown(socket.SHUT_RD)
-
-    def cut(self) -> None:
-        """Break the connection."""
-        self.wire.ended = True
-        with contextlib.suppress(OSError):
-            self.request.shutdown(socket.SHUT_RDWR)
 
     # ---- one request
 

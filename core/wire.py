@@ -1,7 +1,7 @@
 """Sockets that do not block: a client's, read with deadlines, and what the client of other servers needs, too.
 
-    readable, writable, would_block, send_all    one step on a socket, or several
-    Wire                                         one client's socket; knows whether its peer has gone
+    readable, would_block, send_all, shake_hands, …    one step on a socket, or several
+    Wire                                               one client's socket; knows whether its peer has gone
 
 A client that has left looks like one that has only closed its sending side (`printf … | nc -N`): both send an end.
 They differ in what they do with bytes: a client that has left answers them with a reset. So it is asked: by an interim
@@ -95,6 +95,37 @@ def _prepare(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
+def stop_reading(sock: Any) -> bool:
+    """Wake the thread that waits for bytes, as if its client had closed its side; False where some have come."""
+    if readable([sock], 0):
+        return False
+    _shut(sock, socket.SHUT_RD)
+    return True
+
+
+def cut(sock: Any) -> None:
+    """Break a connection, whatever its thread does."""
+    _shut(sock, socket.SHUT_RDWR)
+
+
+def _shut(sock: Any, how: int) -> None:
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, how)  # an SSLSocket's own forgets its keys, which its thread may be using
+
+
+def shake_hands(sock: Any, timeout: float) -> None:
+    """Do the handshake of a TLS socket that does not block. Raises OSError, ValueError, TimedOut after `timeout` s."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return sock.do_handshake()
+        except OSError as error:
+            if not would_block(error):
+                raise
+            if not _ready([sock], max(0.0, deadline - time.monotonic()), _wanted(error)):
+                raise TimedOut()
+
+
 def would_block(error: OSError) -> bool:
     """Whether an error only says that nothing can be read or written now; TLS has its own for that."""
     return isinstance(error, BlockingIOError) or type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")
@@ -116,6 +147,10 @@ class Wire:
         self._ask_at = 0.0
         self._write_timeout = self._patience = write_timeout
         self._buffer = bytearray()
+
+    def has_bytes(self) -> bool:
+        """Whether something has been read that is not used yet."""
+        return bool(self._buffer)
 
     def wait(self, deadline: float) -> bool:
         """Wait for a first byte; False if the peer closed or nothing came in time."""

@@ -15,7 +15,7 @@ TOP = {
 }  # fmt: skip
 GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type", "shown")}
 GROUND |= {"core.jsonbody", "core.jsonbody.read_json"}
-HTTP_ROOMS = ("access", "bodies", "heads", "metrics", "origins", "service", "wire")
+HTTP_ROOMS = ("access", "bodies", "connections", "descriptors", "heads", "metrics", "origins", "service", "wire")
 ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
 
 

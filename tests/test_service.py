@@ -572,10 +572,17 @@ def test_a_burst_of_200_connections_waits_in_the_backlog_and_is_answered(serve, 
     assert [client.answer().status for client in clients] == [200] * 200
 
 
+# ------------------------------------------------------------------------------------ too many connections
+
+
 def test_more_connections_than_allowed_get_503_until_one_leaves(serve, connect):
-    service = serve(max_connections=2)
-    first, second = connect(service), connect(service)
-    assert [first.ask().status, second.ask().status] == [200, 200]
+    gate = Gate()
+    service = serve([Route("GET", "/", gate)] + routes(), max_connections=2)
+    busy = [connect(service) for _ in range(2)]
+    for client in busy:
+        gate.arrived.clear()
+        client.send(request("/"))
+        assert gate.arrived.wait(PATIENCE)
     third = connect(service)
     answer = third.answer()
     assert answer.status == 503
@@ -583,10 +590,100 @@ def test_more_connections_than_allowed_get_503_until_one_leaves(serve, connect):
     assert answer.headers["connection"] == "close"
     assert answer.error["code"] == "too_many_connections"
     assert third.rest() == b""
-    first.close()
+    busy[0].close()
     eventually(lambda: service.connections_open() == 1)
     assert connect(service).ask().status == 200
-    assert second.ask().status == 200
+    gate.go.set()
+    assert busy[1].answer().status == 200
+
+
+def test_for_a_new_connection_the_one_that_has_idled_longest_is_closed(serve, connect):
+    gate = Gate()
+    service = serve([Route("GET", "/", gate)] + routes(), max_connections=3)
+    busy, first, second = connect(service), connect(service), connect(service)
+    busy.send(request("/"))
+    assert gate.arrived.wait(PATIENCE)
+    assert [first.ask().status, second.ask().status, first.ask().status] == [200] * 3
+    third = connect(service)
+    assert third.ask().status == 200
+    assert second.rest() == b""
+    assert first.ask().status == 200
+    silent = connect(service)
+    assert third.rest() == b""
+    assert connect(service).ask().status == 200
+    assert first.rest() == b""
+    assert connect(service).ask().status == 200
+    assert silent.rest() == b""  # that has not sent a request yet idles, too
+    gate.go.set()
+    assert busy.answer().status == 200
+
+
+def test_a_lack_of_descriptors_costs_no_time_and_passes(serve, connect, monkeypatch, caplog):
+    """The listener stays ready while accept() fails: a loop that just tries again would take a core."""
+    service = serve()
+    failed, whole = [], threading.Event()
+    accept = http.ThreadingHTTPServer.get_request
+
+    def fail(server):
+        if whole.is_set():
+            return accept(server)
+        failed.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(http.ThreadingHTTPServer, "get_request", fail)
+    client = connect(service)
+    client.send(request())
+    eventually(lambda: failed)
+    began = time.monotonic()
+    whole.wait(0.6)
+    assert len(failed) <= 3 + (time.monotonic() - began) / 0.1
+    whole.set()
+    assert client.answer().status == 200
+    assert len([record for record in caplog.records if "Too many open files" in record.getMessage()]) == 1
+
+
+def test_a_lack_of_descriptors_closes_idle_connections(serve, connect, monkeypatch):
+    service = serve()
+    idle = connect(service)
+    assert idle.ask().status == 200
+    accept = http.ThreadingHTTPServer.get_request
+
+    def fail_while_full(server):
+        if service.connections_open():
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(server)
+
+    monkeypatch.setattr(http.ThreadingHTTPServer, "get_request", fail_while_full)
+    assert connect(service).ask().status == 200
+    assert idle.rest() == b""
+
+
+def test_a_lack_of_threads_is_told_and_passes(serve, connect, monkeypatch):
+    service = serve()
+    begin = http.ThreadingHTTPServer.process_request
+
+    def fail(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(http.ThreadingHTTPServer, "process_request", fail)
+    client = connect(service)
+    answer = client.answer()
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert client.rest() == b""
+    monkeypatch.setattr(http.ThreadingHTTPServer, "process_request", begin)
+    assert connect(service).ask().status == 200
+    eventually(lambda: service.connections_open() == 1)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), OSError(errno.EMFILE, "Too many open files")]
+)
+def test_a_request_that_finds_no_thread_or_descriptor_is_asked_to_come_again(serve, connect, error):
+    def fail(request):
+        raise error
+
+    answer = connect(serve([Route("GET", "/", fail)])).ask("/")
+    assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "short", "1")
 
 
 # ------------------------------------------------------------------------------------------------- bodies
@@ -701,6 +798,7 @@ def test_bodies_may_take_so_much_all_together_and_what_ends_gives_it_back(serve,
     refused = client.answer()
     assert (refused.status, refused.error["code"]) == (503, "too_many_bodies")
     assert refused.headers["retry-after"].isdigit() and refused.headers["connection"] == "close"
+    client.close()
     held[0].close()  # one leaves, the other is answered
     gate.go.set()
     assert held[1].answer().status == 200

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import PATIENCE, wait_until
@@ -124,6 +125,36 @@ def test_a_client_that_does_not_speak_tls_costs_nobody_anything(balancer, client
         assert json.loads(ask(client, "/size", b"ab").decode())["size"] == 2
     wait_until(lambda: balancer.service.connections_open() == 1)
     assert not caplog.records
+
+
+def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate):
+    """The oldest first, and no accept loop waits for any of them."""
+    config = service.Config(tls_cert=certificate[0], tls_key=certificate[1], max_connections=3)
+    served = Service(config, [Route("GET", "/health", lambda request: json_reply({}))]).start()
+    silent = [socket.create_connection(("127.0.0.1", served.port), PATIENCE) for _ in range(5)]
+    answer = Client(ca_file=certificate[0]).open(served.url + "/health", timeout=PATIENCE)
+    assert answer.status == 200
+    for sock in silent[:3]:
+        while sock.recv(100):  # an alert, and the end
+            pass
+    for sock in silent:
+        sock.close()
+    answer.read_and_close()
+    served.drain(0)
+
+
+def test_a_handshake_that_drips_wins_no_time(certificate):
+    config = service.Config(tls_cert=certificate[0], tls_key=certificate[1], header_timeout=0.3)
+    served = Service(config, []).start()
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as sock:
+        sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        began = time.monotonic()
+        while served.connections_open():
+            assert time.monotonic() - began < PATIENCE / 4
+            with contextlib.suppress(OSError):
+                sock.sendall(b"x")
+            threading.Event().wait(0.05)
+    served.drain(0)
 
 
 def test_an_https_service_drains_without_losing_a_stream(balancer, backend, client):
