@@ -132,7 +132,8 @@ def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate)
     config = service.Config(tls_cert=certificate[0], tls_key=certificate[1], max_connections=3)
     served = Service(config, [Route("GET", "/health", lambda request: json_reply({}))]).start()
     silent = [socket.create_connection(("127.0.0.1", served.port), PATIENCE) for _ in range(5)]
-    answer = Client(ca_file=certificate[0]).open(served.url + "/health", timeout=PATIENCE)
+    client = Client(ca_file=certificate[0])
+    answer = client.open(served.url + "/health", timeout=PATIENCE)
     assert answer.status == 200
     for sock in silent[:3]:
         while sock.recv(100):  # an alert, and the end
@@ -140,6 +141,7 @@ def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate)
     for sock in silent:
         sock.close()
     answer.read_and_close()
+    client.close()
     served.drain(0)
 
 
