@@ -142,6 +142,6 @@ def _loaded(models: Optional[List[Dict[str, Any]]]) -> Optional[str]:
 
 
 def _is_unwell(status: int, facts: Dict[str, Any]) -> bool:
-    """Whether a backend is broken, or refuses us for the name that we call it by, as ours do: it needs --allowed-host."""
+    """Whether a backend is broken, or refuses us for the name that we call it by (ours then needs --allowed-host)."""
     error = facts.get("error")
     return status >= 500 or (isinstance(error, dict) and error.get("code") == "host_not_allowed")
