@@ -360,7 +360,7 @@ def stream_of(*pieces, pause=0.05, kind=b"text/event-stream"):
     def send(connection):
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % kind)
         try:
-            while True:
+            for _ in range(100):
                 for piece in pieces:
                     connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
                     time.sleep(pause)
