@@ -276,7 +276,7 @@ class Forwarder:
             return Stream(relay, answer.status, kind, headers)
         if not answer.header("x-accel-buffering"):
             headers.append(("X-Accel-Buffering", "no"))
-        return Stream(relay, answer.status, kind, headers, error_chunk=service.error_event)
+        return Stream(relay, answer.status, kind, headers, error_chunk=course.last_event)
 
     def _ended(self, ticket: Ticket) -> None:
         self._pool.release(ticket)
@@ -338,6 +338,10 @@ class _Course:
             self.silent = True
             raise
         self._whole()
+
+    def last_event(self, error: APIError) -> bytes:
+        """Return the event that tells of an error, after the end of one that was cut in the middle."""
+        return (b"" if not self._pings or self._pings.between else b"\n\n") + service.error_event(error)
 
     def _listen(self, piece: bytes) -> None:
         if not self._pings or self._pings.life_in(piece):

@@ -40,6 +40,12 @@ class Pings:
     def __init__(self) -> None:
         self._line = b""  # the beginning of the line that is not at its end
         self._in_ping = False  # the event that is being read is named ping
+        self._blank = True  # the last whole line was empty, or there was none
+
+    @property
+    def between(self) -> bool:
+        """Whether the stream stands between two events, so that another one can be put there."""
+        return self._blank and not self._line
 
     def life_in(self, piece: bytes) -> bool:
         """Whether a piece brings data, or a part of some."""
@@ -53,6 +59,7 @@ class Pings:
     def _says_something(self, line: bytes) -> bool:
         """Take in a whole line."""
         name, _, value = line.partition(b":")
+        self._blank = not line
         if not line:
             self._in_ping = False
         elif name == b"event":

@@ -275,6 +275,18 @@ def test_row_6_a_stream_that_breaks_off_later_ends_with_an_error_event(made, fro
     assert not good.requests
 
 
+@pytest.mark.parametrize("begun", [b'data: {"n"', b"data: 1\n", b": pi", b"event: x\r\n"])
+def test_row_6_the_error_event_stands_apart_from_one_that_was_cut_in_the_middle(made, front, begun):
+    def cut(connection):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + b"%x\r\n%b\r\n" % (len(begun), begun))
+
+    answer = call(front(made(RawServer, cut)).url + "/generate", {})
+    assert answer.body.startswith(begun)
+    event = answer.body[len(begun) :].decode().split("\n\n")
+    assert event[0] == event[2] == "" and json.loads(event[1][len("data: ") :])["error"]["code"] == "backend_broke"
+
+
 def test_row_7_a_request_waits_for_a_backend_that_was_there_before(made, front):
     port = free_ports(1)
     only = made(StandIn, port=port)

@@ -37,6 +37,19 @@ def test_data_is_a_sign_of_life_and_a_keep_alive_is_none_however_it_is_cut(piece
     assert [pings.life_in(piece) for piece in pieces] == alive
 
 
+@pytest.mark.parametrize(
+    "text, between",
+    [(b"", True), (b"data: 1\n\n", True), (b"data: 1\r\n\r\n", True), (b": ping\n\n", True), (b"data: 1\n", False),
+     (b"data: 1\n\nd", False), (b": pi", False), (b"data: 1\r\n\r", False)],
+)  # fmt: skip
+def test_it_is_known_where_another_event_can_be_put(text, between):
+    for at in range(len(text) + 1):
+        pings = Pings()
+        pings.life_in(text[:at])
+        pings.life_in(text[at:])
+        assert pings.between is between
+
+
 def test_every_cut_of_a_stream_of_pings_brings_no_life_and_every_cut_of_one_with_data_some():
     silent = b": ping\n\nevent: ping\ndata: {}\n\n"
     for at in range(len(silent)):
