@@ -46,7 +46,10 @@ class Config(service.Config, EngineSettings, FolderSettings, ChildSettings):
     register: str = setting(
         "", "a balancer to make this backend known to, such as http://balancer:9000", "network", metavar="URL"
     )
-    admin_key: str = setting("", "the balancer's admin key, for --register", "network", metavar="KEY")
+    admin_key: str = setting(
+        "", "the balancer's admin key, or @FILE, for --register", "network", secret=True, check=service.check_key,
+        metavar="KEY",
+    )  # fmt: skip
     advertise: str = setting(
         "",
         "the URL at which the balancer reaches this backend (default: found out by calling the balancer)",
@@ -394,7 +397,8 @@ def _register(config: Config, backend: Backend) -> Optional[Registrar]:
         own = config.advertise or reachable_url(config.register, backend.service.port)
     except OSError as error:
         options.fail("no way to %s: %s" % (config.register, error))
-    return Registrar(config.register, own, config.admin_key).start()
+    own_key = config.api_key[0] if config.api_key else ""
+    return Registrar(config.register, own, config.admin_key, own_key=own_key).start()
 
 
 def _require_llama() -> None:

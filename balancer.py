@@ -14,31 +14,20 @@ It can also be embedded: no globals, no signal handlers, several in one process:
 
 What happens to a request:
 
-    Balancer.relay ── Pool.request ── Client.open ── Relay ──> client
-          ▲               │ one lock, no I/O under it; all full: the queue
-          └─ another one ◄── unreachable; broken off, or 502/503, before a byte went to the client
+    Balancer.relay ── what it asks for ── Forwarder.forward ── a backend ── Reply | Stream
+                                              the table of retries
 
-    core/asking.py     what a request asks for            core/pool.py      the backends, and the numbered choice
-    core/queueing.py   the queue, fair between clients    core/policies.py  round-robin, least-busy, prefix
-    core/vitals.py     when a backend may be used         core/health.py    the thread that probes them
-    core/upstream.py   urllib, with kept connections      core/relaying.py  headers, and answers piece by piece
-    core/watching.py   how a request waits for a backend  core/facts.py     what is believed of what backends tell
-
-Retries. The client never sees these; it gets its answer later, or the last failure:
-
-    1  no connection                      → another backend; this one is suspect
-    2  a kept-alive connection was stale  → the same backend on a new connection, once (core/upstream.py)
-    3  502 or 503                         → another backend, while the budget lasts; this one is full, not dead
-    4  broken off, or down, before a byte went on to the client → another backend; this one is suspect
-    5  no byte in time                    → 504; it may still be at work, so nobody else is asked
-    6  broken off after a byte was sent   → the stream ends with an error event; other answers are cut off
-    7  no backend left, but one was up before, is loading, or has a parent → wait for it, `recovery_timeout` at most
-
-Another backend is never one that this request was sent to, unless it has come up again since (7). Rows 3 and 4 happen
-`retries` times at most, together. Whatever else a backend answers goes to the client as it is.
+    core/asking.py      what a request asks for           core/pool.py         the backends, and the numbered choice
+    core/forwarding.py  its way there, and retries        core/policies.py     round-robin, least-busy, prefix
+    core/queueing.py    the queue, fair between clients   core/vitals.py       when a backend may be used
+    core/upstream.py    urllib, with kept connections     core/health.py       the thread that probes them
+    core/relaying.py    headers, and answers in pieces    core/credentials.py  the keys that backends are shown
+    core/quarantine.py  requests that end backends        core/catalogue.py    the models behind it
+    core/specs.py       how backends are named            core/admin.py        backends, changed while it runs
+    core/watching.py    how a request waits there         core/facts.py        what is believed of what backends tell
+    core/keepalive.py   what is a sign of life
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -47,25 +36,32 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core import access, asking, descriptors, loops, options, process, service
-from core.admin import Admin
+from core.admin import Admin, is_admin_path
 from core.asking import Wish
+from core.catalogue import Catalogue
+from core.counting import Counts
+from core.credentials import Credentials
 from core.discovery import Discovery, parse_target
-from core.errors import APIError, HangUp, shown
+from core.errors import APIError, shown
+from core.forwarding import Forwarder
 from core.health import Health
-from core.metrics import Metrics
 from core.policies import POLICIES
-from core.pool import Backend, Pool, Spec, Ticket, parse_spec, specs_in_file
-from core.queueing import Full
-from core.relaying import REFUSED, Relay, RetryBudget, held, passed_back, sent_on
-from core.service import Reply, Request, Route, Stream, between, json_reply, setting
+from core.pool import Pool
+from core.service import Reply, Request, Route, between, json_reply, setting
 from core.settings import ChildSettings, RelaySettings
-from core.upstream import Answer, Broken, Client, Slow, Unreachable
-from core.watching import Watch
+from core.specs import Spec, checked_key, parse_spec, specs_in_file
+from core.upstream import Client
 
 log = logging.getLogger("comeapi.balancer")
+
+
+def _named_well(text: str) -> str:
+    """Check a backend as --backend names it. Raises ValueError."""
+    parse_spec(text)
+    return text
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,10 @@ class Config(service.Config, RelaySettings, ChildSettings):
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     backend: Tuple[str, ...] = setting(
         (),
-        "a backend's URL, or URL,slots=8,weight=2; repeatable; in place of host, port and number",
+        "a backend's URL, or URL,slots=8,weight=2,key=KEY,pass-key; repeatable; in place of host, port and number",
         "backends",
         many=True,
-        check=lambda text: str(parse_spec(text)),
+        check=_named_well,
         metavar="URL",
     )
     backend_host: str = setting("127.0.0.1", "the backends' host", "backends")
@@ -103,6 +99,10 @@ class Config(service.Config, RelaySettings, ChildSettings):
     backend_ca: str = setting(
         "", "certificates in PEM to check https backends by, in place of the system's", "backends", metavar="FILE"
     )
+    backend_key: str = setting(
+        "", "the key that backends are shown, by probes and requests, or @FILE; clients' keys stay here", "access",
+        secret=True, check=access.check_key, metavar="KEY",
+    )  # fmt: skip
     admin_key: Tuple[str, ...] = setting(
         (), "key for /admin/backends, which is off without one, or @FILE; repeatable", "access", many=True, secret=True,
         check=access.check_key, metavar="KEY",
@@ -116,35 +116,46 @@ class Config(service.Config, RelaySettings, ChildSettings):
         return tuple(parse_spec(text) for text in self.backend or numbered)
 
 
-# -------------------------------------------------------------------------------------------- the balancer
+def _check_keys(config: Config) -> None:
+    """Raise ValueError where one key would open two doors, or can't be sent."""
+    checked_key(config.backend_key)
+    admin = set(config.admin_key)
+    if admin & set(config.api_key):
+        raise ValueError("a key can't be both an API key and an admin key: every client could change the backends")
+    if admin & ({config.backend_key} | {spec.key for spec in config.specs()}):
+        raise ValueError("a backend can't be shown the admin key: it could change the other backends")
 
-_TICK = 0.25  # seconds between two looks whether a client that waits is still there
-_BROKE = "broken"
+
+# -------------------------------------------------------------------------------------------- the balancer
 
 
 class Balancer:
     """One address in front of several model servers.
 
     start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish. `on_up` is
-    told the URL of each backend that comes up, in a thread of the balancer's.
+    told the URL of each backend that comes up, in a thread of the balancer's. Raises ValueError where a key has two
+    uses, or a backend's name is none.
     """
 
     def __init__(self, config: Config = Config(), on_up: Callable[[str], None] = lambda url: None):
+        _check_keys(config)
         self.config = config
         self.pool = Pool(config.specs(), POLICIES[config.policy](), config.queue_size, config.slow_start)
         self._discovery = Discovery(
             self.pool, [parse_target(text) for text in config.discover], config.discover_interval
         )
-        self._aliases = dict(each.split("=", 1) for each in config.alias)
         self._client = Client(config.connect_timeout, config.backend_ca)
-        key = config.api_key[0] if config.api_key else ""
-        self._health = Health(self.pool, self._client, config.health_interval, config.health_timeout, key, on_up)
+        credentials = Credentials(config.backend_key)
+        timeout = config.health_timeout
+        self._health = Health(self.pool, self._client, config.health_interval, timeout, credentials, on_up)
         self.loops = [self._health.loop]  # of this program: /health tells of them
         self.loops += [self._discovery.loop] if config.discover else []
-        self._budget = RetryBudget(config.retry_budget)
-        self._refreshed = float("-inf")  # when the backends were asked for their models last, for a request
+        self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
         self.service = service.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
-        self._count = _Metrics(self.service.metrics, self.pool)
+        counts = Counts(self.service.metrics, self.pool)
+        self._forwarder = Forwarder(
+            config, self.pool, self._client, credentials, counts, lambda: self.service.draining
+        )
 
     def start(self) -> "Balancer":
         """Bind, serve and probe in background threads. Raises OSError, and ValueError for a bad backends_file."""
@@ -179,11 +190,8 @@ class Balancer:
             Route("GET", "/", self.root),
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
-            Route("GET", "/models", self.models),
-            Route("GET", "/v1/models", self.openai_models),
-            Route("GET", "/v1/models/{name}", self.openai_model),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-        ] + Admin(self.pool, self.config.admin_key).routes()
+        ] + self._catalogue.routes() + Admin(self.pool, self.config.admin_key).routes()
 
     def root(self, request: Request) -> Reply:
         """GET /: who this is, and its state."""
@@ -211,287 +219,29 @@ class Balancer:
             "backends": backends,
         }
 
-    # ---- models
+    # ---- what goes to a backend
 
-    def models(self, request: Request) -> Reply:
-        """GET /models: the union over the backends that are up, and the aliases."""
-        self._refresh(request)
-        if not self.pool.any_up():
-            raise self._nobody()
-        return json_reply({"models": list(self._known_models().values())})
-
-    def openai_models(self, request: Request) -> Reply:
-        """GET /v1/models: the same as a list in OpenAI's form."""
-        self._refresh(request)
-        if not self.pool.any_up():
-            raise self._nobody()
-        return json_reply({"object": "list", "data": [_openai_model(each) for each in self._known_models().values()]})
-
-    def openai_model(self, request: Request) -> Reply:
-        """GET /v1/models/{name}: one of them."""
-        self._refresh(request)
-        wanted = asking.plain_name(request.params["name"])
-        for name, model in self._known_models().items():
-            if asking.plain_name(name) == wanted:
-                return json_reply(_openai_model(model))
-        raise self._unknown_model(request.params["name"])
-
-    def _known_models(self) -> Dict[str, Dict[str, Any]]:
-        known = self.pool.models()
-        for alias, name in self._aliases.items():
-            target = known.get(name) or known.get(name + ".gguf")
-            if target:
-                known[alias] = dict(target, name=alias, alias_of=target["name"])
-        return known
-
-    def _refresh(self, request: Request) -> None:
-        """Ask all backends that are up for their models, all at once, as this client."""
-        self._refreshed = self.pool.clock()
-        headers = sent_on(request)
-        asked = [
-            threading.Thread(target=self._ask_for_models, args=(backend, headers), name="probe", daemon=True)
-            for backend in self.pool.everyone()
-            if backend.vitals.up
-        ]
-        with contextlib.suppress(RuntimeError):  # no thread can be had: what the last probes have found out holds
-            for each in asked:
-                each.start()
-        for each in asked:
-            if each.is_alive():
-                each.join(self.config.health_timeout)
-
-    def _ask_for_models(self, backend: Backend, headers: Dict[str, str]) -> None:
-        models = self._health.models_of(backend.url, headers)
-        if models is not None:  # where it could not tell, what its last probe has found out holds
-            self.pool.note_models(backend, models)
-
-    def _unknown_model(self, name: str) -> APIError:
-        known = ", ".join(self._known_models()) or "none"
-        message = "There is no model '%s' here. There is: %s." % (shown(name), known)
-        return APIError(404, message, "model_not_found", "model")
-
-    # ---- what a request asks for
+    def relay(self, request: Request) -> Any:
+        """Send a request to a backend and its answer to the client, as core/forwarding.py says."""
+        if is_admin_path(request.target):  # spelt in a way that a backend may take for its own /admin
+            raise APIError(404, "There is nothing at %s." % shown(request.path), "unknown_path")
+        return self._forwarder.forward(request, self._wish(request))
 
     def _wish(self, request: Request) -> Wish:
-        """Return what a request asks for; an alias in its body gives way to the model's name. Raises APIError 404."""
+        """Return what a request asks for; in its body, an alias gives way to the model's name. Raises APIError."""
         who = access.presented_key(request.headers) if self.config.api_key else request.peer
         if request.method in ("GET", "HEAD", "DELETE"):
             return Wish(who, works=False)
         fields = asking.read_body(request.body)
-        model = asking.model_of(fields)
-        if model in self._aliases:
-            model = self._aliases[model]
+        named = asking.model_of(fields)
+        model = self._catalogue.real_name(named)
+        if model != named:
             fields.update({field: model for field in asking.MODEL_FIELDS if field in fields})
             request.body = json.dumps(fields).encode("ascii")
-        if model and not self._has(model, request):
-            raise self._unknown_model(model)
+        if model:
+            self._catalogue.require(model, request)
         beginnings = asking.beginnings(fields) if self.config.policy == "prefix" else ()
         return Wish(who, model, beginnings=beginnings)
-
-    def _has(self, model: str, request: Request) -> bool:
-        """Whether there is such a model; before the answer is no, the backends are asked, at most once a second."""
-        if self.pool.knows(model):
-            return True
-        if self.pool.clock() - self._refreshed > 1:
-            self._refresh(request)
-        return self.pool.knows(model)
-
-    # ---- relaying
-
-    def relay(self, request: Request) -> Any:
-        """Send a request to a backend and its answer to the client; the module's docstring has the table of retries."""
-        wish = self._wish(request)
-        started = self.pool.clock()
-        tried: Set[Backend] = set()
-        failures = 0
-        failure: Any = None  # what the client gets when nobody is left
-        self._budget.earn()
-        while True:
-            ticket = self._admit(request, wish, tried, failure, started)
-            if ticket is None:
-                return failure or service.error_reply(self._nobody())
-            backend = ticket.backend
-            tried.add(backend)
-            try:
-                reply = self._attempt(ticket, request, ticket.since - started)
-            except Unreachable as error:  # 1
-                self.pool.failed(backend, str(error))
-                continue
-            except Broken as error:  # 4
-                self.pool.failed(backend, str(error))
-                why = _BROKE
-            except Slow as error:  # 5
-                self.pool.failed(backend, str(error), lost=False)
-                raise APIError(504, "The backend %s is too slow: %s." % (backend.url, error), "backend_slow")
-            else:
-                if reply.status not in REFUSED:
-                    return reply
-                failure, why = reply, str(reply.status)  # 3
-            failures += 1
-            if failures > self.config.retries or (why != _BROKE and not self._budget.spend()):
-                return service.error_reply(_broke(failures)) if why == _BROKE else failure
-            self._count.retries.inc(why)
-
-    def _admit(
-        self, request: Request, wish: Wish, tried: Set[Backend], failure: Any, started: float
-    ) -> Optional[Ticket]:
-        """Return a ticket with a backend, after waiting for one where that may help, or None.
-
-        Raises APIError 429 where too many wait already, 503 when it takes too long, HangUp when the client leaves.
-        """
-        hope = failure is None and not self.service.draining and (self.config.child or self.pool.hopeful())
-        try:
-            ticket = self.pool.request(wish, tried, hope, again=bool(tried))
-        except Full:
-            raise self._queue_full()
-        if ticket.decided:
-            try:
-                self._wait(ticket, request, started)
-            finally:
-                self._count.queue_wait.observe(self.pool.clock() - started)
-        return ticket if ticket.backend else None
-
-    def _wait(self, ticket: Ticket, request: Request, started: float) -> None:
-        """Wait in the queue until the ticket has a backend."""
-        while not ticket.decided.wait(_TICK):
-            gone = request.hung_up()
-            error = HangUp("the client closed the connection") if gone else self._overdue(ticket, started)
-            if error and (self.pool.leave(ticket) or gone):
-                self.pool.release(ticket)  # it may have been given a backend at the last moment
-                raise error
-        if ticket.displaced:
-            raise self._queue_full()
-
-    def _overdue(self, ticket: Ticket, started: float) -> Optional[APIError]:
-        """Return the error of a request that has waited too long, or None."""
-        waited = self.pool.clock() - started
-        stranded = min(waited, self.pool.stranded(ticket))
-        if stranded and (stranded >= self.config.recovery_timeout or self.service.draining):
-            return self._nobody()
-        if waited >= self.config.queue_timeout and not stranded:
-            return self._too_busy(503, "No slot has become free in %g s." % self.config.queue_timeout, "queue_timeout")
-        return None
-
-    def _queue_full(self) -> APIError:
-        return self._too_busy(429, "%d requests wait for a slot already." % self.pool.queued(), "queue_full")
-
-    def _too_busy(self, status: int, message: str, code: str) -> APIError:
-        after = self.pool.retry_after()
-        return APIError(status, message, code, type="overloaded_error", headers=[("Retry-After", str(after))])
-
-    def _attempt(self, ticket: Ticket, request: Request, waited: float) -> Any:
-        """Send the request to one backend and return the reply. Raises Unreachable, Broken, Slow, HangUp.
-
-        Nothing goes to the client before the first piece of the body is here, or all of it where its length is known.
-        """
-        backend = ticket.backend
-        answer: Optional[Answer] = None
-        try:
-            answer = self._client.open(
-                backend.url + request.target,
-                request.method,
-                sent_on(request),
-                request.body if request.body or request.method in ("POST", "PUT", "PATCH") else None,
-                self.config.timeout,
-                Watch(self.pool, backend, request),
-            )
-            reply = self._reply(ticket, answer, waited)
-            seconds = self.pool.clock() - ticket.since
-            self.pool.answered(backend, seconds, answer.status)
-            self._count.first_byte.observe(seconds)
-            return reply
-        except BaseException:
-            if answer:
-                answer.close()
-            self.pool.release(ticket)
-            raise
-
-    def _reply(self, ticket: Ticket, answer: Answer, waited: float) -> Any:
-        """Return a whole answer as a Reply; one of unknown or great length as a Stream that gives the backend back."""
-        backend = ticket.backend
-        headers = passed_back(answer)
-        headers.append(("X-ComeAPI-Backend", backend.url))
-        headers.append(("X-ComeAPI-Queue-Ms", "%d" % (waited * 1000)))
-        kind = answer.header("content-type")
-        whole = held(answer, headers, self.config.timeout)
-        if whole:
-            self.pool.release(ticket)
-            return whole
-        relay = Relay(answer, lambda: self._ended(ticket), lambda why, lost: self.pool.failed(backend, why, lost))
-        self._count.streams(1)
-        if not kind.startswith(service.EVENT_STREAM):
-            return Stream(relay, answer.status, kind, headers)
-        if not answer.header("x-accel-buffering"):
-            headers.append(("X-Accel-Buffering", "no"))
-        return Stream(relay, answer.status, kind, headers, error_chunk=service.error_event)
-
-    def _ended(self, ticket: Ticket) -> None:
-        self.pool.release(ticket)
-        self._count.streams(-1)
-
-    def _nobody(self) -> APIError:
-        states = "; ".join("%s: %s" % (each["url"], each["why"]) for each in self.pool.describe())
-        return APIError(503, "No backend is up. %s" % states, "no_backend", headers=[("Retry-After", "1")])
-
-
-def _broke(backends: int) -> APIError:
-    return APIError(502, "%d backends broke off while answering." % backends, "backend_broke")
-
-
-def _openai_model(model: Dict[str, Any]) -> Dict[str, Any]:
-    """Return a model as OpenAI's list has it, with what else is known of it."""
-    known = {"id": model["name"], "object": "model", "created": 0, "owned_by": "comeapi"}
-    return dict(known, **{key: value for key, value in model.items() if key not in ("name", "object")})
-
-
-class _Metrics:
-    """What the balancer counts beside its own HTTP."""
-
-    def __init__(self, metrics: Metrics, pool: Pool):
-        self.retries = metrics.counter("comeapi_retries_total", "Requests sent to another backend.", "why")
-        self.queue_wait = metrics.histogram(
-            "comeapi_queue_wait_seconds", "How long those requests waited that had to wait for a slot."
-        )
-        self.first_byte = metrics.histogram(
-            "comeapi_first_byte_seconds", "From sending a request to a backend to its answer's first byte."
-        )
-        self._queued = metrics.gauge("comeapi_queued_requests", "Requests that wait for a slot.")
-        self._streams = metrics.gauge("comeapi_streams_open", "Answers that are being relayed piece by piece.")
-        self._hits = metrics.counter("comeapi_affinity_hits_total", "Requests sent where their beginning was seen.")
-        self._state = metrics.gauge(
-            "comeapi_backend_state", "1 for the state that a backend is in.", "backend", "state"
-        )
-        self._backends = {
-            "healthy": metrics.gauge("comeapi_backend_up", "Whether a backend is up.", "backend"),
-            "in_flight": metrics.gauge("comeapi_backend_requests_in_flight", "Slots in use at a backend.", "backend"),
-            "capacity": metrics.gauge("comeapi_backend_capacity", "Slots of a backend.", "backend"),
-            "requests": metrics.counter("comeapi_backend_requests_total", "Requests sent to a backend.", "backend"),
-            "error_count": metrics.counter(
-                "comeapi_backend_errors_total", "Requests that did not get through.", "backend"
-            ),
-            "ejections": metrics.counter(
-                "comeapi_backend_ejections_total", "How often a backend was left out since its requests failed.",
-                "backend",
-            ),
-        }  # fmt: skip
-        self._pool = pool
-        metrics.collect(self._collect)
-
-    def streams(self, change: int) -> None:
-        """Count a stream in or out."""
-        self._streams.inc(by=change)
-
-    def _collect(self) -> None:
-        self._queued.set(self._pool.queued())
-        self._hits.set(getattr(self._pool.policy, "hits", 0))
-        backends = self._pool.describe()
-        self._state.clear()
-        for field, metric in self._backends.items():
-            metric.clear()  # of backends that have left
-            for each in backends:
-                metric.set(each[field], each["url"])
-        for each in backends:
-            self._state.set(1, each["url"], each["state"])
 
 
 # --------------------------------------------------------------------------------------------- the program
@@ -509,7 +259,10 @@ def main() -> None:
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
     process.Pulse(announce).start()
-    balancer = Balancer(config, lambda url: announce("up", "🟢 %s is up" % url, url=url))
+    try:
+        balancer = Balancer(config, lambda url: announce("up", "🟢 %s is up" % url, url=url))
+    except ValueError as error:
+        options.fail(str(error), 2)
     _reload_at_hangup(balancer)
     try:
         balancer.reload()

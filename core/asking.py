@@ -12,8 +12,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, Tuple
 
+from core.errors import APIError
+from core.jsonbody import read_json
+
 CHUNK = 64  # characters that each fingerprint reaches further than the one before: about 16 tokens
 MOST_CHUNKS = 1024  # a longer prompt is told by its beginning
+DEEPEST = 8  # lists in lists that are looked into for texts
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,13 @@ class Wish:
 
 
 def read_body(body: bytes) -> Dict[str, Any]:
-    """Return a body's JSON object, or an empty one for anything else."""
+    """Return a body's JSON object, or an empty one for anything else, what core/jsonbody.py refuses included."""
     if not body.lstrip()[:1] == b"{":
         return {}
     try:
-        value = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
+        return read_json(body)
+    except (APIError, MemoryError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def model_of(fields: Dict[str, Any]) -> str:
@@ -91,18 +94,21 @@ def _texts(fields: Dict[str, Any]) -> Iterator[str]:
     messages = fields.get("messages")
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict):
-            yield "\0%s\0%s" % (message.get("role"), _text(message.get("content")))
+            yield "\0%s\0%s" % (_text(message.get("role")), _text(message.get("content")))
     for name in ("prompt", "input"):
         if fields.get(name):
             yield _text(fields[name])
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, depth: int = 0) -> str:
     """Return a text as it is, a list of texts' parts by their text, anything else as JSON."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list):
+    if isinstance(value, list) and depth < DEEPEST:
         return "\0".join(
-            _text(each.get("text") if isinstance(each, dict) and "text" in each else each) for each in value
+            _text(each.get("text") if isinstance(each, dict) and "text" in each else each, depth + 1) for each in value
         )
-    return json.dumps(value, sort_keys=True)
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (ValueError, RecursionError):  # a backend will refuse it
+        return ""

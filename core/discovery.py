@@ -28,7 +28,8 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 from urllib.parse import parse_qs, urlsplit
 
 from core.loops import Loop
-from core.pool import Pool, Spec
+from core.pool import Pool
+from core.specs import Spec
 
 log = logging.getLogger("comeapi.balancer")
 

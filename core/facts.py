@@ -5,6 +5,7 @@
     slots_of         a number of slots that a server can have; else None
     life_of          what changes when the server starts again; else None
     reason           why it is not well, in one short line
+    is_wedged        whether it says that its engine has stopped
 
 A server may say anything: a name of a megabyte, "\\ud800", 1e999, a list 900 deep. What is kept here can be written in
 any answer of ours. What can't is left out.
@@ -59,6 +60,12 @@ def reason(status: int, facts: Dict[str, Any]) -> str:
         if text and isinstance(text, str):
             return _CONTROL.sub(" ", text[:200])
     return "status %d" % status
+
+
+def is_wedged(facts: Dict[str, Any]) -> bool:
+    """Whether a backend of ours says that its engine has stopped: what waits there will get no answer."""
+    error = facts.get("error")
+    return "wedged" in (facts.get("status"), error.get("code") if isinstance(error, dict) else None)
 
 
 def _kept(value: Any, depth: int) -> Any:

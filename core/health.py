@@ -4,8 +4,8 @@
     GET /props        llama-server's slots (total_slots), where /health has not told them
     GET /models       ours and llama-server's list;  GET /v1/models  that of vLLM, Ollama and others
 
-A probe carries the balancer's own key, so that backends with keys tell it their models. Each of its requests ends
-within the timeout, and after a megabyte. What an answer says is believed as far as core/facts.py does.
+A probe carries the key that its backend is shown (core/credentials.py), so that it tells its models. Each of its
+requests ends within the timeout, and after a megabyte. What an answer says is believed as far as core/facts.py does.
 
 A quick look is a probe of /health alone that gets one second: a backend that has requests and sends nothing is looked
 at so, every second, if it is known to answer its probes at once.
@@ -17,7 +17,8 @@ import traceback
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core.asking import read_body
-from core.facts import good_name, life_of, read_models, reason, slots_of
+from core.credentials import Credentials
+from core.facts import good_name, is_wedged, life_of, read_models, reason, slots_of
 from core.loops import LogOnce, Loop
 from core.pool import LOOK_SECONDS, Backend, Pool, Report
 from core.upstream import Broken, Client, Slow, Unreachable
@@ -40,7 +41,7 @@ class Health:
         client: Client,
         interval: float,
         timeout: float,
-        key: str = "",
+        credentials: Credentials = Credentials(),
         on_up: Callable[[str], None] = lambda url: None,
     ):
         self.loop = Loop("health", _PATIENCE, self._step, pauses=False, log=log)
@@ -48,7 +49,7 @@ class Health:
         self._client = client
         self._interval = interval
         self._timeout = timeout
-        self._headers = {"Authorization": "Bearer " + key} if key else {}
+        self._credentials = credentials
         self._on_up = on_up
         self._once = LogOnce(log)
 
@@ -78,34 +79,34 @@ class Health:
     def _probe(self, backend: Backend, quick: bool) -> None:
         """Probe a backend, in a thread of its own; whatever goes wrong, it can be probed again."""
         try:
-            report = self._report(backend.url, quick)
+            report = self._report(backend.url, self._credentials.own(backend.spec), quick)
             if self._pool.probed(backend, report, self._interval):
                 self._on_up(backend.url)
         except Exception as error:
             self._pool.unprobed(backend, quick)
             self._once.error("probing %s failed: %r" % (backend.url, error), "\n" + traceback.format_exc())
 
-    def _report(self, url: str, quick: bool) -> Report:
+    def _report(self, url: str, headers: Dict[str, str], quick: bool) -> Report:
         try:
-            return self.look(url) if quick else self.ask(url)
+            return self.look(url, headers) if quick else self.ask(url, headers)
         except Slow as error:
             return Report(False, str(error), timed_out=True, quick=quick)
         except (Unreachable, Broken) as error:
             return Report(False, str(error), quick=quick)
 
-    def look(self, url: str) -> Report:
+    def look(self, url: str, headers: Dict[str, str]) -> Report:
         """Ask a backend whether it is well, and nothing else; it gets a second. Raises Unreachable, Broken, Slow."""
-        status, facts = self._get(url + "/health", self._headers, LOOK_SECONDS)
+        status, facts = self._get(url + "/health", headers, LOOK_SECONDS)
         return _unwell(status, facts, quick=True) if _is_unwell(status, facts) else Report(True, quick=True)
 
-    def ask(self, url: str) -> Report:
+    def ask(self, url: str, headers: Dict[str, str]) -> Report:
         """Ask a backend how it is. Raises Unreachable, Broken, Slow."""
-        status, facts = self._get(url + "/health", self._headers, self._timeout)
+        status, facts = self._get(url + "/health", headers, self._timeout)
         if _is_unwell(status, facts):
             return _unwell(status, facts)
         ours = slots_of(facts.get("slots"))
-        slots = ours or slots_of(self._get_if_it_can(url + "/props").get("total_slots"))
-        models = self.models_of(url, self._headers)
+        slots = ours or slots_of(self._get_if_it_can(url + "/props", headers).get("total_slots"))
+        models = self.models_of(url, headers)
         model = good_name(facts.get("model")) or _loaded(models)
         life = life_of(facts.get("pid"))
         return Report(True, slots=slots, model=model, told=True, models=models, life=life, prompt=bool(ours))
@@ -118,10 +119,10 @@ class Health:
                 return models
         return None
 
-    def _get_if_it_can(self, url: str, headers: Optional[Dict[str, str]] = None) -> Dict[str, Any]:
+    def _get_if_it_can(self, url: str, headers: Dict[str, str]) -> Dict[str, Any]:
         """Ask what not every server knows: an empty object where this one does not."""
         try:
-            status, body = self._get(url, self._headers if headers is None else headers, self._timeout)
+            status, body = self._get(url, headers, self._timeout)
         except (Unreachable, Broken, Slow):
             return {}
         return body if status == 200 else {}
@@ -132,7 +133,8 @@ class Health:
 
 
 def _unwell(status: int, facts: Dict[str, Any], quick: bool = False) -> Report:
-    return Report(False, reason(status, facts), not_ready=status == 503, quick=quick)
+    stuck = status == 503 and is_wedged(facts)
+    return Report(False, reason(status, facts), not_ready=status == 503, wedged=stuck, quick=quick)
 
 
 def _loaded(models: Optional[List[Dict[str, Any]]]) -> Optional[str]:

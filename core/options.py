@@ -102,7 +102,7 @@ def _metavar(each: Any) -> str:
 def _help(each: Any) -> str:
     """Return an option's help text with its default, where there is one to show."""
     text = each.metadata["help"].replace("%", "%%")
-    if each.default in (None, "", ()) or isinstance(each.default, bool):
+    if each.default in (None, "", ()) or isinstance(each.default, bool) or each.metadata.get("secret"):
         return text
     shown = ", ".join(each.default) if isinstance(each.default, tuple) else each.default
     return "%s (default %s)" % (text, str(shown).replace("%", "%%"))
@@ -129,7 +129,8 @@ def _from_environment(
     values = {}
     for each in fields:
         text = environ.get(_variable(each.name))
-        if text is None or (text == "" and not isinstance(each.default, str)):  # compose files set what they leave out
+        optional = not isinstance(each.default, str) or each.metadata.get("secret")
+        if text is None or (text == "" and optional):  # compose files set what they leave out
             continue
         try:
             values[each.name] = _from_text(each, text)
@@ -149,24 +150,32 @@ def _from_text(each: Any, text: str) -> Any:
 
 
 def _finish(parser: argparse.ArgumentParser, each: Any, value: Any) -> Any:
-    """Turn a repeated option's values into a tuple, reading secrets from @FILEs."""
-    if not each.metadata.get("many"):
-        return value
+    """Turn a repeated option's values into a tuple, reading secrets from @FILEs; a single one takes a file's first."""
+    many = each.metadata.get("many")
     if each.metadata.get("secret"):
-        value = [key for text in value for key in _secrets(parser, text)]
-    return tuple(value)
+        value = [key for text in (value if many else [value]) for key in _secrets(parser, text)]
+        return tuple(value) if many else value[0]
+    return tuple(value) if many else value
 
 
 def _secrets(parser: argparse.ArgumentParser, text: str) -> List[str]:
-    if not text.startswith("@"):
-        return [text]
     try:
-        with open(text[1:], encoding="utf-8-sig") as lines:  # some editors begin a file with a byte order mark
-            keys = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-        return keys or parser.error("the key file %s holds no key" % text[1:])
-    except (OSError, UnicodeDecodeError) as error:
-        parser.error("the key file %s can't be read: %s" % (text[1:], error))
+        return keys_in_file(text[1:]) if text.startswith("@") else [text]
+    except ValueError as error:
+        parser.error(str(error))
         raise  # error() has ended the program
+
+
+def keys_in_file(path: str) -> List[str]:
+    """Return the keys in a file, one a line; # begins a comment. Raises ValueError where there is none."""
+    try:
+        with open(path, encoding="utf-8-sig") as lines:  # some editors begin a file with a byte order mark
+            keys = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    except (OSError, ValueError) as error:
+        raise ValueError("the key file %s can't be read: %s" % (path, error))
+    if not keys:
+        raise ValueError("the key file %s holds no key" % path)
+    return keys
 
 
 def as_arguments(config: Any, names: Sequence[str]) -> Tuple[str, ...]:

@@ -5,7 +5,6 @@
                              └─ waits in the FairQueue <────────────────────┘
                              └─ neither: nobody can take it
 
-    Spec       a backend as an option names it: URL, slots, weight
     Backend    what is known of one model server
     Ticket     one request's place, at a backend or in the queue
     Pool       all of them, under one lock
@@ -21,6 +20,10 @@ How a request gets its backend (Pool.request has the same numbers):
     6. None is up: one that is down is tried, since it may be back before its next probe.
     7. All were tried, or none is able: it waits until one is up, where there is hope.
     8. Else nobody takes it.
+
+A request that must run alone, since a backend has died under it (core/quarantine.py), is given an idle backend that
+takes no other request meanwhile. Where none is idle, one is kept for it: it gets no new request, as in a drain, until
+its last one has ended. So are half of those that are up at most, or the only one.
 """
 
 import logging
@@ -29,73 +32,13 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set
-from urllib.parse import urlsplit
 
 from core.asking import Wish, plain_name
-from core.queueing import FairQueue
+from core.queueing import FairQueue, Full
+from core.specs import Spec
 from core.vitals import DOWN, Vitals
 
 log = logging.getLogger("comeapi.balancer")
-
-
-# ------------------------------------------------------------------------------------------- as options name it
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A backend as an option names it. No `slots`: it is asked for them."""
-
-    url: str
-    slots: Optional[int] = None
-    weight: float = 1.0
-
-    def __str__(self) -> str:
-        slots = ",slots=%d" % self.slots if self.slots else ""
-        return self.url + slots + (",weight=%g" % self.weight if self.weight != 1 else "")
-
-
-def backend_url(text: str) -> str:
-    """Return a backend's URL without a slash at its end. Raises ValueError."""
-    parts = urlsplit(text if "//" in text else "http://" + text)
-    wrong = parts.scheme not in ("http", "https") or parts.path.strip("/") or parts.query or parts.username
-    if wrong or not parts.hostname or "=" in parts.netloc:
-        raise ValueError("%r is not a URL like http://127.0.0.1:8080" % text)
-    return "%s://%s" % (parts.scheme, parts.netloc)
-
-
-def parse_spec(text: str) -> Spec:
-    """Return what URL,slots=N,weight=X says (`;` separates as well). Raises ValueError."""
-    url, *rest = text.replace(";", ",").split(",")
-    named = dict(part.partition("=")[::2] for part in rest)
-    if not set(named) <= {"slots", "weight"}:
-        raise ValueError("%r: after a backend's URL, only slots=N and weight=X can stand" % text)
-    return make_spec(url, named.get("slots"), named.get("weight"))
-
-
-def make_spec(url: str, slots: Any = None, weight: Any = None) -> Spec:
-    """Return a Spec of values that are yet to be checked. Raises ValueError."""
-    try:
-        spec = Spec(backend_url(url), None if slots is None else int(slots), 1.0 if weight is None else float(weight))
-    except TypeError:
-        raise ValueError("slots and weight must be numbers")
-    if spec.slots is not None and not 1 <= spec.slots <= 100_000:
-        raise ValueError("slots must be from 1 to 100000, not %s" % slots)
-    if not 0.001 <= spec.weight <= 1000:
-        raise ValueError("weight must be from 0.001 to 1000, not %s" % weight)
-    return spec
-
-
-def specs_in_file(path: str) -> List[Spec]:
-    """Return what a file names, one backend a line; # begins a comment. Raises OSError, ValueError."""
-    specs = []
-    with open(path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            text = line.partition("#")[0].strip()
-            try:
-                specs += [parse_spec(text)] if text else []
-            except ValueError as error:
-                raise ValueError("line %d: %s" % (number, error))
-    return specs
 
 
 # ------------------------------------------------------------------------------------------------ one backend
@@ -119,6 +62,8 @@ class Backend:
         self.draining = False
         self.leaving = False  # removed as soon as its last request has ended
         self.in_flight = 0  # slots in use
+        self.guests = 0  # requests that are there, look-ups too
+        self.kept_for: Optional["Ticket"] = None  # the request that runs here alone, or will when all others have left
         self.requests = 0
         self.errors = 0
         self.response_time = 0.0  # seconds to the first byte, moving average
@@ -165,8 +110,8 @@ class Backend:
 
     @property
     def free(self) -> bool:
-        """Whether it has a free slot."""
-        return self.in_flight < self.slots
+        """Whether it has a free slot, and is kept for nobody."""
+        return self.in_flight < self.slots and not self.kept_for
 
     def set_models(self, models: Optional[List[Dict[str, Any]]]) -> None:
         """Note what it has, as it lists them, each with its "name"; None where it does not tell."""
@@ -203,6 +148,7 @@ class Report:
     ok: bool
     why: str = "ok"
     not_ready: bool = False  # it said so itself
+    wedged: bool = False  # likewise, and that it will stay so
     timed_out: bool = False
     slots: Optional[int] = None
     model: Optional[str] = None  # loaded now
@@ -216,10 +162,12 @@ class Report:
 class Ticket:
     """One request's place: at a backend, in the queue (`waiting`), or nowhere."""
 
-    def __init__(self, wish: Wish, tried: Set[Backend]):
+    def __init__(self, wish: Wish, tried: Set[Backend], alone: bytes = b""):
         self.wish = wish
         self.tried = tried
+        self.alone = alone  # its fingerprint, where nothing else may run beside it, nor an equal one anywhere
         self.backend: Optional[Backend] = None
+        self.life: Any = None  # the backend's, when it was given
         self.waiting = False
         self.displaced = False  # it had to leave the queue for a client with less in it
         self.since = 0.0  # when it got its backend
@@ -252,6 +200,7 @@ class Pool:
         self.policy = policy
         self._slow_start = slow_start
         self._queue = FairQueue(queue_size)
+        self._loners: List[Ticket] = []  # that wait to run alone, the first to come first
         self._held = 0.0  # seconds that a request holds its slot, moving average
         self._numbers = 0
         self._backends: List[Backend] = []
@@ -262,15 +211,21 @@ class Pool:
 
     # ---- one request's way
 
-    def request(self, wish: Wish, tried: Set[Backend], hope: bool = True, again: bool = False) -> Ticket:
+    def request(
+        self, wish: Wish, tried: Set[Backend], hope: bool = True, again: bool = False, alone: bytes = b""
+    ) -> Ticket:
         """Take a backend for a request, or a place in the queue, or neither; the module's docstring says how.
 
         `tried` are the backends that have failed it; `hope` says whether it may wait while none is up; `again`, that it
-        has waited before and comes first in its client's line. A ticket with a backend goes back with release(), one
-        that waits may leave() early. Raises queueing.Full.
+        has waited before and comes first in its client's line; a fingerprint in `alone`, that nothing may run
+        beside it. A ticket with a backend goes back with release(), one that waits may leave() early. Raises
+        queueing.Full.
         """
-        ticket = Ticket(wish, tried)
+        ticket = Ticket(wish, tried, alone)
         with self._lock:
+            if alone:
+                self._request_alone(ticket, hope, again)
+                return ticket
             able = self._able(ticket)  # 1
             open_ = self._open(able, wish)  # 2, 3
             up = any(each.vitals.up for each in able)
@@ -292,10 +247,14 @@ class Pool:
             if backend is None:
                 return
             backend.vitals.request_ends()
+            backend.guests -= 1
+            if backend.kept_for is ticket:
+                backend.kept_for = None
             if ticket.wish.works:
                 backend.in_flight -= 1
                 held = self.clock() - ticket.since
                 self._held = self._held * 0.9 + held * 0.1 if self._held else held
+            self._place_loners()
             self._hand_out(backend)
             self._remove_left()
 
@@ -305,7 +264,12 @@ class Pool:
             if not ticket.waiting:
                 return ticket.displaced
             ticket.waiting = False
-            self._queue.remove(ticket.wish.who, ticket)
+            if ticket.alone:
+                self._loners.remove(ticket)
+                self._keep_no_more(ticket)
+                self._place_loners()
+            else:
+                self._queue.remove(ticket.wish.who, ticket)
             return True
 
     def stranded(self, ticket: Ticket) -> float:
@@ -324,7 +288,7 @@ class Pool:
 
     def queued(self) -> int:
         """Return how many requests wait in the queue."""
-        return len(self._queue)
+        return len(self._queue) + len(self._loners)
 
     # ---- what requests tell of backends
 
@@ -343,6 +307,7 @@ class Pool:
         with self._lock:
             self._count_failure(backend, why, lost)
             if lost:
+                self._place_loners()
                 backend.next_probe = 0.0
                 self._probe_due.notify_all()
 
@@ -422,6 +387,7 @@ class Pool:
                 backend.life, backend.prompt = None, False
                 if backend.vitals.seen:  # else it is just being started, or its URL is wrong: /status says why
                     log.warning("🔴 %s is down: %s", backend.url, report.why)
+            self._place_loners()
             self._hand_out(backend)
             self._probe_due.notify_all()
             return backend.vitals.up and not was_up
@@ -452,6 +418,8 @@ class Pool:
             if report.told:
                 backend.set_models(report.models)
             backend.life = report.life if report.life is not None else backend.life or object()
+        elif report.wedged:
+            vitals.wedged(now, report.why)
         elif report.not_ready:
             vitals.not_ready(now, report.why)
         elif report.timed_out and backend.in_flight and now - backend.heard < live:
@@ -479,6 +447,7 @@ class Pool:
             backend.spec = spec
             backend.slots = spec.slots or backend.slots
             backend.leaving, backend.draining = False, draining
+            self._place_loners()
             self._hand_out(backend)
             return backend
 
@@ -498,6 +467,7 @@ class Pool:
                 if each.url == url:
                     each.draining = True
                     each.leaving = remove
+                    self._place_loners()
                     self._remove_left()
                     return True
             return False
@@ -524,7 +494,7 @@ class Pool:
             return list(self._backends)
 
     def _remove_left(self) -> None:
-        self._backends = [each for each in self._backends if not (each.leaving and not each.in_flight)]
+        self._backends = [each for each in self._backends if not (each.leaving and not each.guests)]
 
     # ---- the whole
 
@@ -580,7 +550,7 @@ class Pool:
         loaded = [each for each in candidates if each.has_loaded(wish.model)]
         idle = [each for each in candidates if not each.in_flight]
         for choice in (loaded, idle) if loaded else (idle, candidates):  # 3
-            free = [each for each in choice if each.free or not wish.works]
+            free = [each for each in choice if each.free or not (wish.works or each.kept_for)]
             if free:
                 return free
         return []
@@ -588,7 +558,9 @@ class Pool:
     def _give(self, ticket: Ticket, candidates: Sequence[Backend]) -> None:
         backend = ticket.backend = self.policy.choose(candidates, ticket.wish)
         ticket.since = self.clock()
+        ticket.life = backend.life
         backend.requests += 1
+        backend.guests += 1
         backend.vitals.request_starts()
         if ticket.wish.works:
             backend.in_flight += 1
@@ -612,3 +584,60 @@ class Pool:
             ticket.waiting = False
             self._give(ticket, [backend])
             ticket.decided.set()
+
+    # ---- those that must run alone
+
+    def _request_alone(self, ticket: Ticket, hope: bool, again: bool) -> None:
+        """Give a ticket an idle backend that others keep away from, or let it wait for one. Raises Full."""
+        able = self._able(ticket)
+        if not able and hope:
+            ticket.tried.clear()
+            able = self._able(ticket)
+        if not hope and not any(each.vitals.up for each in able):
+            return
+        ticket.decided, ticket.waiting = threading.Event(), True
+        self._loners.append(ticket)
+        self._place_loners()
+        if ticket.waiting and not again and len(self._loners) > self._queue.size:
+            self._loners.remove(ticket)
+            self._keep_no_more(ticket)
+            raise Full()
+
+    def _place_loners(self) -> None:
+        """Keep a backend for each that waits to run alone, as far as there are enough; give it, where it is idle."""
+        for ticket in list(self._loners):
+            backend = self._keep_for(ticket)
+            if backend and not backend.guests:
+                self._loners.remove(ticket)
+                ticket.waiting = False
+                self._give(ticket, [backend])
+                ticket.decided.set()
+
+    def _keep_for(self, ticket: Ticket) -> Optional[Backend]:
+        """Return the backend that is kept for a ticket from now on, or None where it must wait for one."""
+        now = self.clock()
+        up = [each for each in self._able(ticket) if each.vitals.up and each.kept_for in (None, ticket)]
+        able = [each for each in up if not each.vitals.out(now)] or up
+        best = min(able, key=_readiness(ticket), default=None) if self._may_keep(ticket) else None
+        if best is None or best.kept_for is None:
+            self._keep_no_more(ticket)
+        if best:
+            best.kept_for = ticket
+        return best
+
+    def _may_keep(self, ticket: Ticket) -> bool:
+        """Whether a backend may be kept for a ticket: enough are left to the others, and no equal one runs."""
+        kept = [each.kept_for.alone for each in self._backends if each.kept_for not in (None, ticket)]
+        return ticket.alone not in kept and len(kept) < max(1, sum(each.vitals.up for each in self._backends) // 2)
+
+    def _keep_no_more(self, ticket: Ticket) -> None:
+        for backend in self._backends:
+            if backend.kept_for is ticket:
+                backend.kept_for = None
+                self._hand_out(backend)
+
+
+def _readiness(ticket: Ticket) -> Callable[[Backend], Any]:
+    """Return a key that sorts backends by how soon a ticket could run alone there: an idle one, one kept already, …"""
+    model = ticket.wish.model
+    return lambda each: (each.guests > 0, each.kept_for is None, not each.has_loaded(model), each.guests)

@@ -19,7 +19,7 @@ class FairQueue:
     """At most `size` items, in a line for each client."""
 
     def __init__(self, size: int):
-        self._size = size
+        self.size = size
         self._length = 0
         self._lines: "OrderedDict[str, Deque[Any]]" = OrderedDict()  # the next line to be served stands first
 
@@ -28,7 +28,7 @@ class FairQueue:
 
     def push(self, who: str, item: Any, first: bool = False) -> Optional[Any]:
         """Put an item at the end of its client's line, or first; return the one that had to make room. Raises Full."""
-        displaced = self._make_room(who) if self._length >= self._size else None
+        displaced = self._make_room(who) if self._length >= self.size else None
         line = self._lines.setdefault(who, deque())
         if first:
             line.appendleft(item)

@@ -1,7 +1,7 @@
 """A backend that makes itself known to a balancer, and keeps saying that it is there.
 
     reachable_url(balancer_url, port)                  where the balancer finds this machine
-    Registrar(balancer_url, own_url, key).start() ── POST /admin/backends {"url", "ttl"} every `interval` seconds
+    Registrar(balancer_url, own_url, key).start() ── POST /admin/backends {"url", "ttl", "key"} every `interval` seconds
                                           .stop() ── DELETE /admin/backends: the balancer sends no more requests
 
 A balancer that is not there yet, or starts again, is told at the next beat.
@@ -10,6 +10,7 @@ A balancer that is not there yet, or starts again, is told at the next beat.
 import json
 import logging
 import socket
+from typing import Any, Dict
 from urllib.parse import quote, urlsplit
 
 from core.loops import Loop
@@ -33,14 +34,20 @@ def reachable_url(balancer_url: str, port: int, scheme: str = "http") -> str:
 
 
 class Registrar:
-    """Keeps one backend registered at one balancer; start() and stop() are called once each. `loop` is its thread."""
+    """Keeps one backend registered at one balancer; start() and stop() are called once each. `loop` is its thread.
 
-    def __init__(self, balancer_url: str, own_url: str, key: str, interval: float = 5.0):
+    `key` is the balancer's admin key, `own_key` an API key that the backend asks for, "" where it asks for none.
+    """
+
+    def __init__(self, balancer_url: str, own_url: str, key: str, interval: float = 5.0, own_key: str = ""):
         self._balancer_url = balancer_url.rstrip("/")
         self._own_url = own_url
         self._headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
         self._patience = max(1.0, interval)  # seconds for one call of the balancer
-        self._body = json.dumps({"url": own_url, "ttl": max(1.0, BEATS * interval)}).encode("ascii")
+        facts: Dict[str, Any] = {"url": own_url, "ttl": max(1.0, BEATS * interval)}
+        if own_key:
+            facts["key"] = own_key
+        self._body = json.dumps(facts).encode("ascii")
         self._client = Client()
         self._last = ""  # what the last beat has led to
         self.loop = Loop("registrar", interval, self._beat, step_seconds=2 * self._patience, log=log)

@@ -234,8 +234,9 @@ class RelaySettings:
         metavar="NAME=MODEL",
     )
     timeout: float = setting(
-        600.0, "seconds without a byte from a backend before 504", "limits", check=between(0.1, 86400, float)
-    )
+        600.0, "seconds without a byte from a backend, or a stream's data, before 504", "limits",
+        check=between(0.1, 86400, float),
+    )  # fmt: skip
     queue_size: int = setting(
         1024, "requests that may wait for a free slot; more get 429", "limits", check=between(0, 1 << 20)
     )

@@ -514,12 +514,19 @@ class _KeepAlive(urllib.request.BaseHandler):
     def http_open(self, request: Any) -> Answer:
         """Send a request on an idle connection, or, where that has gone stale, on a new one."""
         connection = self._take((request.type, request.host))
+        stale = ""
         if connection is not None:
             try:
                 return self._exchange(connection, request)
-            except _Stale:
-                pass  # closed by the server between two requests, as servers may
-        return self._exchange(self._connect(request), request)
+            except _Stale as error:  # closed by the server between two requests, as servers may
+                stale = str(error)
+        try:
+            connection = self._connect(request)
+        except Unreachable:
+            if stale:  # it took connections a moment ago: this request may be what has ended it
+                raise Broken(stale)
+            raise
+        return self._exchange(connection, request)
 
     https_open = http_open
 

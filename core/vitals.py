@@ -4,6 +4,7 @@
     up ────── FALL probes fail in a row ──> down          up ── it says itself that it is not ready ──> loading
     up ────── a request can't connect, or is broken off ──> suspect: not used, and probed at once
     suspect ─ one good probe ──> up;  FALL failed ones ──> down
+    any ───── it says itself that it is wedged ──> down
     down ──── RISE good probes in a row ──> up            loading ── one good probe ──> up
 
 Busy is not dead: a probe that times out while the backend's streams flow counts for nothing.
@@ -110,6 +111,12 @@ class Vitals:
         self._good_probes = self._bad_probes = 0
         self.why, self.seen = why, True
         self._leave(now, LOADING)
+
+    def wedged(self, now: float, why: str) -> None:
+        """It answered that it is stuck: it is down at once, and what waits there need not wait on."""
+        self._good_probes = 0
+        self.why, self.seen = why, True
+        self._leave(now, DOWN)
 
     def busy(self, why: str) -> None:
         """The probe timed out, but its streams flow."""

@@ -1,14 +1,16 @@
 """How a request waits for its backend: until bytes come, the client leaves, or the backend is found to be down.
 
-    Client.open(…, wait=Watch(pool, backend, request))
+    Client.open(…, wait=Watch(pool, backend, request, patience))
 
 It looks twice a second. While nothing comes, it doubts the backend, so that the health thread has a look at it; and it
-notices what the health thread has found out. Sending a large body waits in the same way as reading an answer.
+notices what the health thread has found out. Sending a large body waits in the same way as reading an answer. What
+was waited for a stream that only says that it is there adds up (core/keepalive.py).
 """
 
 from typing import Any
 
 from core.errors import HangUp
+from core.keepalive import Patience
 from core.pool import Backend, Pool
 from core.service import Request
 from core.upstream import Broken, room_to_send
@@ -17,29 +19,36 @@ from core.vitals import DOWN
 SLICE = 0.5  # seconds between two looks whether a backend that is silent is still there
 
 
+class GaveUp(Broken):
+    """The backend is down, as its probes have found out; the connection itself has not ended."""
+
+
 class Watch:
     """One request's way to wait for its backend; called as upstream.plain_wait is."""
 
-    def __init__(self, pool: Pool, backend: Backend, request: Request):
+    def __init__(self, pool: Pool, backend: Backend, request: Request, patience: Patience):
         self._pool = pool
         self._backend = backend
         self._request = request
+        self._patience = patience
 
     def __call__(self, sock: Any, timeout: float, sending: bool = False) -> bool:
-        """Wait for bytes of the backend, or for room to send; False after `timeout` seconds.
+        """Wait for bytes of the backend, or for room to send; False after `timeout` seconds, or when patience is out.
 
-        Raises HangUp the moment the client leaves, Broken where the backend is down.
+        Raises HangUp the moment the client leaves, GaveUp where the backend is down.
         """
         clock, backend = self._pool.clock, self._backend
-        deadline = clock() + timeout
+        began = clock()
+        deadline = began + (timeout if sending else min(timeout, self._patience.left))
         while not self._look(sock, min(SLICE, max(0.0, deadline - clock())), sending):
             if backend.vitals.state == DOWN:
-                raise Broken("it does not answer its probes any more")
+                raise GaveUp("it is down: %s" % backend.vitals.why)
             if clock() >= deadline:
                 return False
             self._pool.doubt(backend)
         if not sending:
             backend.heard = clock()
+            self._patience.waited(backend.heard - began)
         return True
 
     def _look(self, sock: Any, timeout: float, sending: bool) -> bool:

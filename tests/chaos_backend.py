@@ -1,5 +1,6 @@
 """A backend to be killed, stopped and slowed: chaos_backend.py PORT. Eight slots; SIGUSR1 makes it ten times slower, or
-as fast again. POST /plain takes up to 0.2 s, POST /stream sends 20 events, each with its number, /long a million."""
+as fast again. POST /plain takes up to 0.2 s, or `seconds`; POST /stream sends 20 events, each with its number, /long a
+million. A body that holds POISON ends the process, a stream's after five events."""
 
 import os
 import random
@@ -19,22 +20,31 @@ def wait(seconds):
 
 
 def plain(request):
-    wait(random.random() * 0.2)
-    return json_reply({"echo": request.json()["n"]})
+    body = request.json()
+    wait(body.get("seconds", random.random() * 0.2))
+    die_of(request)
+    return json_reply({"echo": body["n"], "pid": os.getpid()})
 
 
-def numbers(count=20):
+def numbers(request, count=20):
     for number in range(count):
         wait(0.02)
+        if number == 5:
+            die_of(request)
         yield {"n": number}
+
+
+def die_of(request):
+    if b"POISON" in request.body:
+        os._exit(1)
 
 
 def main():
     routes = [
         Route("GET", "/health", lambda request: json_reply({"status": "ok", "slots": 8, "pid": os.getpid()})),
         Route("POST", "/plain", plain),
-        Route("POST", "/stream", lambda request: event_stream(numbers())),
-        Route("POST", "/long", lambda request: event_stream(numbers(10**6))),
+        Route("POST", "/stream", lambda request: event_stream(numbers(request))),
+        Route("POST", "/long", lambda request: event_stream(numbers(request, 10**6))),
     ]
     signal.signal(signal.SIGUSR1, lambda *_: pace.reverse())
     pace.append(10.0)

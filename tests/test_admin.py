@@ -11,6 +11,7 @@ from conftest import PATIENCE, call, free_ports, no_such_name, wait_until
 
 from balancer import Balancer, Config
 from core import service
+from core.admin import is_admin_path
 from core.registration import Registrar, reachable_url
 from core.service import Route, Service, Stream, event_stream, json_reply
 from core.upstream import Client
@@ -172,6 +173,20 @@ def test_a_removed_backend_loses_no_stream(balancer, backends):
         ({"url": "gopher://x"}, "url"),
         ({"url": "http://x/path"}, "url"),
         ({"url": "http://user:word@x"}, "url"),
+        ({"url": "http://h:x"}, "url"),
+        ({"url": "http://:p@h"}, "url"),
+        ({"url": "http://h:0"}, "url"),
+        ({"url": "http://h:65536"}, "url"),
+        ({"url": "http://a b"}, "url"),
+        ({"url": "http://a\r\nX: y"}, "url"),
+        ({"url": "http://::1:80"}, "url"),
+        ({"url": "http://a..b"}, "url"),
+        pytest.param({"url": "x" * 5_000_000}, "url", id="5 MB"),
+        pytest.param({"url": "http://x", "y" * 5_000_000: 1}, "y" * 200, id="a field of 5 MB"),
+        ({"url": "http://x", "key": 7}, "key"),
+        ({"url": "http://x", "key": "sec ret"}, "key"),
+        ({"url": "http://x", "key": "boss"}, "key"),
+        ({"url": "http://x", "pass_key": 1}, "pass_key"),
         ({"url": "http://x", "slots": 0}, "slots"),
         ({"url": "http://x", "weight": -1}, "weight"),
         ({"url": "http://x", "drain": "yes"}, "drain"),
@@ -182,10 +197,74 @@ def test_a_removed_backend_loses_no_stream(balancer, backends):
 def test_what_is_wrong_with_a_backend_is_said(balancer, body, field):
     answer = admin(balancer, body)
     assert answer.status == 400 and answer.json["error"]["param"] == field
+    assert len(answer.body) < 1000 and b"sec ret" not in answer.body
     assert len(urls(balancer)) == 1
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/admin", "/admin/", "/admin/backends/", "//admin/backends", "/admin//backends", "/admin%2Fbackends", "/%61dmin",
+     "/%2561dmin/x", "/Admin/backends", "/ADMIN", "/admin/../admin/backends", "/admin/x", "/./admin", "/v1/../admin/x",
+     "/v1/..%2fadmin", "/v1/%2e%2e/admin", "/v1/%252e%252e/admin", "/..;/admin", "/v1/..;a=b/admin", "/admin;a=b/x",
+     "/\\admin", "/%5cadmin", "/x\\..\\admin", "/administration", "/admin?x=1", "/admin%3fx", "/admin%00", "/%20admin",
+     "/%09admin", "/x%2f..%2f..%2fadmin", "/admin/../v1", "/../../admin", "/%" + "25" * 20 + "61dmin", "*/../admin"],
+)  # fmt: skip
+def test_no_spelling_of_admin_reaches_a_backend(path):
+    assert is_admin_path(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/x", "/v1/admin", "/v1/chat/completions", "/x?/admin", "/x?y=/../admin", "/x/../y", "/ad/min",
+             "/v1/%61", "/api/show%20", "/models/admin/../..", "*"]
+)  # fmt: skip
+def test_other_paths_are_the_backends(path):
+    assert not is_admin_path(path)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "BREW"])
+def test_the_admin_key_is_shown_to_no_backend_whatever_the_path_looks_like(backends, method):
+    seen = []
+    routes = [Route("GET", "/health", lambda request: json_reply({"slots": 8}))]
+    nosy = Service(service.Config(), routes, fallback=lambda request: seen.append(request.target) or json_reply({}))
+    balancer = Balancer(Config(port=0, backend=(nosy.start().url + ",pass-key",), admin_key=("boss",))).start()
+    wait_until(lambda: balancer.status()["healthy_backends"] == 1)
+    del seen[:]
+    try:
+        for path in ("/admin", "/admin/backends/", "//admin/backends", "/v1/../admin/x", "/Admin%2fbackends"):
+            with socket.create_connection(("127.0.0.1", balancer.service.port)) as sock:
+                head = "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer boss\r\nContent-Length: 0\r\n\r\n"
+                sock.sendall((head % (method, path)).encode())
+                assert sock.recv(65536).startswith(b"HTTP/1.1 404 ")
+    finally:
+        balancer.stop(0)
+        nosy.drain(0)
+    assert not [path for path in seen if "dmin" in path]
+
+
+def test_a_backends_key_is_taken_as_it_stands_used_and_told_to_nobody(balancer):
+    keys = []
+    locked = Service(service.Config(api_key=("@its-own",)), [
+        Route("GET", "/health", lambda request: keys.append(request.headers.get("authorization")) or json_reply({}),
+              public=True),
+        Route("POST", "/x", lambda request: json_reply({"from": "locked"})),
+    ]).start()  # fmt: skip
+    try:
+        answer = admin(balancer, {"url": locked.url, "key": "@its-own"})
+        assert answer.status == 201 and b"its-own" not in answer.body + admin(balancer).body
+        wait_until(lambda: balancer.status()["healthy_backends"] == 2)
+        assert "locked" in {ask(balancer).json["from"] for _ in range(4)} and set(keys) == {"Bearer @its-own"}
+    finally:
+        locked.drain(0)
+
+
 # ---------------------------------------------------------------------------------------------- registration
+
+
+def test_a_backend_that_asks_for_a_key_registers_with_it(balancer, backends):
+    registrar = Registrar(balancer.url, backends[1].url, "boss", 0.1, own_key="its-own").start()
+    wait_until(lambda: len(urls(balancer)) == 2)
+    assert balancer.pool.find(backends[1].url).spec.key == "its-own"
+    registrar.stop()
 
 
 def test_a_backend_registers_itself_and_takes_itself_away(balancer, backends):

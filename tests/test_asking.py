@@ -16,7 +16,8 @@ def shared(first, second):
     return next((i for i, (one, other) in enumerate(pairs) if one != other), len(pairs))
 
 
-@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff{}", b'{"a":', b"nonsense", b"[" * 100000, b"{" * 100000])
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff{}", b'{"a":', b"nonsense", b"[" * 100000, b"{" * 100000,
+                                  b'{"a":' * 100000, b'{"a": %b}' % (b"[" * 100000)])  # fmt: skip
 def test_a_body_that_is_no_object_asks_for_nothing_in_particular(body):
     assert read_body(body) == {}
 
@@ -68,6 +69,16 @@ def test_the_same_prompt_for_another_model_shares_nothing():
 )
 def test_a_strange_body_has_few_beginnings_and_no_error(body):
     assert len(beginnings(body)) <= 1
+
+
+@pytest.mark.parametrize("depth", [20, 900, 990])
+@pytest.mark.parametrize("field", ["prompt", "tools", "system", "messages", "role", "content"])
+def test_a_prompt_that_is_nested_deeply_is_no_error(field, depth):
+    nested = "x"
+    for _ in range(depth):
+        nested = [{"text": [nested]}]
+    body = {"messages": [{field: nested}]} if field in ("role", "content") else {field: nested}
+    assert len(beginnings(body)) <= MOST_CHUNKS
 
 
 def test_a_huge_prompt_is_told_by_its_beginning_and_quickly():

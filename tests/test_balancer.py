@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from conftest import (
@@ -31,8 +32,8 @@ from conftest import (
 from balancer import Balancer, Config
 from core import access, service
 from core.errors import APIError
-from core.pool import backend_url
 from core.service import IDLE, Reply, Route, Service, Stream, event_stream, json_reply
+from core.specs import backend_url
 from core.upstream import Broken, Client
 from core.wire import readable
 
@@ -274,6 +275,18 @@ def test_row_6_a_stream_that_breaks_off_later_ends_with_an_error_event(made, fro
     assert not good.requests
 
 
+@pytest.mark.parametrize("begun", [b'data: {"n"', b"data: 1\n", b": pi", b"event: x\r\n"])
+def test_row_6_the_error_event_stands_apart_from_one_that_was_cut_in_the_middle(made, front, begun):
+    def cut(connection):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + b"%x\r\n%b\r\n" % (len(begun), begun))
+
+    answer = call(front(made(RawServer, cut)).url + "/generate", {})
+    assert answer.body.startswith(begun)
+    event = answer.body[len(begun) :].decode().split("\n\n")
+    assert event[0] == event[2] == "" and json.loads(event[1][len("data: ") :])["error"]["code"] == "backend_broke"
+
+
 def test_row_7_a_request_waits_for_a_backend_that_was_there_before(made, front):
     port = free_ports(1)
     only = made(StandIn, port=port)
@@ -327,6 +340,74 @@ def test_row_4_a_backend_that_falls_silent_is_found_out_and_the_request_goes_els
     assert call(balancer.url + "/generate", {}).json["from"] == good.url
     assert silent.is_set() and balancer.status()["backends"][0]["state"] == "down"
     released.set()
+
+
+def test_row_4_a_backend_that_says_it_is_wedged_loses_those_that_wait_there_and_nobody_calls_that_a_death(made, front):
+    wedged, released = threading.Event(), threading.Event()
+
+    def stuck(request):
+        wedged.set()
+        released.wait(PATIENCE)
+        return json_reply({})
+
+    def health(request):
+        state = {"slots": 4, "pid": 1}
+        if wedged.is_set():
+            return json_reply(dict(state, error={"message": "stuck", "code": "wedged"}), 503)
+        return json_reply(dict(state, status="ok"))
+
+    stopped, good = made(StandIn, stuck, health=health), made(StandIn)
+    balancer = front(stopped, good, health_interval=0.2)
+    assert call(balancer.url + "/generate", {}).json["from"] == good.url
+    assert len(stopped.requests) == 1
+    state = balancer.status()["backends"][0]
+    assert (state["state"], state["why"]) == ("down", "stuck")
+    assert "comeapi_deaths_total{" not in call(balancer.url + "/metrics").body.decode()
+    released.set()
+
+
+def stream_of(*pieces, pause=0.05, kind=b"text/event-stream"):
+    """Return what a RawServer does: it sends these pieces again and again."""
+
+    def send(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % kind)
+        try:
+            for _ in range(100):
+                for piece in pieces:
+                    connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    time.sleep(pause)
+        except OSError:
+            pass  # the balancer has had enough
+
+    return send
+
+
+@pytest.mark.parametrize(
+    "pieces", [(b": ping\n\n",), (b": pi", b"ng\n", b"\n"), (b'event: ping\ndata: {"type": "ping"}\n\n',)]
+)
+def test_row_5_a_stream_that_only_says_that_it_is_there_ends_as_too_slow(made, front, pieces):
+    answer = call(front(made(RawServer, stream_of(*pieces)), timeout=0.6).url + "/generate", {})
+    assert answer.body.startswith(b"".join(pieces))  # they are passed on
+    error = json.loads(answer.body.decode().split("\n\n")[-2][len("data: ") :])["error"]
+    assert (error["code"], error["type"]) == ("backend_slow", "timeout_error")
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        stream_of(b": ping\n\n", b": ping\n\n", b"data: {}\n\n", pause=0.2),
+        stream_of(b"\n", pause=0.2, kind=b"application/x-ndjson"),
+    ],
+)
+def test_row_5_a_stream_with_data_now_and_then_goes_on(made, front, send):
+    balancer = front(made(RawServer, send), timeout=1.2)
+    with socket.create_connection(("127.0.0.1", balancer.service.port)) as sock:
+        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        sock.settimeout(PATIENCE)
+        ends, received = time.monotonic() + 1.6, b""
+        while time.monotonic() < ends:
+            received += sock.recv(65536)
+    assert b"backend_slow" not in received
 
 
 # ------------------------------------------------------------------------------------------- the queue
@@ -454,7 +535,8 @@ def test_the_queue_is_fair_between_keys(made, front):
         return json_reply({})
 
     gate = Gate()
-    balancer = front(made(StandIn, behave, health=one_slot), api_key=("greedy", "modest"))
+    stand_in = made(StandIn, behave, health=one_slot)
+    balancer = front(stand_in.url + ",pass-key", api_key=("greedy", "modest"))
     first = post_in_background(balancer.url + "/x", {}, {"X-Api-Key": "greedy"})
     wait_until(lambda: gate.held == 1)
     waiting = [post_in_background(balancer.url + "/x", {}, {"X-Api-Key": "greedy"}) for _ in range(5)]
@@ -569,6 +651,29 @@ def test_a_body_that_names_no_model_goes_to_any_backend_as_it_is(made, front, bo
     assert call(front(made(StandIn, echo)).url + "/x", body).json == {"size": len(body)}
 
 
+@pytest.mark.parametrize(
+    "alias, body, status",
+    [
+        (False, '{"prompt": %s}' % ("[" * 900 + "]" * 900), 200),
+        (False, '{"messages": [{"role": %s}]}' % ("[" * 900 + "]" * 900), 200),
+        (False, '{"tools": %s1%s}' % ('{"a":' * 900, "}" * 900), 200),
+        (False, '{"prompt": 1e999}', 200),
+        (False, '{"prompt": %s}' % ("1" * 5000), 200),
+        (True, '{"prompt": 1e999, "model": "alias"}', 200),
+        (True, '{"prompt": "\\ud800", "model": "alias"}', 200),
+    ],
+)
+def test_a_strange_body_is_the_backends_to_refuse(made, front, alias, body, status):
+    balancer = front(made(StandIn), policy="prefix", alias=("alias=m.gguf",) if alias else ())
+    answer = call(balancer.url + "/generate", body.encode())
+    assert answer.status == status
+
+
+def test_a_models_name_of_5_mb_is_not_told_back(made, front):
+    answer = call(front(made(StandIn)).url + "/generate", {"model": "x" * 5_000_000})
+    assert answer.status == 404 and len(answer.body) < 1000
+
+
 def test_conversations_stay_with_the_backend_that_holds_their_cache(made, front):
     backends = [made(StandIn) for _ in range(4)]
     balancer = front(*backends, policy="prefix")
@@ -599,7 +704,7 @@ def test_the_request_and_the_answer_pass_through_unchanged(made, front):
     assert answer.status == 201 and answer.headers["X-Special"] == "ü"
     seen = answer.json
     assert (seen["method"], seen["target"], seen["body"]) == ("PUT", "/v1/some/path?q=%20x&q=2", "あ{")
-    assert seen["headers"]["authorization"] == "Bearer k" and seen["headers"]["x-mine"] == "1"
+    assert "authorization" not in seen["headers"] and seen["headers"]["x-mine"] == "1"
     assert seen["headers"]["x-forwarded-for"] == "127.0.0.1"
     assert seen["headers"]["x-request-id"] == answer.headers["X-Request-Id"]
     assert answer.headers["X-ComeAPI-Backend"]
@@ -751,6 +856,74 @@ def test_keys_guard_everything_but_health(made, front):
     assert call(balancer.url + "/x", headers={"X-Api-Key": "secret"}).status == 200
 
 
+@pytest.mark.parametrize(
+    "options, settings, seen, probed",
+    [
+        ("", {}, {}, ""),
+        ("", {"backend_key": "ours"}, {"authorization": "Bearer ours"}, "Bearer ours"),
+        (",key=its", {"backend_key": "ours"}, {"authorization": "Bearer its"}, "Bearer its"),
+        (",pass-key", {}, {"authorization": "Bearer client", "x-api-key": "client", "api-key": "client"}, ""),
+        (",pass-key,key=its", {}, {"authorization": "Bearer client", "x-api-key": "client", "api-key": "client"},
+         "Bearer its"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_backend_is_shown_the_key_that_it_is_meant_to_see_and_no_other(
+    made, front, options, settings, seen, probed, checked
+):
+    shown, probes = [], []
+
+    def behave(request):
+        shown.append({name: text for name, text in request.headers.items() if "key" in name or "auth" in name})
+        return json_reply({})
+
+    def health(request):
+        probes.append(request.headers.get("authorization", ""))
+        return json_reply({"slots": 4})
+
+    stand_in = made(StandIn, behave, health=health)
+    balancer = front(stand_in.url + options, api_key=("client",) if checked else (), **settings)
+    client = {"Authorization": "Bearer client", "X-Api-Key": "client", "api-key": "client", "Proxy-Authorization": "x"}
+    assert call(balancer.url + "/x", {}, client).status == 200
+    assert shown[-1] == seen and set(probes) == {probed}
+    told = json.dumps(balancer.status()) + repr(balancer.pool.everyone()[0].spec)
+    assert "ours" not in told and "its" not in told
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"api_key": ("a", "same"), "admin_key": ("same",)},
+        {"admin_key": ("same",), "backend_key": "same"},
+        {"admin_key": ("same",), "backend": ("http://x,key=same",)},
+        {"backend_key": "日本"},
+    ],
+)
+def test_one_key_opens_one_door(start, settings):
+    with pytest.raises(ValueError):
+        Balancer(Config(**settings))
+    arguments = []
+    for name, value in settings.items():
+        for text in (value,) if isinstance(value, str) else value:
+            arguments += ["--" + name.replace("_", "-"), text]
+    balancer = start("balancer.py", "--port", 0, *arguments)
+    assert balancer.end() == 2 and len(balancer.errors) == 1 and "same" not in balancer.errors[0]
+
+
+def test_the_backends_key_may_stand_in_a_file_and_is_never_shown(start, made, tmp_path):
+    keys = []
+    stand_in = made(StandIn, health=lambda request: keys.append(request.headers.get("authorization")) or json_reply({}))
+    (tmp_path / "key").write_text("hidden-key\n")
+    balancer = start("balancer.py", "--child", "--port", 0, "--backend", stand_in.url,
+                     COMEAPI_BACKEND_KEY="@%s" % (tmp_path / "key"), COMEAPI_ADMIN_KEY="boss")  # fmt: skip
+    url = balancer.wait_for_event("listening")["url"]
+    balancer.wait_for_event("up")
+    assert keys[0] == "Bearer hidden-key"
+    pages = [call(url + path, headers={"X-Api-Key": "boss"}).body.decode() for path in ("/", "/status", "/metrics")]
+    pages.append(call(url + "/admin/backends", headers={"X-Api-Key": "boss"}).body.decode())
+    assert not [page for page in pages if "hidden-key" in page] and stand_in.url in pages[-1]
+
+
 # ------------------------------------------------------------------------------------------- cancellation
 
 
@@ -850,8 +1023,9 @@ def test_one_file_holds_the_whole_balancer(tmp_path, made):
     shutil.rmtree(str(app))
     program = [sys.executable, archive, "--child", "--port", "0", "--backend", made(StandIn).url]
     with subprocess.Popen(program, cwd=str(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        url = json.loads(process.stdout.readline().decode())["url"]
-        assert b'"up"' in process.stdout.readline()
+        said = (json.loads(line.decode()) for line in process.stdout)
+        url = next(each["url"] for each in said if each["event"] == "listening")
+        assert next(each for each in said if each["event"] == "up")
         assert call(url + "/generate", {}).status == 200
         process.stdin.close()
         assert process.wait(PATIENCE) == 0

@@ -5,7 +5,7 @@ from typing import Tuple
 import pytest
 
 from core import options
-from core.service import between, setting
+from core.service import between, check_key, setting
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Settings:
     port: int = setting(9000, "port to listen on", "network", check=between(0, 65535))
     api_key: Tuple[str, ...] = setting((), "a key", "access", many=True, secret=True, metavar="KEY")
     backend: Tuple[str, ...] = setting((), "a backend; repeatable", "network", many=True, metavar="URL")
+    admin_key: str = setting("", "one key", "access", secret=True, check=check_key, metavar="KEY")
     step_target: float = setting(0.25, "seconds a step may take", "engine", check=between(0.01, 60, float))
     slots: int = setting(4, "100 % of the requests at once", "engine", flags=("--parallel", "-np"), check=between(1, 9))
     note: str = setting("", "anything", "engine")
@@ -211,6 +212,18 @@ def test_a_missing_key_file_ends_the_program_with_one_line_that_names_it(refused
 
 def test_a_key_file_that_is_not_text_ends_the_program(refused, key_file):
     assert "keys" in refused("--api-key", key_file("\xff\xfe", "latin-1"))
+
+
+def test_a_file_is_read_wherever_a_key_is_taken_and_its_first_is_the_one(key_file):
+    name = key_file("# ours\nfirst\nsecond\n")
+    assert parse("--admin-key", name).admin_key == parse(admin_key=name).admin_key == "first"
+    assert parse("--admin-key", "first").admin_key == "first"
+    assert parse(admin_key="").admin_key == ""
+
+
+def test_a_single_keys_file_must_be_there(refused, tmp_path):
+    path = str(tmp_path / "none")
+    assert path in refused("--admin-key", "@" + path) and path in refused(admin_key="@" + path)
 
 
 def test_an_at_sign_means_a_file_only_for_secrets():

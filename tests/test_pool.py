@@ -7,8 +7,9 @@ from conftest import in_parallel
 
 from core.asking import Wish
 from core.policies import LeastBusy, RoundRobin
-from core.pool import Pool, Report, Spec, backend_url, make_spec, parse_spec
+from core.pool import Pool, Report
 from core.queueing import Full
+from core.specs import Spec, backend_url, make_spec, parse_spec
 
 
 class Clock:
@@ -490,6 +491,122 @@ def test_a_source_replaces_only_what_it_has_brought():
     assert [each["url"] for each in pool.describe()] == ["http://b0"]
 
 
+# ---------------------------------------------------------------------------------------------- running alone
+
+
+def loner(pool, mark=b"a", **how):
+    return take(pool, alone=mark, **how)
+
+
+def test_who_must_run_alone_gets_an_idle_backend_that_others_keep_away_from():
+    pool = pool_of(2)
+    take(pool)  # at b0
+    alone = loner(pool)
+    assert alone.backend.url == "http://b1" and alone.decided.is_set()
+    assert names(pool, 3) == "000"
+    assert take(pool, Wish(works=False)).backend.url == "http://b0"
+    pool.release(alone)
+    assert names(pool, 1) == "1"
+
+
+def test_without_an_idle_backend_one_is_kept_until_its_last_request_has_ended():
+    pool = pool_of(2)
+    first, second, third = take(pool), take(pool), take(pool)  # at b0, b1, b0
+    alone = loner(pool)
+    assert alone.waiting and pool.queued() == 1
+    assert names(pool, 2) == "00"  # b1 has fewer to end
+    pool.release(second)
+    assert alone.backend.url == "http://b1" and alone.decided.is_set() and not pool.queued()
+    assert [each["in_flight"] for each in pool.describe()] == [4, 1] and first.backend is third.backend
+
+
+def test_another_that_becomes_idle_first_is_taken_instead():
+    pool = pool_of(2)
+    first, second = take(pool), take(pool)
+    alone = loner(pool)  # b0 is kept
+    pool.release(second)
+    assert alone.backend.url == "http://b1"
+    pool.release(first)
+    assert names(pool, 1) == "0"
+
+
+def test_a_look_up_keeps_a_backend_from_being_idle():
+    pool = pool_of(1)
+    look_up = take(pool, Wish(works=False))
+    alone = loner(pool)
+    assert alone.waiting
+    pool.release(look_up)
+    assert alone.backend
+
+
+def test_those_that_must_run_alone_come_one_after_another_and_leave_half_of_the_backends_to_others():
+    pool = pool_of(4)
+    alone = [loner(pool, b"%d" % n) for n in range(3)]
+    assert [bool(each.backend) for each in alone] == [True, True, False]
+    assert take(pool).backend not in (alone[0].backend, alone[1].backend)
+    pool.release(alone[0])
+    assert alone[2].backend
+
+
+def test_equal_ones_never_run_at_the_same_time():
+    pool = pool_of(4)
+    first, second, other = loner(pool, b"a"), loner(pool, b"a"), loner(pool, b"b")
+    assert first.backend and other.backend and second.waiting
+    pool.release(first)
+    assert second.backend
+
+
+def test_those_in_the_queue_get_what_is_kept_no_more():
+    pool = pool_of(1, slots=2)
+    running = take(pool)
+    alone, waiting = loner(pool), take(pool)
+    assert alone.waiting and waiting.waiting  # though a slot is free
+    assert pool.leave(alone) and waiting.backend and not alone.waiting
+    pool.release(running)
+
+
+def test_a_kept_backend_that_falls_is_kept_no_more():
+    pool = pool_of(2, slots=2)
+    at_b0, at_b1 = take(pool), take(pool)
+    alone = loner(pool)
+    pool.failed(at_b0.backend, "reset")
+    pool.release(at_b0)
+    assert alone.waiting
+    pool.release(at_b1)
+    assert alone.backend.url == "http://b1"
+
+
+def test_with_all_down_who_must_run_alone_waits_for_the_first_that_is_up_again():
+    pool = pool_of(1)
+    backend = pool.everyone()[0]
+    fall(pool, backend)
+    alone = loner(pool)
+    assert alone.waiting and not loner(pool, b"b", hope=False).waiting
+    for _ in range(2):
+        pool.probed(backend, well(), 30)
+    assert alone.backend is backend
+
+
+def test_the_queues_size_holds_for_those_that_must_run_alone_but_not_for_who_was_here_before():
+    pool = pool_of(1, queue_size=1)
+    take(pool)
+    loner(pool, b"a")
+    with pytest.raises(Full):
+        loner(pool, b"b")
+    assert loner(pool, b"c", again=True).waiting and pool.queued() == 2
+
+
+def test_a_backend_that_says_it_is_wedged_is_down_at_once_and_comes_back_after_two_good_probes():
+    pool = pool_of(1)
+    (backend,) = pool.everyone()
+    pool.probed(backend, Report(False, "stuck", not_ready=True, wedged=True), 30)
+    assert backend.vitals.state == "down" and backend.vitals.why == "stuck"
+    pool.probed(backend, well(), 30)
+    assert not backend.vitals.up
+    pool.probed(backend, well(), 30)
+    assert backend.vitals.up
+
+
 # ------------------------------------------------------------------------------------------- as options name it
 
 
@@ -497,17 +614,26 @@ def test_a_backend_is_named_by_its_url_its_slots_and_its_weight():
     assert parse_spec("gpu1:8080") == Spec("http://gpu1:8080")
     assert parse_spec("https://gpu2:8080/,slots=8,weight=2.5") == Spec("https://gpu2:8080", 8, 2.5)
     assert parse_spec("http://[::1]:80;slots=8") == Spec("http://[::1]:80", 8)
-    for text in ("http://gpu1:8080", "https://gpu2:8080,slots=8", "http://gpu2:8080,slots=8,weight=2.5"):
-        assert str(parse_spec(text)) == text
 
 
 @pytest.mark.parametrize(
     "text", ["http://x,slots=0", "http://x,slots=two", "http://x,weight=0", "http://x,weight=nan", "http://x,speed=9",
-             "http://x,slots", "slots=8", "http://user@x"]
+             "http://x,slots", "slots=8", "http://user@x", "http://x,key=", "http://x,key=@/no/such/file",
+             "http://x,key=sec ret", "http://x,key=sec\nret", "http://x,key=secrét", "http://x,pass-key=no",
+             "http://x,key=sec,ret"]
 )  # fmt: skip
-def test_a_backend_with_wrong_slots_or_weight_is_refused(text):
-    with pytest.raises(ValueError):
+def test_a_backend_with_wrong_options_is_refused_and_its_key_is_not_told(text):
+    with pytest.raises(ValueError) as caught:
         parse_spec(text)
+    assert "sec" not in str(caught.value)
+
+
+def test_a_backends_key_is_given_as_it_is_or_in_a_file_and_is_not_shown(tmp_path):
+    (tmp_path / "key").write_text("# its key\nsecret\n")
+    for text in ("http://x,key=secret,slots=2", "http://x;key=@%s;slots=2" % (tmp_path / "key")):
+        spec = parse_spec(text)
+        assert spec == Spec("http://x", 2, key="secret") and "secret" not in repr(spec)
+    assert parse_spec("http://x,pass-key").pass_key and not parse_spec("http://x").pass_key
 
 
 @pytest.mark.parametrize("value", [True and {}, [], "8x"])
@@ -516,7 +642,32 @@ def test_a_spec_of_unchecked_values_is_checked(value):
         make_spec("http://x", slots=value)
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x/path", "http://x?y", "://", "file:///etc/passwd"])
-def test_a_backend_that_is_no_url_is_refused(url):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    "text, url",
+    [
+        ("HTTP://gpu1:08080/", "http://gpu1:8080"),
+        ("https://gpu_1.example.org.", "https://gpu_1.example.org."),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("http://[0:0::0001]", "http://[::1]"),
+        ("http://münchen.example:1", "http://xn--mnchen-3ya.example:1"),
+    ],
+)
+def test_a_backends_url_has_one_form(text, url):
+    assert backend_url(text) == backend_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x", "http://", "http://x/path", "http://x?y", "://", "file:///etc/passwd", "http://h:x", "http://:p@h",
+     "http://:80", "http://u@h", "http://u:p@h", "http://h:0", "http://h:65536", "http://h:99999999", "http://h:",
+     "http://h:-1", "http://h:+1", "http://h:8²", "http://h:٨", "http://a b", "http://a\tb", "http://a\nb",
+     "http://a\0b", "http://a\x7fb", " http://a", "http://a ", "http://::1:80", "http://[::1", "http://[::g]",
+     "http://[]", "http://]", "http://a..b", "http://.a", "http://" + "a" * 64, "http://" + "a." * 127 + "a",
+     "http://\ud800", "http://a\u3002\u3002b", "http://" + "é" * 64, "http://a%41", "http://a\\b", "http://a#b",
+     "http://a?", "http://a=b", "http://a,b", "http://a|b", "http:///x", "http:x", "//a//b", "",
+     pytest.param("x" * 5_000_000, id="5 MB"), pytest.param("http://h:" + "1" * 5_000_000, id="5 MB of a port")]
+)  # fmt: skip
+def test_a_backend_that_is_no_url_is_refused_in_few_words(url):
+    with pytest.raises(ValueError) as caught:
         backend_url(url)
+    assert len(str(caught.value)) < 300
