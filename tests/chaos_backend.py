@@ -48,7 +48,7 @@ def main():
     ]
     signal.signal(signal.SIGUSR1, lambda *_: pace.reverse())
     pace.append(10.0)
-    Service(Config(port=int(sys.argv[1])), routes).start()
+    Service(Config(port=int(sys.argv[1]), max_body=16 << 20), routes).start()
     while True:
         signal.pause()
 

@@ -21,7 +21,7 @@ class Cluster:
         ports = [free_ports(1), free_ports(1)]
         self.processes = [start("tests/chaos_backend.py", port) for port in ports]
         urls = tuple("http://127.0.0.1:%d" % port for port in ports)
-        self.balancer = Balancer(Config(port=0, backend=urls)).start()
+        self.balancer = Balancer(Config(port=0, backend=urls, max_body=16 << 20)).start()
         wait_until(lambda: self.balancer.status()["healthy_backends"] == 2)
 
     def state(self, number):
