@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import fields
-from core.bounds import PROMPTS, TOKENS
+from core.bounds import PROMPTS
 from core.chat import ChatAsk, Endpoints, template_of
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job, Prompt
