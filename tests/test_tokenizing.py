@@ -14,7 +14,7 @@ from core.errors import APIError
 from core.llama import Model
 from core.models import inspect
 from core.settings import EngineSettings
-from core.tokenizing import PIECE, Closed, Cutter, Readers
+from core.tokenizing import PIECE, Closed, Cutter, LongTexts, Readers
 
 WORDS = (
     "the The don't it's I'LL 1 23 456 7890 . , ... !! ? ( ) / // ' \" 。 、 次の 漢字 かな カナ é ñandú e\u0301 😀 abc XYZ "
@@ -113,6 +113,19 @@ def test_a_place_that_no_token_reaches_across_is_found_in_a_text_without_words()
     assert all(piece.endswith("b") or piece.startswith("a") for piece in cutter.pieces(text))
     cut = list(cutter.pieces("b" * (PIECE - 2) + "<ca>" + "b" * PIECE))
     assert any("<ca>" in piece for piece in cut), "a special token's text is in one piece"
+
+
+def test_a_blank_that_a_vocabulary_writes_before_texts_is_not_written_before_pieces():
+    blank, text = ord("\u2581"), "ab" * PIECE
+
+    def native(text, add_special, parse_special):
+        return [blank] + list(map(ord, text))
+
+    tokens = ["<0x01>", "<0x02>", "a\1b"]  # so \1 is no guard: a token holds it
+    long_texts = LongTexts(native, "llama", tokens, [], [1], [2])
+    assert long_texts.tokenize(text, True, True, 10**6, lambda: None) == [1] + native(text, False, True) + [2]
+    unguarded = LongTexts(native, "llama", ["a"], [], [], [])
+    assert unguarded.tokenize(text, True, True, 10**6, lambda: None) == native(text, True, True), "taken whole"
 
 
 def test_what_is_read_is_closed_when_its_last_reader_has_left():
