@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from core import fields
 from core.chat import ChatAsk, Conversation, Endpoints, Message, arguments_of, read, steps
 from core.errors import APIError, json_type
-from core.jobs import Finished, Job
+from core.jobs import UNLIMITED, Finished, Job
 from core.openai_api import DEFAULTS
 from core.sampling import read_sampling
 from core.service import IDLE, Request, Route, event, event_stream, json_reply
@@ -251,7 +251,7 @@ class AnthropicEndpoints(Endpoints):
     def count_tokens(self, request: Request) -> Any:
         """POST /v1/messages/count_tokens: how many tokens the model would read."""
         conversation = self._conversation(read_messages_body(request.json(), limited=False))
-        tokens = self._runner.engine.vocabulary().prompt_tokens(conversation.prompt) or []
+        tokens = self._runner.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or []
         return json_reply({"input_tokens": len(tokens)})
 
     def _events(self, id: str, job: Job, conversation: Conversation) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from typing import Sequence as Many
 
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job, Piece
+from core.markers import markers_of, text_of
 from core.models import ModelFile
 from core.runner import Answer, Runner
 from core.sampling import Sampling
@@ -57,7 +58,8 @@ def template_of(source: str, bos: str, eos: str) -> ChatTemplate:
 class Conversation:
     """A request against one model. Raises APIError 400 for what can't be honoured.
 
-    `template` takes the place of the model's own. `prompt` is the text that the model continues.
+    `template` takes the place of the model's own. `prompt` is what the model continues; what a client wrote is plain in
+    it where it holds special tokens (core/markers.py).
     """
 
     def __init__(self, ask: ChatAsk, model: ModelFile, template: str = ""):
@@ -68,8 +70,11 @@ class Conversation:
         self._names = [tool["function"]["name"] for tool in wanted.tools] if wanted else []
         self._syntax = syntax_of(renderer.source)
         self._calls: Optional[Syntax] = self._syntax if wanted else None
-        self.prompt = renderer.render(ask.messages, wanted.tools if wanted else None, ask.template_options)
-        thinking = self.prompt.rstrip().endswith(THINKING)
+        tools = wanted.tools if wanted else None
+        self.prompt = markers_of(model.controls, model.stubborn).prompt(
+            lambda change: renderer.render(ask.messages, tools, ask.template_options, change=change)
+        )
+        thinking = text_of(self.prompt).rstrip().endswith(THINKING)
         self.grammar = _grammar(ask, self._syntax, wanted, thinking)
         self._thinking = thinking and (wanted is not None or not self.grammar)
 

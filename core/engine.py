@@ -6,9 +6,9 @@
                                                         step = plan → llama_decode → sample → emit
     HTTP threads <── job.events ────────────┘
 
-Only the engine's thread touches a Context or a Sampler. A Model's vocabulary may be read by any thread while the
-model's lock is held. Every request has one queue on which its events come, and everything else is handed over through
-the inbox: nothing here waits for a lock while it computes. llama_decode releases the GIL: HTTP threads run meanwhile.
+Only the engine's thread touches a Context or a Sampler. A Model's vocabulary may be read by any thread. Every request
+has one queue on which its events come, and everything else is handed over through the inbox: nothing here waits for a
+lock while it computes. llama_decode releases the GIL: HTTP threads run meanwhile.
 """
 
 import collections
@@ -140,7 +140,7 @@ class Engine:
         model, context = self._model, self._context
         if model and context and model.file.path == job.model.path:
             # Here, not in the engine's thread, where a long prompt would stall every stream.
-            tokens = model.prompt_tokens(job.prompt, job.suffix)
+            tokens = model.prompt_tokens(job.prompt, job.suffix, _room(job, context))
             if tokens is not None:  # None: unloaded just now; it will be loaded again
                 sequence.tokens = _fitting(job, tokens, context)
         self._inbox.put(sequence)
@@ -366,7 +366,8 @@ class Engine:
             does = "gives embeddings, not text" if self._model.file.embeds else "gives text, not embeddings"
             raise APIError(400, "%s %s." % (self._model.file.name, does), "model_unsuitable", "model")
         if not sequence.tokens:  # its model was not loaded when it came
-            sequence.tokens = _fitting(job, self._model.prompt_tokens(job.prompt, job.suffix) or [], self._context)
+            tokens = self._model.prompt_tokens(job.prompt, job.suffix, _room(job, self._context))
+            sequence.tokens = _fitting(job, tokens or [], self._context)
         job.mark("admitted")
         job.prompt_tokens = len(sequence.tokens)
         if job.embed:
@@ -607,6 +608,11 @@ class Engine:
         with_error = [message for message in _drained(self._inbox) if isinstance(message, Sequence)]
         for sequence in self._everyone() + with_error:
             self._end(sequence, error)
+
+
+def _room(job: Job, context: Context) -> int:
+    """Return how many tokens a prompt may have."""
+    return context.n_batch if job.embed else context.n_ctx - 1
 
 
 def _fitting(job: Job, tokens: List[int], context: Context) -> List[int]:

@@ -18,8 +18,17 @@ from core.models import ModelFile
 from core.sampling import RANDOM_SEED, Sampling
 from core.text import TextOut
 
-# A text, or token ids, or both in turns; texts may hold the model's special tokens.
-Prompt = Union[str, Tuple[Union[int, str], ...]]
+
+@dataclass(frozen=True)
+class Plain:
+    """A part of a prompt in which the model's special tokens are text like any other."""
+
+    text: str
+
+
+# A text, or token ids, texts and plain texts in turns. Texts that are not plain may hold the model's special tokens.
+Part = Union[int, str, Plain]
+Prompt = Union[str, Tuple[Part, ...]]
 
 UNLIMITED = 1 << 31  # max_tokens: until the model ends or the context is full
 

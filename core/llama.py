@@ -15,20 +15,21 @@ import ctypes
 import logging
 import math
 import os
-import threading
-from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Tuple
 from typing import Sequence as Many
 
 import llama_cpp
 import numpy
 
+from core.bounds import TOKENS
 from core.errors import APIError
-from core.jobs import Prompt
+from core.jobs import Part, Plain, Prompt
 from core.machine import cores
 from core.models import ModelFile
 from core.sampling import Sampling
 from core.scheduler import Chunk, Sequence
 from core.settings import EngineSettings, split_lora
+from core.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
 
 log = logging.getLogger("comeapi.llama")
 
@@ -110,7 +111,7 @@ class Model:
 
     def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
         self.file = file
-        self._lock = threading.Lock()  # guards _pointer against being freed while a thread reads the vocabulary
+        self._readers = Readers()  # guards _pointer against being freed while threads read the vocabulary
         native_log = _start_llama(settings.verbose)
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
@@ -131,6 +132,7 @@ class Model:
         self.plain_cells = not recurrent and not windowed  # whether a slot's cells are one per token, and stay
         self.forgets_partly = not recurrent  # whether a sequence's last cells can be freed without the others
         self._enders: Optional[List[int]] = None
+        self._long_texts: Optional[LongTexts] = None
         if llama_cpp.llama_model_has_encoder(self._pointer) or not llama_cpp.llama_model_has_decoder(self._pointer):
             self.close()
             raise APIError(500, "%s does not generate text." % file.name, "model_unsuitable", "model_name")
@@ -150,41 +152,57 @@ class Model:
         """The llama_model, for the engine's thread."""
         return self._pointer
 
-    def prompt_tokens(self, prompt: Prompt, suffix: Optional[str] = None) -> Optional[List[int]]:
+    def prompt_tokens(self, prompt: Prompt, suffix: Optional[str], most: int) -> Optional[List[int]]:
         """Return a prompt's tokens, those that the model wants at the beginning included; with a suffix, of the gap.
 
-        None if the model has been unloaded. Raises APIError 400 for a token that the model does not have, and where it
-        is no model that fills gaps.
+        None if the model has been unloaded. Raises APIError 400 for a token that the model does not have, where it is
+        no model that fills gaps, and, as soon as that is certain, for more tokens than `most`.
         """
-        with self._lock:
-            if not self._pointer:
-                return None
-            if suffix is not None:
-                return self._gap(prompt, suffix)
-            tokens = self._mixed((prompt,) if isinstance(prompt, str) else prompt)
-            return tokens[1:] if self._begins_twice(tokens) else tokens
+        try:
+            with self._readers:
+                room = most + 1  # for a first token that is there twice
+                tokens = self._mixed(_parts(prompt), room) if suffix is None else self._gap(prompt, suffix, room)
+                return tokens[1:] if self._begins_twice(tokens) else tokens
+        except Closed:
+            return None
+        except TooLong as problem:
+            raise self._too_long(problem.least, most)
+
+    def _too_long(self, least: int, most: int) -> APIError:
+        message = "The prompt has at least %d tokens; the context holds %d, the answer included." % (least, most + 1)
+        if self.file.embeds:
+            message = "The text has at least %d tokens; an embedding takes at most %d." % (least, most)
+        return APIError(400, message, "context_length_exceeded", "input" if self.file.embeds else "prompt")
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
-        """Return a text's tokens (llama_tokenize). Raises APIError 503 if the model has been unloaded."""
-        with self._lock:
-            self._check_loaded()
-            return self._tokenize(text, add_special, parse_special)
+        """Return a text's tokens (llama_tokenize). Raises APIError 400 above a bound, 503 if it has been unloaded."""
+        try:
+            with self._readers:
+                return self._tokenize(text, add_special, parse_special, TOKENS.most)
+        except Closed:
+            raise _unloaded()
+        except TooLong:
+            raise APIError(400, "'content' may hold at most %d tokens." % TOKENS.most, "invalid_value", "content")
 
     def detokenize(self, tokens: Many[int]) -> bytes:
         """Return tokens' bytes, special ones' too. Raises APIError 400 for an unknown one, 503 if it is unloaded."""
-        with self._lock:
-            self._check_loaded()
-            return b"".join(self.piece(self._known(token), True) for token in tokens)
+        try:
+            with self._readers:
+                return b"".join(self.piece(self._known(token), True) for token in tokens)
+        except Closed:
+            raise _unloaded()
 
-    def _check_loaded(self) -> None:
-        if not self._pointer:
-            raise APIError(503, "The model has just been unloaded.", "not_ready", headers=[("Retry-After", "1")])
-
-    def _mixed(self, parts: Many[Union[int, str]]) -> List[int]:
+    def _mixed(self, parts: Many[Part], most: int, add_special: bool = True) -> List[int]:
         """Return the tokens of texts and token ids in turns; a first text gets what the model wants before it."""
         tokens: List[int] = []
         for index, part in enumerate(parts):
-            tokens += self._tokenize(part, index == 0, True) if isinstance(part, str) else [self._known(part)]
+            if isinstance(part, int):
+                tokens.append(self._known(part))
+            else:
+                text, plain = (part.text, True) if isinstance(part, Plain) else (part, False)
+                tokens += self._tokenize(text, add_special and index == 0, not plain, most - len(tokens))
+            if len(tokens) > most and index + 1 < len(parts):
+                raise TooLong(len(tokens))
         return tokens
 
     def _begins_twice(self, tokens: List[int]) -> bool:
@@ -192,15 +210,16 @@ class Model:
         adds = llama_cpp.llama_vocab_get_add_bos(self.vocab)
         return bool(adds) and tokens[:2] == [llama_cpp.llama_vocab_bos(self.vocab)] * 2
 
-    def _gap(self, prefix: Prompt, suffix: str) -> List[int]:
+    def _gap(self, prefix: Prompt, suffix: str, most: int) -> List[int]:
         """Return the tokens that ask a model to fill the gap between two texts (llama_vocab_fim_pre, _suf, _mid)."""
         marks = [getattr(llama_cpp, "llama_vocab_fim_" + name)(self.vocab) for name in ("pre", "suf", "mid")]
         if min(marks) < 0:
             message = "%s can't fill a gap: it has no tokens for that." % self.file.name
             raise APIError(400, message, "no_infill", "suffix")
-        before = self._tokenize(prefix, False, True) if isinstance(prefix, str) else self._mixed(prefix)
+        before = self._mixed(_parts(prefix), most, add_special=False)
+        after = self._tokenize(suffix, False, True, most - len(before))
         begin = [llama_cpp.llama_vocab_bos(self.vocab)] if llama_cpp.llama_vocab_get_add_bos(self.vocab) else []
-        return begin + [marks[0]] + before + [marks[1]] + self._tokenize(suffix, False, True) + [marks[2]]
+        return begin + [marks[0]] + before + [marks[1]] + after + [marks[2]]
 
     def _known(self, token: int) -> int:
         if not 0 <= token < self.vocabulary:
@@ -208,9 +227,18 @@ class Model:
             raise APIError(400, message, "invalid_value", "prompt")
         return token
 
-    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool, most: int) -> List[int]:
+        """Return a text's tokens, of a long one piece by piece. Raises TooLong above `most` of a long one, Closed."""
+        if len(text) <= PIECE:
+            return self.native_tokens(text, add_special, parse_special)
+        if self._long_texts is None:  # two threads may both make it: the same
+            self._long_texts = _long_texts(self)
+        return self._long_texts.tokenize(text, add_special, parse_special, most, self._readers.check)
+
+    def native_tokens(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
+        """Return a text's tokens (llama_tokenize, which releases the GIL)."""
         data = text.encode("utf-8", "replace")
-        size = len(data) // 2 + 16
+        size = len(data) + 16
         while True:
             tokens = (ctypes.c_int32 * size)()
             count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, add_special, parse_special)
@@ -220,7 +248,7 @@ class Model:
 
     def markers(self, texts: Many[str]) -> FrozenSet[int]:
         """Return the tokens of those texts that are one token."""
-        every = [self._tokenize(text, False, True) for text in texts]
+        every = [self.native_tokens(text, False, True) for text in texts]
         return frozenset(tokens[0] for tokens in every if len(tokens) == 1)
 
     def piece(self, token: int, special: bool = False) -> bytes:
@@ -244,11 +272,41 @@ class Model:
         return self._enders
 
     def close(self) -> None:
-        """Free the model."""
-        with self._lock:
-            if self._pointer:
-                llama_cpp.llama_model_free(self._pointer)
-                self._pointer = None
+        """Free the model, once nobody reads its vocabulary any more; readers stop at their next piece."""
+        left = self._readers.close(_READERS_LEAVE)
+        if self._pointer and left:
+            llama_cpp.llama_model_free(self._pointer)
+        elif self._pointer:
+            log.error("%s stays in memory: a text is still being tokenized", self.file.name)
+        self._pointer = None
+
+
+_READERS_LEAVE = 10.0  # seconds; a piece takes milliseconds, a whole megabyte of a vocabulary without pieces a second
+
+
+def _parts(prompt: Prompt) -> Many[Part]:
+    return (prompt,) if isinstance(prompt, str) else prompt
+
+
+def _unloaded() -> APIError:
+    return APIError(503, "The model has just been unloaded.", "not_ready", headers=[("Retry-After", "1")])
+
+
+def _long_texts(model: Model) -> LongTexts:
+    """Return what tokenizes long texts; it reads the vocabulary, which takes 0.5 s for 150,000 tokens."""
+    vocab, every = model.vocab, range(model.vocabulary)
+    texts = [llama_cpp.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in every]
+    specials = [texts[token] for token in every if llama_cpp.llama_vocab_get_attr(vocab, token) & _SPECIAL]
+    kind = ctypes.create_string_buffer(64)
+    llama_cpp.llama_model_meta_val_str(model.pointer, b"tokenizer.ggml.model", kind, len(kind))
+    begin = [llama_cpp.llama_vocab_bos(vocab)] if llama_cpp.llama_vocab_get_add_bos(vocab) else []
+    end = [llama_cpp.llama_vocab_eos(vocab)] if llama_cpp.llama_vocab_get_add_eos(vocab) else []
+    return LongTexts(model.native_tokens, kind.value.decode("ascii", "replace"), texts, specials, begin, end)
+
+
+_SPECIAL = (  # tokens whose texts are looked for before anything else
+    llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+)
 
 
 # ------------------------------------------------------------------------------------------------- context

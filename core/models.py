@@ -10,7 +10,7 @@ import re
 import struct
 import threading
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from core.errors import APIError
 
@@ -30,7 +30,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _EMBEDDERS = {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
               "eurobert", "gemma-embedding"}  # fmt: skip
 _POOLING = {1, 2, 3}
-_STRING, _ARRAY = 8, 9
+_UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 _KEPT_ARRAY = 4096  # elements; longer arrays (vocabularies) are skipped
 _MAX_NAME = 1 << 20
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
@@ -61,6 +61,8 @@ class ModelFile:
     chat_template: str = ""  # Jinja
     bos: str = ""  # the text of the token that begins a text, and of the one that ends it
     eos: str = ""
+    controls: Tuple[str, ...] = ()  # the texts of the special tokens that llama.cpp reads from a prompt where told to,
+    stubborn: Tuple[str, ...] = ()  # and of those among them, and others, that it reads from any text
     modified: float = 0.0  # when the file was written, in seconds since 1970
     problem: str = ""  # why it can't be used, if it can't
 
@@ -202,7 +204,7 @@ def _other_parts(path: str) -> List[str]:
 class _Header:
     values: Dict[str, Any]
     tensors: List[Tuple[int, int]]  # (type, elements)
-    texts: Dict[str, str]  # of the tokens that begin and end a text
+    vocabulary: "_Vocabulary"
 
 
 def _read_header(file: Any, size: int) -> _Header:
@@ -225,12 +227,11 @@ def _parse(cursor: "_Cursor", size: int) -> _Header:
     if tensor_count + value_count > size:
         raise BadModel("its header claims more entries than the file has bytes")
     values: Dict[str, Any] = {}
-    vocabulary = 0
+    places: Dict[str, int] = {}
     for _ in range(value_count):
         key = cursor.string()
         kind = cursor.scalar("I")
-        if key == "tokenizer.ggml.tokens":
-            vocabulary = cursor.at
+        places[key] = cursor.at
         values[key] = cursor.value(kind)
     tensors, end = [], 0
     for _ in range(tensor_count):
@@ -244,16 +245,60 @@ def _parse(cursor: "_Cursor", size: int) -> _Header:
     needed = -(-cursor.at // alignment) * alignment + end
     if size < needed:
         raise BadModel("it is cut short: %d of %d bytes are there" % (size, needed))
-    texts = {name: _token_text(cursor, vocabulary, values, name) for name in ("bos", "eos")}
-    return _Header(values, tensors, texts)
+    return _Header(values, tensors, _Vocabulary(cursor, places, values))
 
 
-def _token_text(cursor: "_Cursor", vocabulary: int, values: Dict[str, Any], name: str) -> str:
-    """Return the text of a token that the header names by its number, "" where it names none."""
-    number, count = values.get("tokenizer.ggml.%s_token_id" % name), values.get("tokenizer.ggml.tokens")
-    if not isinstance(number, int) or not isinstance(count, int) or not 0 <= number < count:
-        return ""
-    return cursor.element(vocabulary, number)
+class _Vocabulary:
+    """The tokens' texts and types."""
+
+    UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # types
+
+    def __init__(self, cursor: "_Cursor", places: Dict[str, int], values: Dict[str, Any]):
+        self._values = values
+        self._texts = cursor.array(places.get("tokenizer.ggml.tokens"), _STRING)
+        self._types = cursor.array(places.get("tokenizer.ggml.token_type"), _UINT32, _INT32)
+
+    def token(self, name: str) -> str:
+        """Return the text of a token that the header names by its number, "" where it names none."""
+        number = self._values.get("tokenizer.ggml.%s_token_id" % name)
+        if not isinstance(number, int) or not 0 <= number < len(self._texts):
+            return ""
+        return self._texts[number].decode("utf-8", "replace")
+
+    def controls(self) -> Tuple[str, ...]:
+        """Return the texts of control tokens, of unknown ones, and of those that llama.cpp knows by their names."""
+        found = self._of(self.UNKNOWN, self.CONTROL) + [text for text in self._texts if text in _CONTROL_NAMES]
+        return _decoded(found)
+
+    def stubborn(self) -> Tuple[str, ...]:
+        """Return the texts of tokens that look like a role's, but that llama.cpp reads from any text."""
+        found = [text for text in self._of(self.USER_DEFINED) if _ROLE.fullmatch(text)]
+        return _decoded(found + [text for text in self._texts if text in _USER_NAMES])
+
+    def _of(self, *types: int) -> List[bytes]:
+        return [text for text, type in zip(self._texts, self._types) if type in types]
+
+
+def _decoded(texts: List[bytes]) -> Tuple[str, ...]:
+    return tuple(dict.fromkeys(text.decode("utf-8", "replace") for text in texts))
+
+
+_ROLE = re.compile("(<\\|.+\\|>)|(<｜.+｜>)".encode("utf-8"))
+# Tokens of any type that llama.cpp makes control tokens, or user-defined ones, when it finds their texts
+# (llama-vocab.cpp, "auto-detect special tokens by text", "maintain a list of tokens that cause end-of-generation").
+_CONTROL_NAMES = frozenset(
+    (
+        "<|eot_id|> <|im_end|> <|end|> <end_of_turn> <|endoftext|> <|end_of_text|> <EOT> _<EOT> [EOT] [EOS] <eos> "
+        "<｜end▁of▁sentence｜> <end_of_utterance> <|eom_id|> <|return|> <|call|> <|flush|> <|calls|> </s> <turn|> "
+        "<|tool_response> [e~[ <|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> "
+        "<|prefix|> <|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|> "
+        "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|> <|fim_pad|> "
+        "<fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>"
+    )
+    .encode("utf-8")
+    .split(b" ")
+)
+_USER_NAMES = frozenset(b"<|channel|> <|message|> <|start|> <|constrain|> <|end|>".split())
 
 
 class _Cursor:
@@ -288,12 +333,17 @@ class _Cursor:
             elements *= self.scalar("Q")
         return self.scalar("I"), elements, self.scalar("Q")
 
-    def element(self, at: int, index: int) -> str:
-        """Return one text of the array of texts whose value begins at `at`."""
-        self.at = at + struct.calcsize("<IQ")
-        for _ in range(index):
-            self._bytes(self.scalar("Q"), keep=False)
-        return self.string()
+    def array(self, at: Optional[int], *wanted: int) -> Sequence[Any]:
+        """Return the array whose value begins at `at`, however long, texts as bytes; nothing if of another type."""
+        if at is None:
+            return ()
+        self.at = at
+        kind, count = self.scalar("I"), self.scalar("Q")
+        if kind not in wanted:
+            return ()
+        if kind == _STRING:
+            return [self._bytes(self.scalar("Q")) for _ in range(count)]
+        return struct.unpack_from("<%d%s" % (count, _SCALARS[kind]), self._data, self.at)
 
     def _array(self, kind: int, count: int) -> Any:
         """Return a short array; pass over a long one and return its length."""
@@ -329,8 +379,10 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
         chat_template=str(values.get("tokenizer.chat_template", "")),
-        bos=header.texts["bos"],
-        eos=header.texts["eos"],
+        bos=header.vocabulary.token("bos"),
+        eos=header.vocabulary.token("eos"),
+        controls=header.vocabulary.controls(),
+        stubborn=header.vocabulary.stubborn(),
         embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
     )
     problem = "" if architecture else "its header names no architecture"

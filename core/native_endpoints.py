@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import fields
-from core.bounds import PROMPTS, TOKENS
+from core.bounds import PROMPTS
 from core.chat import ChatAsk, Endpoints, template_of
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job, Prompt
+from core.markers import text_of
 from core.openai_api import DEFAULTS, read_schema
 from core.runner import Answer
 from core.sampling import RANDOM_SEED, Sampling, read_sampling
@@ -205,7 +206,7 @@ class NativeEndpoints(Endpoints):
         options = fields.mapping(body, "chat_template_kwargs") or {}
         name = fields.text(body, "model", None)
         ask = ChatAsk(read_messages(body), name, tools=read_tools(body), template_options=options)
-        return json_reply({"prompt": self._conversation(ask).prompt})
+        return json_reply({"prompt": text_of(self._conversation(ask).prompt)})
 
     def props(self, request: Request) -> Any:
         """GET /props: what the server would do."""

@@ -33,6 +33,8 @@ import jinja2.sandbox
 from core import fields
 from core.bounds import CALLS, MESSAGES
 from core.errors import APIError, json_type
+from core.jsonbody import read_json
+from core.markers import Change, change_all
 from core.toolcalls import END_THINK, HERMES, THINK
 
 Message = Dict[str, Any]
@@ -207,12 +209,14 @@ class ChatTemplate:
         tools: Optional[List[Dict[str, Any]]] = None,
         options: Optional[Dict[str, Any]] = None,
         now: Optional[datetime.datetime] = None,
+        change: Change = str,
     ) -> str:
         """Return the prompt for the assistant's next answer to `messages`, as read_messages() has them.
 
         A last message of the assistant that calls no tool is continued: the prompt ends with it. `tools` are offered
         to the model; `options` are further variables for the template (chat_template_kwargs); `now` is for templates
-        that tell the date. Raises APIError 400 where the template refuses the messages or can't deal with them.
+        that tell the date. `change` is applied to every text of a client's, as the template is given it (see
+        core/markers.py). Raises APIError 400 where the template refuses the messages or can't deal with them.
         """
         for name in options or ():
             if name in _RESERVED:
@@ -221,11 +225,12 @@ class ChatTemplate:
         messages, last = _split_continued(messages)
         messages = self._adapt(messages, tools)
         try:
-            prompt = self._run(messages, tools, options or {}, now or datetime.datetime.now())
+            given = [change_all(value, change) for value in (messages, tools, options or {})]
+            prompt = self._run(*given, now or datetime.datetime.now())
         except Exception as error:  # a template may fail in as many ways as any program, RecursionError included
             what = str(error) or type(error).__name__
             raise APIError(400, "The chat template can't take these messages: %s" % what, "template_error", "messages")
-        return prompt + self._continuation(prompt, last) if last else prompt
+        return prompt + self._continuation(prompt, change_all(last, change)) if last else prompt
 
     def _adapt(self, messages: List[Message], tools: Optional[List[Dict[str, Any]]]) -> List[Message]:
         """Return the messages as the template wants them; there are three cases."""
@@ -337,11 +342,9 @@ class _Manner(NamedTuple):
 def _as_object(text: str) -> Any:
     """Return arguments as an object; as they are where they are none (a model may have written anything)."""
     try:
-        value = json.loads(text or "{}")
-        _to_json(value).encode("utf-8")  # an escaped half of a surrogate pair has no bytes to be tokenized
-    except (ValueError, RecursionError):
+        return read_json((text or "{}").encode("utf-8"))
+    except (APIError, UnicodeEncodeError):
         return text
-    return value if isinstance(value, dict) else text
 
 
 _PROBE_SYSTEM = {"role": "system", "content": "probe-system"}

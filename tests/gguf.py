@@ -4,6 +4,7 @@ A random model talks nonsense, but depends on every token before, and has the de
 shapes of its tensors are llama.cpp's (src/models/mamba.cpp, jamba.cpp, gemma2.cpp).
 """
 
+import collections
 import os
 import struct
 
@@ -88,13 +89,69 @@ def write_windowed(path):
     return _write(path, "gemma2", values, tensors)
 
 
-def _sizes(architecture, layers):
+def write_byte_pairs(path, pre, text, merges=400, specials=("<|im_start|>", "<|im_end|>")):
+    """Write a model with a byte-pair vocabulary, which has merged the pairs of bytes that are most frequent in a text.
+
+    `pre` names the regular expression by which llama.cpp divides texts into words. Pairs are merged across words, too.
+    """
+    merged, tokens = _merges(text, merges), [_byte_letter(byte) for byte in range(256)]
+    tokens += [left + right for left, right in merged] + list(specials)
+    values = _sizes("llama", layers=1, vocabulary=len(tokens))
+    values["llama.rope.dimension_count"] = WIDTH // HEADS
+    tensors = dict(_ends(len(tokens)))
+    tensors.update(_attention(0))
+    tensors.update(_feed_forward(0))
+    tensors["blk.0.ffn_norm.weight"] = _ones(WIDTH)
+    tokenizer = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [_NORMAL] * (len(tokens) - len(specials)) + [_CONTROL] * len(specials),
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in merged],
+        "tokenizer.ggml.eos_token_id": len(tokens) - 1,
+        "tokenizer.ggml.bos_token_id": len(tokens) - 2,
+    }
+    return _write(path, "llama", values, tensors, [_value(*each) for each in tokenizer.items()])
+
+
+_NORMAL, _CONTROL = 1, 3  # types of tokens
+
+
+def _byte_letter(byte):
+    """Return the letter by which GPT-2's vocabulary writes a byte."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return chr(byte if byte in printed else 0x100 + sum(each not in printed for each in range(byte)))
+
+
+def _merges(text, count):
+    """Return the pairs that a byte-pair vocabulary of a text merges, the first one first."""
+    symbols, found = [_byte_letter(byte) for byte in text.encode("utf-8")], []
+    while len(found) < count:
+        pair, times = collections.Counter(zip(symbols, symbols[1:])).most_common(1)[0]
+        if times < 2:
+            break
+        found.append(pair)
+        symbols = _replaced(symbols, pair)
+    return found
+
+
+def _replaced(symbols, pair):
+    out = []
+    for symbol in symbols:
+        if out and (out[-1], symbol) == pair:
+            out[-1] += symbol
+        else:
+            out.append(symbol)
+    return out
+
+
+def _sizes(architecture, layers, vocabulary=VOCABULARY):
     names = {
         "context_length": CONTEXT,
         "embedding_length": WIDTH,
         "block_count": layers,
         "feed_forward_length": HIDDEN,
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
         "attention.head_count": HEADS,
         "attention.head_count_kv": HEADS,
         "attention.key_length": WIDTH // HEADS,
@@ -121,8 +178,8 @@ def _matrix(columns, rows, scale=1.0):
     return lambda rng: rng.standard_normal((rows, columns)) * scale / columns**0.5
 
 
-def _ends():
-    embeddings = _matrix(WIDTH, VOCABULARY, _FAINT * WIDTH**0.5)
+def _ends(vocabulary=VOCABULARY):
+    embeddings = _matrix(WIDTH, vocabulary, _FAINT * WIDTH**0.5)
     return {"token_embd.weight": embeddings, "output_norm.weight": _ones(WIDTH)}
 
 
@@ -161,12 +218,13 @@ def _of_layer(layer, tensors):
 # -------------------------------------------------------------------------------------------- the file format
 
 
-def _write(path, architecture, values, tensors):
-    """Write a GGUF file of F32 tensors, the same each time, with the demo model's tokenizer."""
+def _write(path, architecture, values, tensors, tokenizer=None):
+    """Write a GGUF file of F32 tensors, the same each time, with the demo model's tokenizer or the one given."""
     rng = numpy.random.default_rng(SEED)
     arrays = {name: numpy.asarray(make(rng), numpy.float32) for name, make in tensors.items()}
     arrays = {name: array[:, 0] if array.shape[1:] == (1,) else array for name, array in arrays.items()}
-    values = [_value("general.architecture", architecture)] + [_value(*each) for each in values.items()] + _tokenizer()
+    values = [_value("general.architecture", architecture)] + [_value(*each) for each in values.items()]
+    values += tokenizer or _tokenizer()
     described, offset = b"", 0
     for name, array in arrays.items():
         described += _text(name) + struct.pack("<I%dQ" % array.ndim, array.ndim, *reversed(array.shape))
@@ -208,15 +266,18 @@ def _after(data, at, kind):
 
 
 def _value(key, value):
-    """Return a key with its value: a text, a whole number, a fraction or a list of whole numbers."""
+    """Return a key with its value: a text, a whole number, a fraction, or a list of texts or of whole numbers."""
     if isinstance(value, str):
         return _text(key) + struct.pack("<I", _STRING) + _text(value)
     if isinstance(value, float):
         return _text(key) + struct.pack("<If", _FLOAT32, value)
+    if isinstance(value, list) and isinstance(value[0], str):
+        return _text(key) + struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_text, value))
     if isinstance(value, list):
         return _text(key) + struct.pack("<IIQ%di" % len(value), _ARRAY, _INT32, len(value), *value)
     return _text(key) + struct.pack("<II", _UINT32, value)
 
 
 def _text(text):
-    return struct.pack("<Q", len(text)) + text.encode("ascii")
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data

@@ -1,4 +1,4 @@
-"""No small body asks for more than one backend holds: what is beyond a bound gets 400 that names it, in each dialect."""
+"""No small body asks for more than a backend holds: in each dialect, more than a bound gets a 400 that names it."""
 
 import time
 

@@ -233,7 +233,7 @@ def test_requests_that_arrive_together_evaluate_their_common_beginning_once():
     try:
         common = "The old owl told a long story about the sea. " * 60
         jobs = [Job(DEMO, common + tail, max_tokens=6, sampling=GREEDY) for tail in "abcdefgh"]
-        size = len(engine._model.prompt_tokens(common))
+        size = len(engine._model.prompt_tokens(common, None, 1000))
         for job in jobs:
             engine.submit(job)
         ends = [result(job)[2] for job in jobs]
