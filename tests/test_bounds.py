@@ -1,4 +1,4 @@
-"""No small body asks for more than a backend holds: in each dialect, more than a bound gets a 400 that names it."""
+"""No small body asks for more than a backend holds: in each dialect, what is above a bound gets a 400 that names it."""
 
 import time
 
