@@ -51,8 +51,8 @@ def test_a_story_is_told_in_whole_sentences_and_ends(backend):
 
 
 def test_a_stream_gives_the_same_answer_piece_by_piece(backend):
-    whole = generate(backend, max_tokens=40, temperature=0).json
-    streamed = generate(backend, max_tokens=40, temperature=0, stream=True)
+    whole = generate(backend, max_tokens=40, temperature=0, cache_prompt=False).json
+    streamed = generate(backend, max_tokens=40, temperature=0, cache_prompt=False, stream=True)
     assert streamed.headers["Content-Type"] == "text/event-stream"
     assert "".join(event["response"] for event in streamed.events) == whole["response"]
     assert [event["done"] for event in streamed.events] == [False] * (len(streamed.events) - 1) + [True]

@@ -214,7 +214,8 @@ def test_a_last_message_of_the_assistants_is_continued(system, chat):
     headers = {"Authorization": "Bearer secret"}
     begun = HELLO + [{"role": "assistant", "content": "I am"}]
     prompts = [
-        call(system.url + "/apply-template", {"messages": each}, headers).json["prompt"] for each in (HELLO, begun)
+        call(system.url + "/apply-template", {"model": "demo", "messages": each}, headers).json["prompt"]
+        for each in (HELLO, begun)
     ]
     assert prompts[1] == prompts[0] + "I am"
     assert chat(begun)[0].message.content
@@ -290,7 +291,7 @@ def test_a_tools_result_goes_back_through_the_template(chat):
 
 def test_what_a_template_makes_of_tools_can_be_seen(system):
     headers = {"Authorization": "Bearer secret"}
-    body = {"messages": HELLO, "tools": [WEATHER]}
+    body = {"model": "demo", "messages": HELLO, "tools": [WEATHER]}
     assert "get_weather" in call(system.url + "/apply-template", body, headers).json["prompt"]
 
 
