@@ -19,7 +19,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Union
 
 from core.errors import APIError
 from core.jobs import Embedded, Job, Piece
@@ -139,10 +139,12 @@ class Engine:
         sequence = Sequence(job, job.model.path, reuse=job.cache_prompt and not job.embed)
         model, context = self._model, self._context
         if model and context and model.file.path == job.model.path:
-            # Here, not in the engine's thread, where a long prompt would stall every stream.
+            # Here, not in the engine's thread, where a long prompt or a large grammar would stall every stream.
             tokens = model.prompt_tokens(job.prompt, job.suffix)
             if tokens is not None:  # None: unloaded just now; it will be loaded again
                 sequence.tokens = _fitting(job, tokens, context)
+                if not job.embed:
+                    job.sampler = Sampler.make(model, job.sampling, job.seed, context.n_ctx)
         self._inbox.put(sequence)
 
     def cancel(self, job: Job) -> None:
@@ -314,7 +316,7 @@ class Engine:
             self._context.forget(0)
             self.slowest_batch = (time.monotonic() - started) * self._context.n_batch / SELF_TEST_TOKENS
             return self._passed(status)
-        sampler = Sampler(self._model, Sampling(temperature=0), 0)
+        sampler = Sampler(self._model, Sampling(temperature=0), 0, self._context.n_ctx)
         for chunk in (Chunk(sequence, 0, SELF_TEST_TOKENS - 1), Chunk(sequence, SELF_TEST_TOKENS - 1, 1)):
             started = time.monotonic()
             status, rows = self._context.decode([chunk])
@@ -372,7 +374,9 @@ class Engine:
         if job.embed:
             return
         job.shown = self._model.markers(job.markers)
-        job.sampler = Sampler(self._model, job.sampling, job.seed)
+        if not job.sampler or job.sampler.model is not self._model:
+            self._close_sampler(job)
+            job.sampler = Sampler.make(self._model, job.sampling, job.seed, self._context.n_ctx)
         if job.sampling.penalizes:
             job.sampler.remember(sequence.tokens)
 
@@ -472,18 +476,25 @@ class Engine:
             for (sequence, row), token in zip(rows.items(), tokens):
                 self._take_tokens(sequence, row, token)
 
-    def _choose(self, rows: Dict[Sequence, int]) -> List[int]:
+    def _choose(self, rows: Dict[Sequence, int]) -> List["Choice"]:
         """Choose each sequence's next token; side by side, since over a large vocabulary that takes a while."""
         if len(rows) < 2 or self._model.vocabulary < LARGE_VOCABULARY:
-            return [sequence.job.sampler.sample(self._context, row) for sequence, row in rows.items()]
+            return [self._sample(sequence, row) for sequence, row in rows.items()]
         self._context.settle()
-        return list(self._samplers.map(lambda item: item[0].job.sampler.sample(self._context, item[1]), rows.items()))
+        return list(self._samplers.map(self._sample, rows.keys(), rows.values()))
 
-    def _take_tokens(self, sequence: Sequence, row: int, token: int) -> None:
+    def _sample(self, sequence: Sequence, row: int) -> "Choice":
+        """Choose a sequence's next token; for the threads that do so side by side, too."""
+        try:
+            return sequence.job.sampler.sample(self._context, row)
+        except APIError as error:
+            return error
+
+    def _take_tokens(self, sequence: Sequence, row: int, token: "Choice") -> None:
         """Add a sequence's chosen token, and one more for each guess that the choice confirms."""
         drafts, sequence.drafts = sequence.drafts, []
         for offset in range(len(drafts) + 1):
-            token = sequence.job.sampler.sample(self._context, row + offset) if offset else token
+            token = self._sample(sequence, row + offset) if offset else token
             self._extend(sequence, token, row + offset)
             ended = sequence.job.sampler is None
             if ended or offset == len(drafts) or token != drafts[offset]:
@@ -534,13 +545,15 @@ class Engine:
         self.counts["steps"] += 1
         self.counts["prompt_tokens"] += rows - streams
 
-    def _extend(self, sequence: Sequence, token: int, row: int) -> None:
+    def _extend(self, sequence: Sequence, token: "Choice", row: int) -> None:
         """Add a token chosen from a row to a sequence, tell its reader, and end it where it is over."""
         job = sequence.job
         if not job.generated:
             job.mark("first")
         if not job.max_tokens:
             return self._finish(sequence, "length")
+        if not isinstance(token, int):
+            return self._end_without(sequence, token)
         job.generated += 1
         self.counts["generated_tokens"] += 1
         if self._model.ends(token):
@@ -553,6 +566,15 @@ class Engine:
             self._finish(sequence, "stop")
         elif job.generated >= job.max_tokens or len(sequence.tokens) >= self._context.n_ctx:
             self._finish(sequence, "length")
+
+    def _end_without(self, sequence: Sequence, error: Optional[APIError]) -> None:
+        """End a sequence that has no next token: by an error, or because the request leaves none."""
+        if error:
+            self._end(sequence, error)
+        elif sequence.job.generated:
+            self._finish(sequence, "stop")
+        else:
+            self._end(sequence, _no_candidates(sequence.job.sampling))
 
     def _probabilities(self, token: int, row: int, most: int) -> List[Dict[str, Any]]:
         """Return a token's probability and the likeliest ones', before any sampler, as llama-server shows them."""
@@ -577,12 +599,16 @@ class Engine:
         if self._siding and self._siding.sequence is sequence:
             self._siding.abandon()
         self._scheduler.release(sequence)
-        if sequence.job.sampler:
-            sequence.job.sampler.close()
-            sequence.job.sampler = None
+        self._close_sampler(sequence.job)
         self.counts["cancelled" if last_event is None else "ended"] += 1
         if last_event is not None:
             sequence.job.events.put(last_event)
+
+    @staticmethod
+    def _close_sampler(job: Job) -> None:
+        if job.sampler:
+            job.sampler.close()
+            job.sampler = None
 
     def _step_failed(self, status: int, chunks: List[Chunk]) -> None:
         """Fail what was in a step that broke, and go on in a new context: nobody knows what the old one holds.
@@ -607,6 +633,17 @@ class Engine:
         with_error = [message for message in _drained(self._inbox) if isinstance(message, Sequence)]
         for sequence in self._everyone() + with_error:
             self._end(sequence, error)
+
+
+Choice = Union[int, APIError, None]  # the token that was chosen; why none could be; None where the request leaves none
+
+
+def _no_candidates(sampling: Sampling) -> APIError:
+    names = {"grammar": sampling.grammar, "logit_bias": sampling.logit_bias, "ignore_eos": sampling.ignore_eos}
+    given = ["'%s'" % name for name, value in names.items() if value]
+    message = "The answer can't begin: %s of this request leave%s no token to choose."
+    param = "grammar" if sampling.grammar else "logit_bias"
+    return APIError(400, message % (" and ".join(given), "" if len(given) > 1 else "s"), "no_candidates", param)
 
 
 def _fitting(job: Job, tokens: List[int], context: Context) -> List[int]:
