@@ -42,6 +42,8 @@ SIDING_ROWS = 512
 SIDING_UBATCH = 128  # rows: enough for the fast kernels, and no operation takes long
 LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
 LONGEST_STEPS = 10  # a step that takes longer than so many times the longest so far hangs
+PAUSE = 0.05  # seconds between two looks whether readers have taken what had come; 256 events are left till then
+_LEAST = -9999.0  # a log probability that stands for minus infinity, which JSON does not have
 _NO_ROOM = 1  # llama_decode: no room in the cells; they are as they were before
 
 
@@ -72,6 +74,7 @@ class Engine:
         self._resumed = 0.0  # when the whole process was found to have stood still
         self._siding: Optional[Siding] = None
         self._drafts = False  # whether to guess ahead
+        self._described: Dict[int, Any] = {}  # a token's text and bytes, shared by all that tell its probability
         self._samplers = ThreadPoolExecutor(min(cores(), settings.slots), thread_name_prefix="sampler")
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         # Written by the engine's thread, read by any:
@@ -218,9 +221,12 @@ class Engine:
 
     def _receive(self) -> None:
         """Take in what has been handed over; wait for it when there is nothing else to do."""
-        self._idle = not self._scheduler.running and not self._scheduler.waiting
+        running = self._scheduler.running
+        paused = bool(running) and all(sequence.paused for sequence in running)
+        self._idle = paused or not (running or self._scheduler.waiting)
         try:
-            message = self._inbox.get(timeout=1) if self._idle else self._inbox.get_nowait()
+            wait = PAUSE if paused else 1
+            message = self._inbox.get(timeout=wait) if self._idle else self._inbox.get_nowait()
             self._beat()
             self._idle = False
             while True:
@@ -340,6 +346,7 @@ class Engine:
             self._siding = None
         model, context = self._model, self._context
         self._model = self._context = None
+        self._described = {}
         self._scheduler.restart()
         if context:
             context.close()
@@ -396,8 +403,10 @@ class Engine:
         copy = self._scheduler.next_reuse()
         if copy:
             self._reuse(copy)
+        for sequence in self._scheduler.running:
+            sequence.paused = sequence.generating and sequence.job.unread
         self._draft()
-        streams = sum(sequence.generating for sequence in self._scheduler.running)
+        streams = len(self._scheduler.streams())
         share = 0.5 if self._siding and self._siding.sequence else 1.0
         chunks = self._scheduler.plan(self._pace.budget(streams, share))
         if not chunks:
@@ -507,7 +516,7 @@ class Engine:
 
     def _draft(self) -> None:
         """Guess ahead where few streams are running: then a batch has rows to spare."""
-        streams = [each for each in self._scheduler.running if each.generating]
+        streams = self._scheduler.streams()
         if not self._drafts or 2 * len(streams) > self.settings.slots:
             return
         most = min(self.settings.draft_max, self.settings.rows // self.settings.slots - 1)
@@ -583,9 +592,11 @@ class Engine:
         return [dict(self._describe(token, chosen), top_logprobs=described)]
 
     def _describe(self, token: int, log_probability: float) -> Dict[str, Any]:
-        piece = self._model.piece(token)
-        text = piece.decode("utf-8", "replace")
-        return {"id": token, "token": text, "bytes": list(piece), "logprob": round(log_probability, 6)}
+        if token not in self._described:
+            piece = self._model.piece(token)
+            self._described[token] = piece.decode("utf-8", "replace"), list(piece)
+        text, codes = self._described[token]
+        return {"id": token, "token": text, "bytes": codes, "logprob": round(max(log_probability, _LEAST), 6)}
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
         rest = sequence.job.text.finish()
