@@ -19,7 +19,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Union
 
 from core.errors import APIError
 from core.jobs import Embedded, Job, Piece
@@ -42,6 +42,8 @@ SIDING_ROWS = 512
 SIDING_UBATCH = 128  # rows: enough for the fast kernels, and no operation takes long
 LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
 LONGEST_STEPS = 10  # a step that takes longer than so many times the longest so far hangs
+PAUSE = 0.05  # seconds between two looks whether readers have taken what had come; 256 events are left till then
+_LEAST = -9999.0  # a log probability that stands for minus infinity, which JSON does not have
 _NO_ROOM = 1  # llama_decode: no room in the cells; they are as they were before
 
 
@@ -72,6 +74,7 @@ class Engine:
         self._resumed = 0.0  # when the whole process was found to have stood still
         self._siding: Optional[Siding] = None
         self._drafts = False  # whether to guess ahead
+        self._described: Dict[int, Any] = {}  # a token's text and bytes, shared by all that tell its probability
         self._samplers = ThreadPoolExecutor(min(cores(), settings.slots), thread_name_prefix="sampler")
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         # Written by the engine's thread, read by any:
@@ -139,10 +142,12 @@ class Engine:
         sequence = Sequence(job, job.model.path, reuse=job.cache_prompt and not job.embed)
         model, context = self._model, self._context
         if model and context and model.file.path == job.model.path:
-            # Here, not in the engine's thread, where a long prompt would stall every stream.
+            # Here, not in the engine's thread, where a long prompt or a large grammar would stall every stream.
             tokens = model.prompt_tokens(job.prompt, job.suffix, _room(job, context))
             if tokens is not None:  # None: unloaded just now; it will be loaded again
                 sequence.tokens = _fitting(job, tokens, context)
+                if not job.embed:
+                    job.sampler = Sampler.make(model, job.sampling, job.seed, context.n_ctx)
         self._inbox.put(sequence)
 
     def cancel(self, job: Job) -> None:
@@ -216,9 +221,12 @@ class Engine:
 
     def _receive(self) -> None:
         """Take in what has been handed over; wait for it when there is nothing else to do."""
-        self._idle = not self._scheduler.running and not self._scheduler.waiting
+        running = self._scheduler.running
+        paused = bool(running) and all(sequence.paused for sequence in running)
+        self._idle = paused or not (running or self._scheduler.waiting)
         try:
-            message = self._inbox.get(timeout=1) if self._idle else self._inbox.get_nowait()
+            wait = PAUSE if paused else 1
+            message = self._inbox.get(timeout=wait) if self._idle else self._inbox.get_nowait()
             self._beat()
             self._idle = False
             while True:
@@ -314,7 +322,7 @@ class Engine:
             self._context.forget(0)
             self.slowest_batch = (time.monotonic() - started) * self._context.n_batch / SELF_TEST_TOKENS
             return self._passed(status)
-        sampler = Sampler(self._model, Sampling(temperature=0), 0)
+        sampler = Sampler(self._model, Sampling(temperature=0), 0, self._context.n_ctx)
         for chunk in (Chunk(sequence, 0, SELF_TEST_TOKENS - 1), Chunk(sequence, SELF_TEST_TOKENS - 1, 1)):
             started = time.monotonic()
             status, rows = self._context.decode([chunk])
@@ -338,6 +346,7 @@ class Engine:
             self._siding = None
         model, context = self._model, self._context
         self._model = self._context = None
+        self._described = {}
         self._scheduler.restart()
         if context:
             context.close()
@@ -373,7 +382,9 @@ class Engine:
         if job.embed:
             return
         job.shown = self._model.markers(job.markers)
-        job.sampler = Sampler(self._model, job.sampling, job.seed)
+        if not job.sampler or job.sampler.model is not self._model:
+            self._close_sampler(job)
+            job.sampler = Sampler.make(self._model, job.sampling, job.seed, self._context.n_ctx)
         if job.sampling.penalizes:
             job.sampler.remember(sequence.tokens)
 
@@ -393,8 +404,10 @@ class Engine:
         copy = self._scheduler.next_reuse()
         if copy:
             self._reuse(copy)
+        for sequence in self._scheduler.running:
+            sequence.paused = sequence.generating and sequence.job.unread
         self._draft()
-        streams = sum(sequence.generating for sequence in self._scheduler.running)
+        streams = len(self._scheduler.streams())
         share = 0.5 if self._siding and self._siding.sequence else 1.0
         chunks = self._scheduler.plan(self._pace.budget(streams, share))
         if not chunks:
@@ -473,18 +486,25 @@ class Engine:
             for (sequence, row), token in zip(rows.items(), tokens):
                 self._take_tokens(sequence, row, token)
 
-    def _choose(self, rows: Dict[Sequence, int]) -> List[int]:
+    def _choose(self, rows: Dict[Sequence, int]) -> List["Choice"]:
         """Choose each sequence's next token; side by side, since over a large vocabulary that takes a while."""
         if len(rows) < 2 or self._model.vocabulary < LARGE_VOCABULARY:
-            return [sequence.job.sampler.sample(self._context, row) for sequence, row in rows.items()]
+            return [self._sample(sequence, row) for sequence, row in rows.items()]
         self._context.settle()
-        return list(self._samplers.map(lambda item: item[0].job.sampler.sample(self._context, item[1]), rows.items()))
+        return list(self._samplers.map(self._sample, rows.keys(), rows.values()))
 
-    def _take_tokens(self, sequence: Sequence, row: int, token: int) -> None:
+    def _sample(self, sequence: Sequence, row: int) -> "Choice":
+        """Choose a sequence's next token; for the threads that do so side by side, too."""
+        try:
+            return sequence.job.sampler.sample(self._context, row)
+        except APIError as error:
+            return error
+
+    def _take_tokens(self, sequence: Sequence, row: int, token: "Choice") -> None:
         """Add a sequence's chosen token, and one more for each guess that the choice confirms."""
         drafts, sequence.drafts = sequence.drafts, []
         for offset in range(len(drafts) + 1):
-            token = sequence.job.sampler.sample(self._context, row + offset) if offset else token
+            token = self._sample(sequence, row + offset) if offset else token
             self._extend(sequence, token, row + offset)
             ended = sequence.job.sampler is None
             if ended or offset == len(drafts) or token != drafts[offset]:
@@ -497,7 +517,7 @@ class Engine:
 
     def _draft(self) -> None:
         """Guess ahead where few streams are running: then a batch has rows to spare."""
-        streams = [each for each in self._scheduler.running if each.generating]
+        streams = self._scheduler.streams()
         if not self._drafts or 2 * len(streams) > self.settings.slots:
             return
         most = min(self.settings.draft_max, self.settings.rows // self.settings.slots - 1)
@@ -535,13 +555,15 @@ class Engine:
         self.counts["steps"] += 1
         self.counts["prompt_tokens"] += rows - streams
 
-    def _extend(self, sequence: Sequence, token: int, row: int) -> None:
+    def _extend(self, sequence: Sequence, token: "Choice", row: int) -> None:
         """Add a token chosen from a row to a sequence, tell its reader, and end it where it is over."""
         job = sequence.job
         if not job.generated:
             job.mark("first")
         if not job.max_tokens:
             return self._finish(sequence, "length")
+        if not isinstance(token, int):
+            return self._end_without(sequence, token)
         job.generated += 1
         self.counts["generated_tokens"] += 1
         if self._model.ends(token):
@@ -555,6 +577,15 @@ class Engine:
         elif job.generated >= job.max_tokens or len(sequence.tokens) >= self._context.n_ctx:
             self._finish(sequence, "length")
 
+    def _end_without(self, sequence: Sequence, error: Optional[APIError]) -> None:
+        """End a sequence that has no next token: by an error, or because the request leaves none."""
+        if error:
+            self._end(sequence, error)
+        elif sequence.job.generated:
+            self._finish(sequence, "stop")
+        else:
+            self._end(sequence, _no_candidates(sequence.job.sampling))
+
     def _probabilities(self, token: int, row: int, most: int) -> List[Dict[str, Any]]:
         """Return a token's probability and the likeliest ones', before any sampler, as llama-server shows them."""
         chosen, top = self._context.log_probabilities(row, self._model.vocabulary, token, most)
@@ -562,9 +593,11 @@ class Engine:
         return [dict(self._describe(token, chosen), top_logprobs=described)]
 
     def _describe(self, token: int, log_probability: float) -> Dict[str, Any]:
-        piece = self._model.piece(token)
-        text = piece.decode("utf-8", "replace")
-        return {"id": token, "token": text, "bytes": list(piece), "logprob": round(log_probability, 6)}
+        if token not in self._described:
+            piece = self._model.piece(token)
+            self._described[token] = piece.decode("utf-8", "replace"), list(piece)
+        text, codes = self._described[token]
+        return {"id": token, "token": text, "bytes": codes, "logprob": round(max(log_probability, _LEAST), 6)}
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
         rest = sequence.job.text.finish()
@@ -578,12 +611,16 @@ class Engine:
         if self._siding and self._siding.sequence is sequence:
             self._siding.abandon()
         self._scheduler.release(sequence)
-        if sequence.job.sampler:
-            sequence.job.sampler.close()
-            sequence.job.sampler = None
+        self._close_sampler(sequence.job)
         self.counts["cancelled" if last_event is None else "ended"] += 1
         if last_event is not None:
             sequence.job.events.put(last_event)
+
+    @staticmethod
+    def _close_sampler(job: Job) -> None:
+        if job.sampler:
+            job.sampler.close()
+            job.sampler = None
 
     def _step_failed(self, status: int, chunks: List[Chunk]) -> None:
         """Fail what was in a step that broke, and go on in a new context: nobody knows what the old one holds.
@@ -610,9 +647,20 @@ class Engine:
             self._end(sequence, error)
 
 
+Choice = Union[int, APIError, None]  # the token that was chosen; why none could be; None where the request leaves none
+
+
 def _room(job: Job, context: Context) -> int:
     """Return how many tokens a prompt may have."""
     return context.n_batch if job.embed else context.n_ctx - 1
+
+
+def _no_candidates(sampling: Sampling) -> APIError:
+    names = {"grammar": sampling.grammar, "logit_bias": sampling.logit_bias, "ignore_eos": sampling.ignore_eos}
+    given = ["'%s'" % name for name, value in names.items() if value]
+    message = "The answer can't begin: %s of this request leave%s no token to choose."
+    param = "grammar" if sampling.grammar else "logit_bias"
+    return APIError(400, message % (" and ".join(given), "" if len(given) > 1 else "s"), "no_candidates", param)
 
 
 def _fitting(job: Job, tokens: List[int], context: Context) -> List[int]:

@@ -30,6 +30,7 @@ class Plain:
 Part = Union[int, str, Plain]
 Prompt = Union[str, Tuple[Part, ...]]
 
+MOST_UNREAD = 256  # events that wait for their reader, before nothing more is generated for it
 UNLIMITED = 1 << 31  # max_tokens: until the model ends or the context is full
 
 
@@ -109,6 +110,11 @@ class Job:
         known = 0 <= self.sampling.seed < RANDOM_SEED
         self.seed = self.sampling.seed if known else secrets.randbelow(RANDOM_SEED)
         self.text = TextOut(self.stop)
+
+    @property
+    def unread(self) -> bool:
+        """Whether so many events wait for their reader that no more should come."""
+        return self.events.qsize() >= MOST_UNREAD
 
     def mark(self, name: str) -> None:
         """Note the time of an event of this job."""

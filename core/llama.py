@@ -5,8 +5,9 @@
     Context    the sequences' cells, and one decode step           (llama_context, llama_memory)
     Sampler    one request's choice of tokens                      (llama_sampler chain, grammar)
 
-One thread, the engine's, uses a Context. A Model's vocabulary may be read by any thread. What llama.cpp refuses becomes
-an APIError; what would end the process (an assertion in native code) is checked before the call.
+One thread, the engine's, uses a Context. A Model's vocabulary may be read by any thread, and any may make a Sampler.
+What llama.cpp refuses becomes an APIError; what would end the process (an assertion in native code) is checked before
+the call. Grammars never reach it: core/gbnf.py, core/stacks.py and core/masks.py read and follow them.
 """
 
 import array
@@ -21,14 +22,18 @@ from typing import Sequence as Many
 import llama_cpp
 import numpy
 
+from core import gbnf, masks
 from core.bounds import TOKENS
 from core.errors import APIError
+from core.gbnf import Token
 from core.jobs import Part, Plain, Prompt
 from core.machine import cores
+from core.masks import Texts
 from core.models import ModelFile
 from core.sampling import Sampling
 from core.scheduler import Chunk, Sequence
 from core.settings import EngineSettings, split_lora
+from core.stacks import TOO_AMBIGUOUS, Stacks
 from core.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
 
 log = logging.getLogger("comeapi.llama")
@@ -111,7 +116,7 @@ class Model:
 
     def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
         self.file = file
-        self._readers = Readers()  # guards _pointer against being freed while threads read the vocabulary
+        self.readers = Readers()  # guards _pointer against being freed while threads read the vocabulary
         native_log = _start_llama(settings.verbose)
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
@@ -133,6 +138,7 @@ class Model:
         self.forgets_partly = not recurrent  # whether a sequence's last cells can be freed without the others
         self._enders: Optional[List[int]] = None
         self._long_texts: Optional[LongTexts] = None
+        self._texts: Optional[Texts] = None
         if llama_cpp.llama_model_has_encoder(self._pointer) or not llama_cpp.llama_model_has_decoder(self._pointer):
             self.close()
             raise APIError(500, "%s does not generate text." % file.name, "model_unsuitable", "model_name")
@@ -159,7 +165,7 @@ class Model:
         no model that fills gaps, and, as soon as that is certain, for more tokens than `most`.
         """
         try:
-            with self._readers:
+            with self.readers:
                 room = most + 1  # for a first token that is there twice
                 tokens = self._mixed(_parts(prompt), room) if suffix is None else self._gap(prompt, suffix, room)
                 return tokens[1:] if self._begins_twice(tokens) else tokens
@@ -177,7 +183,7 @@ class Model:
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
         """Return a text's tokens (llama_tokenize). Raises APIError 400 above a bound, 503 if it has been unloaded."""
         try:
-            with self._readers:
+            with self.readers:
                 return self._tokenize(text, add_special, parse_special, TOKENS.most)
         except Closed:
             raise _unloaded()
@@ -187,7 +193,7 @@ class Model:
     def detokenize(self, tokens: Many[int]) -> bytes:
         """Return tokens' bytes, special ones' too. Raises APIError 400 for an unknown one, 503 if it is unloaded."""
         try:
-            with self._readers:
+            with self.readers:
                 return b"".join(self.piece(self._known(token), True) for token in tokens)
         except Closed:
             raise _unloaded()
@@ -233,7 +239,7 @@ class Model:
             return self.native_tokens(text, add_special, parse_special)
         if self._long_texts is None:  # two threads may both make it: the same
             self._long_texts = _long_texts(self)
-        return self._long_texts.tokenize(text, add_special, parse_special, most, self._readers.check)
+        return self._long_texts.tokenize(text, add_special, parse_special, most, self.readers.check)
 
     def native_tokens(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
         """Return a text's tokens (llama_tokenize, which releases the GIL)."""
@@ -271,9 +277,23 @@ class Model:
             self._enders = [token for token in range(self.vocabulary) if self.ends(token)]
         return self._enders
 
+    def texts(self) -> Optional[Texts]:
+        """Return all tokens' texts, for grammars; None if the model has been unloaded before.
+
+        They are taken apart when first asked for: 150,000 take a second.
+        """
+        if self._texts is None:
+            try:
+                with self.readers:
+                    pieces, enders = [self.piece(token, True) for token in range(self.vocabulary)], self.ends_all()
+            except Closed:
+                return None
+            self._texts = Texts(pieces, enders)
+        return self._texts
+
     def close(self) -> None:
         """Free the model, once nobody reads its vocabulary any more; readers stop at their next piece."""
-        left = self._readers.close(_READERS_LEAVE)
+        left = self.readers.close(_READERS_LEAVE)
         if self._pointer and left:
             llama_cpp.llama_model_free(self._pointer)
         elif self._pointer:
@@ -602,104 +622,166 @@ def _set_rope(params: Any, settings: EngineSettings) -> None:
 
 
 class Sampler:
-    """One request's choice of tokens: a chain of llama.cpp's samplers in its order, and a grammar beside it.
+    """One request's choice of tokens: biases, a chain of llama.cpp's samplers in its order, and a grammar beside it.
 
     The order runs cheap cuts (top_k) before dear ones (top_p). The grammar stays out of the chain: testing the one
-    chosen token takes microseconds, masking a whole vocabulary takes tens of milliseconds, and is done only when the
-    chosen token is refused. Raises APIError 400 for a grammar that llama.cpp can't read.
+    chosen token takes microseconds, masking a whole vocabulary takes milliseconds, and is done only when the chosen
+    token is refused. llama.cpp ends the process where no token is left to choose, so that is looked for before.
     """
 
-    def __init__(self, model: Model, sampling: Sampling, seed: int):
-        self._size = model.vocabulary
+    def __init__(
+        self,
+        model: Model,
+        sampling: Sampling,
+        seed: int,
+        longest: int,
+        stacks: Optional[Stacks] = None,
+        texts: Optional[Texts] = None,
+    ):
+        """`longest` is how many tokens the context holds: nothing looks back further. `stacks` are the grammar's."""
+        self.model = model
+        self._biases = _biases(model, sampling)
+        self._stacks, self._texts = stacks, texts
+        # llama_sampler_sample is the fastest, where only cuts can take tokens away.
+        self._plain = not stacks and not self._biases and not sampling.dynatemp_range
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        for sampler in _samplers(model, sampling, seed):
+        for sampler in _samplers(model, sampling, seed, longest):
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
-        self._grammar = None
-        if sampling.grammar:
-            self._grammar = llama_cpp.llama_sampler_init_grammar(model.vocab, sampling.grammar.encode("utf-8"), b"root")
-            if not self._grammar:
-                self.close()
-                raise APIError(400, "The grammar is not valid GBNF.", "invalid_grammar", "grammar")
+
+    @classmethod
+    def make(cls, model: Model, sampling: Sampling, seed: int, longest: int) -> Optional["Sampler"]:
+        """Return a sampler, made in any thread; None if the model has been unloaded. Raises APIError 400."""
+        grammar = gbnf.read(sampling.grammar) if sampling.grammar else None
+        texts = model.texts() if grammar else None
+        try:
+            with model.readers:
+                tokens = {each.name: _token_id(model, each) for each in grammar.tokens} if grammar else {}
+                return cls(model, sampling, seed, longest, Stacks(grammar, tokens) if grammar else None, texts)
+        except Closed:
+            return None
 
     def remember(self, tokens: Many[int]) -> None:
         """Let penalties count tokens that were not sampled here, such as a prompt's (llama_sampler_accept)."""
         for token in tokens:
             llama_cpp.llama_sampler_accept(self._chain, token)
 
-    def sample(self, context: Context, row: int) -> int:
-        """Choose the next token from a row that has logits (llama_sampler_sample)."""
-        if self._grammar is None:
+    def sample(self, context: Context, row: int) -> Optional[int]:
+        """Choose the next token from a row that has logits; None where the grammar and the biases leave none.
+
+        Raises APIError 500 where the model's logits are no numbers.
+        """
+        logits = context.logits(row, self.model.vocabulary)
+        if not math.isfinite(logits.max()):
+            raise APIError(500, "%s gives no numbers for logits." % self.model.file.name, "model_broken")
+        if self._plain:
             return llama_cpp.llama_sampler_sample(self._chain, context.pointer, row)
-        candidates = _Candidates(context.logits(row, self._size))
-        token = candidates.choose(self._chain)
-        if not self._allows(token):
-            candidates = _Candidates(context.logits(row, self._size))
-            llama_cpp.llama_sampler_apply(self._grammar, candidates.pointer)
-            token = candidates.choose(self._chain)
-        llama_cpp.llama_sampler_accept(self._grammar, token)
-        llama_cpp.llama_sampler_accept(self._chain, token)
+        logits = self._biased(logits)
+        token = self._choose(logits)
+        if token is not None and self._stacks and not self._take(token):
+            takes = masks.allowed(self._stacks, self._texts)
+            token = self._choose(numpy.where(takes, logits, numpy.float32(-math.inf)))
+            if token is not None and not self._take(token):
+                raise gbnf.refusal(TOO_AMBIGUOUS)
+        if token is not None:
+            llama_cpp.llama_sampler_accept(self._chain, token)
         return token
 
-    def _allows(self, token: int) -> bool:
-        """Whether the grammar takes a token: accepting one that it does not take would end the process."""
-        one = _Candidates(numpy.zeros(1, numpy.float32), first=token)
-        llama_cpp.llama_sampler_apply(self._grammar, one.pointer)
-        return one.best_logit() != float("-inf")
+    def _biased(self, logits: Any) -> Any:
+        if self._biases:
+            logits = logits.copy()
+            logits[self._biases[0]] += self._biases[1]
+        return logits
+
+    def _choose(self, logits: Any) -> Optional[int]:
+        """Choose a token; the likeliest, should the chain leave none; None where there is none to begin with."""
+        best = int(logits.argmax())
+        if logits[best] == -math.inf:
+            return None
+        token = _Candidates(logits).choose(self._chain)
+        return best if token is None else token
+
+    def _take(self, token: int) -> bool:
+        """Let the grammar go on by a token, if it takes it."""
+        if self.model.ends(token):
+            return self._stacks.may_end()
+        after = self._stacks.after(token, self.model.piece(token, True))
+        if after:
+            self._stacks.move(after)
+        return bool(after)
 
     def close(self) -> None:
-        """Free the chain, its samplers and the grammar."""
+        """Free the chain and its samplers."""
         llama_cpp.llama_sampler_free(self._chain)
-        if self._grammar:
-            llama_cpp.llama_sampler_free(self._grammar)
+
+
+def _token_id(model: Model, token: Token) -> int:
+    """Return the id of a token that a grammar names by its id or its text. Raises APIError 400 if there is none."""
+    if isinstance(token.name, int):
+        if token.name >= model.vocabulary:
+            raise gbnf.refusal("The grammar names the token %d; the model has %d." % (token.name, model.vocabulary))
+        return token.name
+    ids = model.markers([token.name])
+    if not ids:
+        raise gbnf.refusal("The grammar names the token '%s'; the model has none." % token.name[:40])
+    return next(iter(ids))
 
 
 class _Candidates:
     """A llama_token_data_array: tokens and their logits, for samplers to cut down and choose from."""
 
-    def __init__(self, logits: Any, first: int = 0):
+    def __init__(self, logits: Any):
         self._data = numpy.zeros(len(logits), dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
-        self._data["id"] = numpy.arange(first, first + len(logits))
+        self._data["id"] = numpy.arange(len(logits))
         self._data["logit"] = logits
         array_type = llama_cpp.llama_token_data_array
         data = self._data.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
         self._array = array_type(data=data, size=len(logits), selected=-1, sorted=False)
-        self.pointer = ctypes.byref(self._array)
 
-    def choose(self, chain: Any) -> int:
-        """Apply a chain and return the token that it selects."""
-        llama_cpp.llama_sampler_apply(chain, self.pointer)
-        return int(self._array.data[self._array.selected].id)
-
-    def best_logit(self) -> float:
-        """Return the first candidate's logit."""
-        return float(self._array.data[0].logit)
+    def choose(self, chain: Any) -> Optional[int]:
+        """Apply a chain and return the token that it selects; None if it leaves none with a finite logit."""
+        llama_cpp.llama_sampler_apply(chain, ctypes.byref(self._array))
+        selected = self._array.selected
+        if not 0 <= selected < self._array.size or not math.isfinite(self._array.data[selected].logit):
+            return None
+        return int(self._array.data[selected].id)
 
 
-def _samplers(model: Model, sampling: Sampling, seed: int) -> List[Any]:
-    """Return the samplers of a request, in the order of llama.cpp's common_sampler_init."""
-    made = []
-    biases = list(sampling.logit_bias)
+_FARTHEST = 1e6  # as far as a bias need go: no logit is near it, and float32 has digits left for the logit itself
+_COLDEST = 1e-5  # below this temperature logits become too large for float32; the likeliest token is chosen
+
+
+def _biases(model: Model, sampling: Sampling) -> Any:
+    """Return the ids of tokens and what is added to their logits, as two arrays; None if there are none."""
+    biases: Dict[int, float] = {}
+    for token, bias in sampling.logit_bias:
+        if token < model.vocabulary:
+            bias = bias if bias == -math.inf else max(-_FARTHEST, min(bias, _FARTHEST))
+            biases[token] = biases.get(token, 0.0) + bias
     if sampling.ignore_eos:
-        biases += [(token, -math.inf) for token in model.ends_all()]
-    biases = [(token, bias) for token, bias in biases if token < model.vocabulary]
-    if biases:
-        native = (llama_cpp.llama_logit_bias * len(biases))(*biases)
-        made.append(llama_cpp.llama_sampler_init_logit_bias(model.vocabulary, len(biases), native))
-    if sampling.penalizes:
-        made += _penalties(model, sampling)
-    if sampling.temperature <= 0:
+        biases.update((token, -math.inf) for token in model.ends_all())
+    if not biases:
+        return None
+    return numpy.array(list(biases), numpy.int64), numpy.array(list(biases.values()), numpy.float32)
+
+
+def _samplers(model: Model, sampling: Sampling, seed: int, longest: int) -> List[Any]:
+    """Return the samplers of a request, in the order of llama.cpp's common_sampler_init; biases come before them."""
+    made = _penalties(model, sampling, longest) if sampling.penalizes else []
+    if sampling.temperature < _COLDEST:
         return made + [llama_cpp.llama_sampler_init_greedy()]
     if sampling.mirostat:
         return made + _mirostat(model, sampling, seed)
     return made + _cuts(sampling, seed) + [llama_cpp.llama_sampler_init_dist(seed)]
 
 
-def _penalties(model: Model, sampling: Sampling) -> List[Any]:
-    """Return the samplers that look back. -1 tokens means the whole context, which n_ctx_train bounds."""
-    everything = model.trained_context
-    last_n = everything if sampling.repeat_last_n < 0 else sampling.repeat_last_n
-    dry_last_n = everything if sampling.dry_penalty_last_n < 0 else sampling.dry_penalty_last_n
-    breakers = [text.encode("utf-8") for text in sampling.dry_sequence_breakers]
+def _penalties(model: Model, sampling: Sampling, longest: int) -> List[Any]:
+    """Return the samplers that look back. -1 tokens means all, and there are never more than `longest`.
+
+    llama.cpp reserves memory for as many as it is told.
+    """
+    last_n = longest if sampling.repeat_last_n < 0 else min(sampling.repeat_last_n, longest)
+    dry_last_n = longest if sampling.dry_penalty_last_n < 0 else min(sampling.dry_penalty_last_n, longest)
+    breakers = [text.encode("utf-8", "replace") for text in sampling.dry_sequence_breakers]
     made = [
         llama_cpp.llama_sampler_init_penalties(
             model.vocabulary, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
@@ -711,7 +793,7 @@ def _penalties(model: Model, sampling: Sampling) -> List[Any]:
                 model.vocab,
                 sampling.dry_multiplier,
                 sampling.dry_base,
-                sampling.dry_allowed_length,
+                min(sampling.dry_allowed_length, longest),
                 dry_last_n,
                 (ctypes.c_char_p * len(breakers))(*breakers),
                 len(breakers),

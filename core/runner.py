@@ -17,6 +17,7 @@ from core.jobs import Embedded, Finished, Job
 from core.models import ModelFile, ModelFolder
 from core.service import IDLE, Request
 
+MOST_PROBABILITIES = 450000  # of tokens, in one whole answer; some 100 MB
 POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
 
 
@@ -40,6 +41,11 @@ class Answer:
             self.probabilities += event.probabilities
 
 
+def _probabilities(event: Any) -> int:
+    """Return how many tokens' probabilities an event tells."""
+    return sum(1 + len(each["top_logprobs"]) for each in getattr(event, "probabilities", ()))
+
+
 class _Tagged:
     """A job's events, put into the queue of all jobs of one request."""
 
@@ -49,6 +55,10 @@ class _Tagged:
 
     def put(self, event: Any) -> None:
         self._queue.put((self._index, event))
+
+    def qsize(self) -> int:
+        """Return how many events of all the request's jobs have not been taken."""
+        return self._queue.qsize()
 
 
 class Runner:
@@ -116,15 +126,23 @@ class Runner:
         return self.engine.vocabulary().detokenize(tokens).decode("utf-8", "replace")
 
     def answers(self, jobs: Many[Job], request: Request) -> List[Answer]:
-        """Wait for the end of jobs and return what came of them. Raises APIError, and HangUp when the client leaves."""
+        """Wait for the end of jobs and return what came of them.
+
+        Raises APIError, 400 where more probabilities come than memory should hold, and HangUp when the client leaves.
+        """
         answers = [Answer(job) for job in jobs]
         events = self.events(jobs)
+        room = MOST_PROBABILITIES
         looked = time.monotonic()
         try:
             for each in events:
                 if each is not IDLE:
                     index, event = each
                     answers[index].take(event)
+                    room -= _probabilities(event)
+                if room < 0:
+                    message = "The answer has more than %d probabilities; ask for fewer, for fewer tokens, or a stream."
+                    raise APIError(400, message % MOST_PROBABILITIES, "too_many_probabilities", "n_probs")
                 if time.monotonic() - looked >= POLL_SECONDS:  # a fast model is never idle
                     looked = time.monotonic()
                     if request.hung_up():

@@ -9,7 +9,8 @@ One thread owns a Scheduler. Each step of the engine is:
     commit()     what was evaluated counts as done
     release()    a finished sequence gives its slot back; its cells stay, for others to reuse
 
-The laws. A stream that generates is in every batch, so no prompt makes it wait for more than one step. A batch never
+The laws. A stream that generates is in every batch, so no prompt makes it wait for more than one step; unless it is
+paused, because its reader does not take what has come: then it is in none, and keeps its slot. A batch never
 has more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one; with a siding,
 long ones go there, first come first served. A waiting request that needs another model lets nothing behind it pass: no
 model starves.
@@ -46,6 +47,7 @@ class Sequence:
     expected: int = 0  # how many tokens it hopes to copy
     order: int = 0  # larger is admitted later
     in_batches: bool = False  # its prompt is evaluated in batches, however long it is
+    paused: bool = False  # nothing is generated for it now
 
     @property
     def pending(self) -> int:
@@ -230,9 +232,13 @@ class Scheduler:
     def _goes_aside(self, sequence: Sequence) -> bool:
         return bool(self.aside) and not sequence.in_batches and sequence.pending > self.aside
 
+    def streams(self) -> List[Sequence]:
+        """Return the sequences that generate and are not paused."""
+        return [each for each in self.running if each.generating and not each.paused]
+
     def plan(self, prompt_budget: int) -> List[Chunk]:
         """Return the next batch: every stream's one token, then at most `prompt_budget` rows of prompts."""
-        streams = [each for each in self.running if each.generating]
+        streams = self.streams()
         chunks = [Chunk(each, each.done, each.pending, tuple(each.drafts)) for each in streams]
         left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks))
         prompts = [each for each in self._prompts() if not self._goes_aside(each)]

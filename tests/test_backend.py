@@ -320,3 +320,37 @@ def test_running_requests_finish_before_it_stops(start, how):
     assert backend.end() == 0
     last = running.end().events[-1]
     assert last["done"] and last["usage"]["completion_tokens"] == 600
+
+
+DOUBLING = "root ::= r0\n" + "\n".join("r%d ::= r%d r%d" % (n, n + 1, n + 1) for n in range(20)) + '\nr20 ::= "a"?'
+
+
+@pytest.mark.parametrize(
+    "body, status",
+    [
+        ({"grammar": 'root ::= "a"', "ignore_eos": True}, 200),
+        ({"grammar": "root ::= [a-z]", "logit_bias": [[token, False] for token in range(1536, 2560)]}, 200),
+        ({"grammar": 'root ::= "a"', "logit_bias": [[2059, False], [102, False]]}, 400),
+        ({"logit_bias": {"300": 1e30, "301": 1e30}, "temperature": 100}, 200),
+        ({"grammar": "root ::= [z-a]+"}, 400),
+        ({"grammar": "root ::= <[300]> <[99999999]>"}, 400),
+        ({"grammar": 'root ::= [a-z] !<[300]>+ [a-z] !<[301]>', "temperature": 2}, 200),
+        ({"repeat_last_n": 2147483647, "repeat_penalty": 1.1}, 200),
+        ({"dry_multiplier": 1, "dry_penalty_last_n": 2147483647, "dry_allowed_length": 2147483647}, 200),
+        ({"top_k": 2147483647, "min_keep": 2147483647, "typical_p": 0.5}, 200),
+        ({"grammar": 'root ::= "a"{5,2}'}, 400),
+        ({"grammar": 'root ::= "a"{0,100000} "b"'}, 200),
+        ({"grammar": "root ::= " + "(" * 100000 + '"a"' + ")" * 100000}, 400),
+        ({"grammar": "root ::= r0\n" + "\n".join("r%d ::= r%d" % (n, n + 1) for n in range(9999))}, 400),
+        ({"grammar": DOUBLING}, 400),
+        ({"grammar": "root ::= " + " | ".join('"%d"' % number for number in range(100000))}, 400),
+        ({"grammar": "root ::= e root | " + '"y"\ne ::= f f\nf ::= "z"?'}, 400),
+        ({"grammar": 'root ::= ([a-z]+ " "?)+ "!"'}, 200),
+        ({"grammar": 'root ::= [ -~] root "b" | [ -~] root "c" | "\n"'}, 200),
+    ],
+)
+def test_a_request_that_would_end_or_stop_llama_cpp_gets_its_answer_and_so_does_the_next(backend, body, status):
+    answer = generate(backend, max_tokens=20, **body)
+    assert answer.status == status, answer.body[:300]
+    assert generate(backend, max_tokens=3).json["usage"]["completion_tokens"] == 3
+    assert backend.process.poll() is None

@@ -5,15 +5,19 @@ import queue
 import random
 import shutil
 import threading
+import time
+import types
 
 import pytest
 from conftest import LASTING, PATIENCE, ROOT, in_parallel, wait_until
 
 import core.llama
+import core.runner
 from core.engine import Engine
 from core.errors import APIError
-from core.jobs import Finished, Job, Piece
+from core.jobs import MOST_UNREAD, Finished, Job, Piece
 from core.models import ModelFolder
+from core.runner import Runner
 from core.sampling import Sampling
 from core.settings import EngineSettings
 
@@ -592,3 +596,50 @@ def test_timings_add_up(engine):
     _, _, end = run(engine, max_tokens=20)
     assert end.prompt_tokens == end.timings["prompt_n"] + end.timings["cache_n"] and end.timings["predicted_n"] == 20
     assert all(end.timings[name] >= 0 for name in ("queue_ms", "prompt_ms", "predicted_ms"))
+
+
+def test_a_reader_that_takes_nothing_holds_its_answer_up_and_nobody_else():
+    engine = launch(slots=2)
+    try:
+        slow = Job(DEMO, STORY, max_tokens=700, sampling=RAMBLING)
+        engine.submit(slow)
+        wait_until(lambda: slow.events.qsize() >= MOST_UNREAD)
+        steps = engine.counts["steps"]
+        assert run(engine, max_tokens=40)[2].completion_tokens == 40  # the other slot goes on
+        assert engine.counts["steps"] - steps < 60 and slow.events.qsize() == MOST_UNREAD
+        text, tokens, end = result(slow)
+        assert len(tokens) == end.completion_tokens == 700 and end.reason == "length"
+    finally:
+        engine.stop()
+
+
+def test_an_engine_whose_streams_are_all_paused_is_idle_and_ends_what_is_cancelled():
+    engine = launch(slots=2)
+    try:
+        jobs = [Job(DEMO, STORY, max_tokens=700, sampling=RAMBLING) for _ in range(2)]
+        for job in jobs:
+            engine.submit(job)
+        wait_until(lambda: all(job.events.qsize() >= MOST_UNREAD for job in jobs))
+        waiting = Job(DEMO, STORY, max_tokens=3, sampling=GREEDY)
+        engine.submit(waiting)
+        used = time.process_time()
+        threading.Event().wait(1)
+        assert time.process_time() - used < 0.5
+        assert engine.busy() == 2 and engine.queued() == 1
+        engine.cancel(jobs[0])
+        assert result(waiting)[2].completion_tokens == 3
+        assert jobs[0].events.qsize() == MOST_UNREAD
+    finally:
+        engine.stop()
+
+
+def test_a_whole_answer_holds_so_many_probabilities_and_no_more(engine, monkeypatch):
+    monkeypatch.setattr(core.runner, "MOST_PROBABILITIES", 50)
+    runner = Runner(engine, None)
+    nobody = types.SimpleNamespace(hung_up=lambda: False)
+    jobs = [Job(DEMO, STORY, max_tokens=10, sampling=Sampling(n_probs=n, temperature=0)) for n in (4, 5)]
+    assert len(runner.answers(jobs[:1], nobody)[0].probabilities) == 10
+    with pytest.raises(APIError) as raised:
+        runner.answers(jobs[1:], nobody)
+    assert (raised.value.status, raised.value.code) == (400, "too_many_probabilities")
+    wait_until(lambda: engine.busy() == 0)

@@ -4,11 +4,13 @@ import json
 import math
 import re
 
+import numpy
 import pytest
 from conftest import in_parallel
 from test_engine import DEMO, GREEDY, STORY, launch, run
 
 import core.engine
+import core.llama
 from core.errors import APIError
 from core.jobs import Job
 from core.sampling import Sampling, read_sampling
@@ -51,7 +53,7 @@ def test_every_parameter_is_read_by_its_llama_cpp_name():
         ("dry_sequence_breakers", [1]), ("ignore_eos", 1), ("grammar", 5), ("logit_bias", "5"),
         ("logit_bias", {"a": 1}),
         ("logit_bias", [[1]]), ("logit_bias", [[1, True]]), ("logit_bias", {"-1": 1}),
-        ("logit_bias", {"1": float("nan")}),
+        ("logit_bias", {"1": float("nan")}), ("logit_bias", [[float("inf"), 1]]), ("logit_bias", {"1": 10**400}),
     ],
 )  # fmt: skip
 def test_a_wrong_parameter_gets_400_that_names_it(name, value):
@@ -149,9 +151,114 @@ def test_requests_with_and_without_a_grammar_share_a_batch(engine):
 
 @pytest.mark.parametrize("grammar", ["root ::= (", "nothing", 'start ::= "a"'])
 def test_a_grammar_that_is_none_gets_400_and_costs_nobody_else(engine, grammar):
-    _, _, error = run(engine, sampling=Sampling(grammar=grammar))
-    assert isinstance(error, APIError) and (error.status, error.param) == (400, "grammar")
+    with pytest.raises(APIError) as raised:
+        run(engine, sampling=Sampling(grammar=grammar))
+    assert (raised.value.status, raised.value.param) == (400, "grammar")
     assert run(engine, max_tokens=3)[2].reason == "length"
+
+
+NEVER = -math.inf
+
+
+def banned(engine, *texts):
+    """Return biases that ban the tokens with these texts; all tokens if none are given."""
+    model = engine._model
+    return tuple((token, NEVER) for token in range(model.vocabulary) if not texts or model.piece(token) in texts)
+
+
+def test_a_request_that_leaves_no_token_to_begin_with_gets_400_that_names_what_did_it(engine):
+    for names, sampling in (
+        (["grammar", "logit_bias"], {"grammar": 'root ::= "a"', "logit_bias": banned(engine, b"a")}),
+        (["grammar", "ignore_eos"], {"grammar": 'root ::= ""', "ignore_eos": True}),
+        (["grammar"], {"grammar": "root ::= [\\uD800]"}),
+        (["logit_bias"], {"logit_bias": banned(engine)}),
+        (["logit_bias"], {"logit_bias": banned(engine), "temperature": 0, "repeat_penalty": 1.1}),
+    ):
+        _, _, error = run(engine, sampling=Sampling(**sampling))
+        assert isinstance(error, APIError) and (error.status, error.code) == (400, "no_candidates")
+        assert all("'%s'" % name in error.message for name in names) and error.param == names[0]
+        assert run(engine, max_tokens=3)[2].reason == "length"
+
+
+def test_an_answer_that_its_grammar_leaves_nowhere_to_go_stops(engine):
+    b_banned = banned(engine, b"b", b"ab")
+    for sampling in (
+        {"grammar": 'root ::= "a"', "ignore_eos": True},
+        {"grammar": 'root ::= "a" "b"', "logit_bias": b_banned},
+        {"grammar": 'root ::= "a" "b"', "logit_bias": b_banned, "mirostat": 2},
+    ):
+        text, _, end = run(engine, sampling=Sampling(**sampling))
+        assert (text, end.reason) == ("a", "stop")
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"logit_bias": ((300, 1e308), (301, 1e308), (300, -1e308))},
+        {"logit_bias": ((300, math.inf), (301, 1e38), (301, NEVER))},
+        {"logit_bias": ((300, 1e308),), "temperature": 0.0001, "top_n_sigma": 1.0, "top_k": 0},
+        {"temperature": 1e-300},
+        {"temperature": 1e-30, "top_k": 0, "top_p": 1.0},
+        {"temperature": 1e-4, "dynatemp_range": 1e-4, "dynatemp_exponent": 100.0},
+        {"repeat_last_n": 2147483647, "repeat_penalty": 1.1},
+        {"dry_multiplier": 1.0, "dry_penalty_last_n": 2147483647, "dry_allowed_length": 2147483647},
+        {"dry_multiplier": 100.0, "dry_base": 100.0, "dry_allowed_length": 0, "grammar": 'root ::= "a"{300}'},
+        {"dry_multiplier": 1.0, "dry_base": 0.01, "dry_sequence_breakers": ("\ud800", "x" * 1000)},
+        {"top_k": 2147483647, "min_keep": 2147483647, "typical_p": 0.5, "min_p": 0.5},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.0, "min_keep": 0},
+        {"mirostat": 1, "mirostat_tau": 0.0, "grammar": 'root ::= "a"{300}'},
+        {"mirostat": 2, "mirostat_tau": 0.0, "mirostat_eta": 10.0, "grammar": 'root ::= "a"{300}'},
+        {"mirostat": 1, "mirostat_tau": 100.0, "mirostat_eta": 10.0},
+        {"top_n_sigma": 1e-30, "grammar": "root ::= [a-z ]{300}"},
+        {"typical_p": 0.0, "grammar": "root ::= [a-z ]{300}", "top_k": 0},
+    ],
+)
+def test_the_oddest_parameters_give_an_answer(engine, sampling):
+    _, tokens, end = run(engine, max_tokens=20, sampling=Sampling(seed=1, **sampling))
+    assert end.reason in ("length", "stop") and tokens
+
+
+def test_a_penalty_that_leaves_nothing_gives_way_to_the_grammar(engine):
+    sampling = Sampling(grammar='root ::= "a"{40}', dry_multiplier=100.0, dry_base=100.0, dry_allowed_length=0)
+    text, _, end = run(engine, max_tokens=60, sampling=sampling)
+    assert (text, end.reason) == ("a" * 40, "stop")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_model_that_gives_no_numbers_fails_its_request_and_nothing_else(engine, monkeypatch, value):
+    real = core.llama.Context.logits
+    broken = lambda context, row, size: real(context, row, size) * numpy.float32(0) + numpy.float32(value)  # noqa: E731
+    monkeypatch.setattr(core.llama.Context, "logits", broken)
+    _, _, error = run(engine)
+    assert (error.status, error.code) == (500, "model_broken")
+    monkeypatch.undo()
+    assert run(engine, max_tokens=3)[2].reason == "length"
+
+
+@pytest.mark.parametrize("token", ["<[99999999]>", "<[%s]>" % ("9" * 30), "<no such token>"])
+def test_a_token_that_the_model_does_not_have_gets_400(engine, token):
+    with pytest.raises(APIError) as raised:
+        run(engine, sampling=Sampling(grammar="root ::= <[1]> " + token))
+    assert (raised.value.status, raised.value.code) == (400, "invalid_grammar")
+
+
+def test_a_grammar_may_name_tokens(engine):
+    grammar = 'root ::= <|im_start|> "user" <|im_start|> !<|im_start|>'
+    _, tokens, end = run(engine, sampling=Sampling(grammar=grammar))
+    start = next(iter(engine._model.markers(["<|im_start|>"])))
+    assert tokens[0] == tokens[-2] == start and tokens[-1] != start and end.reason == "stop"
+
+
+def test_a_grammar_is_compiled_for_a_model_that_was_not_loaded_yet():
+    engine = launch(model=None)
+    try:
+        assert run(engine, sampling=Sampling(grammar='root ::= "yes"'))[0] == "yes"
+        engine2 = launch(model=None)
+        _, _, error = run(engine2, sampling=Sampling(grammar="root ::= ("))
+        assert (error.status, error.code) == (400, "invalid_grammar")
+        engine2.stop()
+    finally:
+        engine.stop()
 
 
 def test_probabilities_of_the_likeliest_tokens_are_told(engine):

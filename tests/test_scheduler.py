@@ -47,6 +47,16 @@ def stream(scheduler):
     return sequence
 
 
+def test_a_stream_whose_reader_is_behind_is_in_no_batch_and_keeps_its_slot():
+    scheduler = Scheduler(2, 64)
+    behind, other = stream(scheduler), stream(scheduler)
+    behind.paused = True
+    assert [chunk.sequence for chunk in step(scheduler)] == [other] == scheduler.streams()
+    assert behind in scheduler.running
+    behind.paused = False
+    assert {chunk.sequence for chunk in step(scheduler)} == {behind, other}
+
+
 def test_requests_get_slots_first_come_first_served():
     scheduler = Scheduler(2, 64)
     first, second, third = prompt(3), prompt(3), prompt(3)
