@@ -22,7 +22,7 @@ from core.asking import read_body
 from core.errors import APIError
 from core.pool import Pool
 from core.service import Reply, Request, Route, json_reply
-from core.specs import MOST_QUOTED, Spec, make_spec, quoted
+from core.specs import Spec, make_spec, quoted
 
 PATH = "/admin/backends"
 _KNOWN = frozenset(["url", "slots", "weight", "key", "pass_key", "drain", "ttl"])
@@ -84,8 +84,7 @@ class Admin:
         body = request.json()
         unknown = sorted(set(body) - _KNOWN)
         if unknown:
-            name = unknown[0][:MOST_QUOTED]
-            raise APIError(400, "There is no field %s here." % quoted(unknown[0]), "unknown_field", name)
+            raise APIError(400, "There is no field %s here." % quoted(unknown[0]), "unknown_field", unknown[0])
         url = _url(fields.text(body, "url"))
         known = self._pool.find(url)
         spec = _spec(url, body, known.spec if known else Spec(url))

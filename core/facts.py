@@ -1,5 +1,6 @@
 """What a server says of itself in JSON, as far as it can be believed, kept and written again.
 
+    read_facts       its JSON object, whatever is in it
     good_name        a name that can stand in JSON, in a header and in metrics; else None
     read_models      the models of a list, each with its "name"
     slots_of         a number of slots that a server can have; else None
@@ -11,6 +12,7 @@ A server may say anything: a name of a megabyte, "\\ud800", 1e999, a list 900 de
 any answer of ours. What can't is left out.
 """
 
+import json
 import math
 import re
 from typing import Any, Dict, List, Optional
@@ -22,6 +24,18 @@ _MOST_TEXT = 4096
 _MOST_DEPTH = 6
 _MOST_FIELDS = 100  # of an object or a list inside a model's entry
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def read_facts(body: bytes) -> Dict[str, Any]:
+    """Return the JSON object that a server has sent, or an empty one; never raises.
+
+    More is taken than from a client (core/jsonbody.py), since one strange field must not hide the others.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError, MemoryError):  # a number of 5,000 digits is a ValueError, too
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def good_name(value: Any) -> Optional[str]:

@@ -16,9 +16,8 @@ import threading
 import traceback
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from core.asking import read_body
 from core.credentials import Credentials
-from core.facts import good_name, is_wedged, life_of, read_models, reason, slots_of
+from core.facts import good_name, is_wedged, life_of, read_facts, read_models, reason, slots_of
 from core.loops import LogOnce, Loop
 from core.pool import LOOK_SECONDS, Backend, Pool, Report
 from core.upstream import Broken, Client, Slow, Unreachable
@@ -129,7 +128,7 @@ class Health:
 
     def _get(self, url: str, headers: Dict[str, str], timeout: float) -> Tuple[int, Dict[str, Any]]:
         answer = self._client.open(url, headers=headers, timeout=timeout, within=timeout)
-        return answer.status, read_body(answer.read_and_close(_MOST))
+        return answer.status, read_facts(answer.read_and_close(_MOST))
 
 
 def _unwell(status: int, facts: Dict[str, Any], quick: bool = False) -> Report:

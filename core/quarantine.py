@@ -21,9 +21,8 @@ import time
 from collections import OrderedDict
 from typing import Any, Callable, Dict, Tuple
 
-from core.asking import read_body
 from core.errors import APIError
-from core.facts import life_of
+from core.facts import life_of, read_facts
 from core.upstream import Broken, Client, Slow, TooLarge, Unreachable
 
 REMEMBERED = 256
@@ -120,4 +119,4 @@ def has_died(client: Client, url: str, headers: Dict[str, str], life: Any) -> bo
 def _pid(client: Client, url: str, headers: Dict[str, str]) -> Any:
     """Return the `pid` in a server's /health, or None. Raises Unreachable, Broken, Slow."""
     answer = client.open(url + "/health", headers=headers, timeout=_PROBE_SECONDS, within=_PROBE_SECONDS)
-    return life_of(read_body(answer.read_and_close(_MOST_READ)).get("pid"))
+    return life_of(read_facts(answer.read_and_close(_MOST_READ)).get("pid"))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 from core import options
+from core.errors import shown
 
-MOST_QUOTED = 200  # characters of somebody's input that a message repeats
 _LONGEST_URL = 2000
 _URL = re.compile(r"(?:(https?)://)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@=/?#%\\]+)(?::([0-9]{1,5}))?/?", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
@@ -42,8 +42,7 @@ class Spec:
 
 def quoted(text: Any) -> str:
     """Return a text as messages repeat it: in quotes, and not all of a long one."""
-    text = str(text)
-    return repr(text if len(text) <= MOST_QUOTED else text[:MOST_QUOTED] + "…")
+    return repr(shown(str(text)))
 
 
 def backend_url(text: str) -> str:

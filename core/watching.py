@@ -42,7 +42,7 @@ class Watch:
         deadline = began + (timeout if sending else min(timeout, self._patience.left))
         while not self._look(sock, min(SLICE, max(0.0, deadline - clock())), sending):
             if backend.vitals.state == DOWN:
-                raise GaveUp("it is down: %s" % backend.vitals.why)
+                raise GaveUp("by its probes, it is down: %s" % backend.vitals.why)
             if clock() >= deadline:
                 return False
             self._pool.doubt(backend)

@@ -327,11 +327,11 @@ def test_a_probe_that_fails_in_an_unforeseen_way_is_made_again(front, monkeypatc
     front(Raw(), health_interval=0.05)
     asked, original = [], core.health.Health.ask
 
-    def ask(self, url):
+    def ask(self, url, headers):
         asked.append(1)
         if len(asked) < 3:
             raise MemoryError()
-        return original(self, url)
+        return original(self, url, headers)
 
     monkeypatch.setattr(core.health.Health, "ask", ask)
     monkeypatch.setattr("core.pool.LOOK_SECONDS", 0.05)

@@ -141,7 +141,7 @@ def test_a_suspect_waits_for_an_idle_backend_no_longer_than_the_queue_lets_it(fr
     balancer, _ = front(2, queue_timeout=0.5)
     with socket.create_connection(("127.0.0.1", balancer.service.port)) as sock:
         body = b'{"n": 1, "seconds": 30}'
-        sock.sendall(b"POST /plain HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        sock.sendall(b"POST /plain HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         wait_until(lambda: sum(each["in_flight"] for each in balancer.status()["backends"]) == 1)
         answer = call(balancer.url + "/plain", POISON)
         assert answer.status == 503 and answer.json["error"]["code"] == "queue_timeout"
