@@ -53,7 +53,8 @@ def _messages(body: Body) -> List[Body]:
     given = body.get("messages")
     if not isinstance(given, list) or not given:
         raise APIError(400, "'messages' must be an array that is not empty.", "invalid_value", "messages")
-    messages = [{"role": "system", "content": _text(body["system"], "system")}] if body.get("system") else []
+    system = body.get("system")
+    messages = [{"role": "system", "content": _text(system, "system")}] if system not in (None, "", []) else []
     for index, each in enumerate(given):
         where = "messages[%d]" % index
         if not isinstance(each, dict) or each.get("role") not in ("user", "assistant", "system"):
@@ -140,7 +141,7 @@ def _choice(choice: Any) -> Any:
     kind = choice.get("type") if isinstance(choice, dict) else None
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    if kind not in _TOOL_CHOICES:
+    if not isinstance(kind, str) or kind not in _TOOL_CHOICES:
         message = "'tool_choice' must be of type auto, any, tool or none."
         raise APIError(400, message, "invalid_value", "tool_choice")
     return _TOOL_CHOICES[kind]

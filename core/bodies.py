@@ -10,7 +10,7 @@ import re
 import threading
 from typing import Callable, Iterator, Mapping
 
-from core.errors import APIError
+from core.errors import APIError, shown
 from core.heads import MAX_HEADERS, has_body
 from core.wire import CONTINUE, Wire
 
@@ -50,7 +50,7 @@ def read_body(
 ) -> bytes:
     """Read a body of `limit` bytes at most; `took` is told each number of bytes that comes, and may raise.
 
-    Raises APIError 400, 411, 413, HangUp, TimedOut.
+    Raises APIError 400, 411, 413, 415 (RFC 9110, section 15.5.16), HangUp, TimedOut.
     """
     length = int(headers.get("content-length", 0))
     if length > limit:
@@ -59,6 +59,9 @@ def read_body(
         if method in ("POST", "PUT", "PATCH") and "content-length" not in headers:
             raise APIError(411, "Send a Content-Length, or the body in chunks.", "length_required")
         return b""
+    coding = headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise APIError(415, "Content-Encoding %s is not supported." % shown(coding), "content_encoding")
     if headers.get("expect", "").lower() == "100-continue" and version == "HTTP/1.1":
         wire.write(CONTINUE)
     pieces = _chunks(wire, limit, deadline) if "transfer-encoding" in headers else wire.pieces(length, deadline)

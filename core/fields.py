@@ -26,6 +26,11 @@ def text(body: Body, name: str, default: Any = _MISSING) -> Any:
     return value
 
 
+def any_text(body: Body, name: str) -> str:
+    """Return a text, which may be empty or missing. Raises APIError 400 for what is none."""
+    return text(body, name, "") if body.get(name) != "" else ""
+
+
 def integer(body: Body, name: str, default: Optional[int], low: int, high: int) -> Optional[int]:
     """Return a whole number from `low` to `high`; 3.0 counts as one. Raises APIError 400."""
     value = _get(body, name, default)

@@ -190,11 +190,14 @@ class Model:
         except TooLong:
             raise APIError(400, "'content' may hold at most %d tokens." % TOKENS.most, "invalid_value", "content")
 
-    def detokenize(self, tokens: Many[int]) -> bytes:
-        """Return tokens' bytes, special ones' too. Raises APIError 400 for an unknown one, 503 if it is unloaded."""
+    def detokenize(self, tokens: Many[int], field: str = "tokens") -> bytes:
+        """Return tokens' bytes, special ones' too. `field` is the request's that holds them.
+
+        Raises APIError 400 for an unknown one, 503 if the model has been unloaded.
+        """
         try:
             with self.readers:
-                return b"".join(self.piece(self._known(token), True) for token in tokens)
+                return b"".join(self.piece(self._known(token, field), True) for token in tokens)
         except Closed:
             raise _unloaded()
 
@@ -227,10 +230,10 @@ class Model:
         begin = [llama_cpp.llama_vocab_bos(self.vocab)] if llama_cpp.llama_vocab_get_add_bos(self.vocab) else []
         return begin + [marks[0]] + before + [marks[1]] + after + [marks[2]]
 
-    def _known(self, token: int) -> int:
+    def _known(self, token: int, field: str = "prompt") -> int:
         if not 0 <= token < self.vocabulary:
             message = "There is no token %d: the model has %d." % (token, self.vocabulary)
-            raise APIError(400, message, "invalid_value", "prompt")
+            raise APIError(400, message, "invalid_value", field)
         return token
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool, most: int) -> List[int]:

@@ -198,7 +198,7 @@ class NativeEndpoints(Endpoints):
         tokens = request.json().get("tokens")
         if not isinstance(tokens, list) or not all(isinstance(each, int) and each is not True for each in tokens):
             raise APIError(400, "'tokens' must be an array of token ids.", "invalid_value", "tokens")
-        return json_reply({"content": self._runner.text(tokens)})
+        return json_reply({"content": self._runner.text(tokens, "tokens")})
 
     def apply_template(self, request: Request) -> Any:
         """POST /apply-template: the prompt that a conversation becomes."""

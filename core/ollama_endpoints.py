@@ -43,10 +43,8 @@ def read_chat(body: Body) -> ChatAsk:
 
 def read_generate(body: Body) -> ChatAsk:
     """Return what a body of POST /api/generate asks for, as a conversation. Raises APIError 400."""
-    prompt = body.get("prompt") or ""
-    if not isinstance(prompt, str):
-        raise APIError(400, "'prompt' must be a string.", "invalid_value", "prompt")
-    if body.get("images"):
+    prompt = fields.any_text(body, "prompt")
+    if body.get("images") not in (None, []):
         raise APIError(400, "Images can't be used: this server takes text only.", "unsupported", "images")
     system = fields.text(body, "system", None)
     messages = [{"role": "system", "content": system}] if system else []
@@ -72,7 +70,7 @@ def _common(body: Body) -> ChatAsk:
 def model_name(body: Body) -> str:
     """Return the name of a file in the models folder. Raises APIError 400."""
     name = fields.text(body, "model", None) or fields.text(body, "name", None) or fields.text(body, "model")
-    return name[: -len(LATEST)] if name.endswith(LATEST) else name
+    return name[: -len(LATEST)] if name.endswith(LATEST) and name != LATEST else name
 
 
 def _schema(body: Body) -> Any:
@@ -93,7 +91,7 @@ def _messages(body: Body) -> Any:
         return given
     messages, called = [], 0
     for index, each in enumerate(given):
-        if each.get("images"):
+        if each.get("images") not in (None, []):
             where = "messages[%d].images" % index
             raise APIError(400, "Images can't be used: this server takes text only.", "unsupported", where)
         message = dict(each)
@@ -224,7 +222,7 @@ class OllamaEndpoints(Endpoints):
         job = conversation.jobs()[0]
         suffix = fields.text(body, "suffix", None) if body.get("suffix") != "" else None
         if fields.flag(body, "raw", False) or suffix is not None:
-            job.prompt, job.suffix = body.get("prompt") or "", suffix
+            job.prompt, job.suffix = fields.any_text(body, "prompt"), suffix
         return self._reply(request, body, conversation, job, _response)
 
     def _reply(

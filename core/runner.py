@@ -121,9 +121,9 @@ class Runner:
             running[index] = job
             waiting.popleft()
 
-    def text(self, tokens: Many[int]) -> str:
-        """Return tokens of the model that is loaded as text. Raises APIError 400, 503."""
-        return self.engine.vocabulary().detokenize(tokens).decode("utf-8", "replace")
+    def text(self, tokens: Many[int], field: str = "prompt") -> str:
+        """Return tokens of the model that is loaded as text. `field` is the request's. Raises APIError 400, 503."""
+        return self.engine.vocabulary().detokenize(tokens, field).decode("utf-8", "replace")
 
     def answers(self, jobs: Many[Job], request: Request) -> List[Answer]:
         """Wait for the end of jobs and return what came of them.
