@@ -235,7 +235,7 @@ class Backend:
             model=self.folder.find(name),
             prompt=prompt,
             max_tokens=fields.integer(body, "max_tokens", 100, 1, 1 << 31),
-            stop=fields.texts(body, "stop", 16),
+            stop=fields.texts(body, "stop"),
             sampling=read_sampling(body),
             cache_prompt=fields.flag(body, "cache_prompt", True),
         )

@@ -37,6 +37,7 @@ Another backend is never one that this request was sent to, unless it has come u
 `retries` times at most, together. Whatever else a backend answers goes to the client as it is.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -47,20 +48,21 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from core import asking, options, process, service
+from core import access, asking, loops, options, process, service
 from core.admin import Admin
 from core.asking import Wish
 from core.discovery import Discovery, parse_target
 from core.errors import APIError, HangUp
 from core.health import Health
+from core.metrics import Metrics
 from core.policies import POLICIES
 from core.pool import Backend, Pool, Spec, Ticket, parse_spec, specs_in_file
 from core.queueing import Full
-from core.relaying import Relay, RetryBudget, passed_back, sent_on
+from core.relaying import REFUSED, Relay, RetryBudget, held, passed_back, sent_on
 from core.service import Reply, Request, Route, Stream, between, json_reply, setting
 from core.settings import ChildSettings, RelaySettings
-from core.upstream import Answer, Broken, Client, Slow, Unreachable, Wait
-from core.vitals import DOWN
+from core.upstream import Answer, Broken, Client, Slow, Unreachable
+from core.watching import Watch
 
 log = logging.getLogger("comeapi.balancer")
 
@@ -102,7 +104,7 @@ class Config(service.Config, RelaySettings, ChildSettings):
     )
     admin_key: Tuple[str, ...] = setting(
         (), "key for /admin/backends, which is off without one, or @FILE; repeatable", "access", many=True, secret=True,
-        check=service.check_key, metavar="KEY",
+        check=access.check_key, metavar="KEY",
     )  # fmt: skip
 
     def specs(self) -> Tuple[Spec, ...]:
@@ -115,10 +117,7 @@ class Config(service.Config, RelaySettings, ChildSettings):
 
 # -------------------------------------------------------------------------------------------- the balancer
 
-_HELD = 16 << 20  # bytes of an answer of known length that are held back, so that a broken one can be asked for again
 _TICK = 0.25  # seconds between two looks whether a client that waits is still there
-_SLICE = 1.0  # seconds between two looks whether a backend that is silent is still there
-_REFUSED = (502, 503)
 _BROKE = "broken"
 
 
@@ -139,6 +138,8 @@ class Balancer:
         self._client = Client(config.connect_timeout, config.backend_ca)
         key = config.api_key[0] if config.api_key else ""
         self._health = Health(self.pool, self._client, config.health_interval, config.health_timeout, key, on_up)
+        self.loops = [self._health.loop]  # of this program: /health tells of them
+        self.loops += [self._discovery.loop] if config.discover else []
         self._budget = RetryBudget(config.retry_budget)
         self._refreshed = float("-inf")  # when the backends were asked for their models last, for a request
         self.service = service.Service(config, self._routes(), fallback=self.relay)
@@ -188,9 +189,12 @@ class Balancer:
         return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()})
 
     def health(self, request: Request) -> Reply:
-        """GET /health: 200 while at least one backend is up."""
+        """GET /health: 200 while at least one backend is up, and the thread that probes them runs."""
+        state = {"status": "ok", "loops": loops.describe(self.loops)}
+        if self._health.loop.late():
+            return json_reply(dict(state, status="the health thread does not run"), 503)
         if self.pool.any_up():
-            return json_reply({"status": "ok"})
+            return json_reply(state)
         error = APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
         return service.error_reply(error)
 
@@ -247,10 +251,12 @@ class Balancer:
             for backend in self.pool.everyone()
             if backend.vitals.up
         ]
+        with contextlib.suppress(RuntimeError):  # no thread can be had: what the last probes have found out holds
+            for each in asked:
+                each.start()
         for each in asked:
-            each.start()
-        for each in asked:
-            each.join(self.config.health_timeout)
+            if each.is_alive():
+                each.join(self.config.health_timeout)
 
     def _ask_for_models(self, backend: Backend, headers: Dict[str, str]) -> None:
         models = self._health.models_of(backend.url, headers)
@@ -265,7 +271,7 @@ class Balancer:
 
     def _wish(self, request: Request) -> Wish:
         """Return what a request asks for; an alias in its body gives way to the model's name. Raises APIError 404."""
-        who = service.presented_key(request.headers) if self.config.api_key else request.peer
+        who = access.presented_key(request.headers) if self.config.api_key else request.peer
         if request.method in ("GET", "HEAD", "DELETE"):
             return Wish(who, works=False)
         fields = asking.read_body(request.body)
@@ -315,7 +321,7 @@ class Balancer:
                 self.pool.failed(backend, str(error), lost=False)
                 raise APIError(504, "The backend %s is too slow: %s." % (backend.url, error), "backend_slow")
             else:
-                if reply.status not in _REFUSED:
+                if reply.status not in REFUSED:
                     return reply
                 failure, why = reply, str(reply.status)  # 3
             failures += 1
@@ -384,7 +390,7 @@ class Balancer:
                 sent_on(request),
                 request.body if request.body or request.method in ("POST", "PUT", "PATCH") else None,
                 self.config.timeout,
-                self._watch(backend, request),
+                Watch(self.pool, backend, request),
             )
             reply = self._reply(ticket, answer, waited)
             seconds = self.pool.clock() - ticket.since
@@ -397,23 +403,6 @@ class Balancer:
             self.pool.release(ticket)
             raise
 
-    def _watch(self, backend: Backend, request: Request) -> Wait:
-        """Return how to wait for a backend's bytes: until the client leaves, or the backend is found to be down."""
-        clock, wait_for = self.pool.clock, request.wire.wait_for
-
-        def wait(sock: Any, timeout: float) -> bool:
-            deadline = clock() + timeout
-            while not wait_for(sock, min(_SLICE, max(0.0, deadline - clock()))):
-                if backend.vitals.state == DOWN:
-                    raise Broken("it does not answer its probes any more")
-                if clock() >= deadline:
-                    return False
-                self.pool.doubt(backend)
-            backend.heard = clock()
-            return True
-
-        return wait
-
     def _reply(self, ticket: Ticket, answer: Answer, waited: float) -> Any:
         """Return a whole answer as a Reply; one of unknown or great length as a Stream that gives the backend back."""
         backend = ticket.backend
@@ -421,10 +410,10 @@ class Balancer:
         headers.append(("X-ComeAPI-Backend", backend.url))
         headers.append(("X-ComeAPI-Queue-Ms", "%d" % (waited * 1000)))
         kind = answer.header("content-type")
-        if answer.status in _REFUSED or (answer.length is not None and answer.length <= _HELD):
-            body = answer.read_and_close()
+        whole = held(answer, headers, self.config.timeout)
+        if whole:
             self.pool.release(ticket)
-            return Reply(body, answer.status, kind, headers)
+            return whole
         relay = Relay(answer, lambda: self._ended(ticket), lambda why, lost: self.pool.failed(backend, why, lost))
         self._count.streams(1)
         if not kind.startswith(service.EVENT_STREAM):
@@ -455,7 +444,7 @@ def _openai_model(model: Dict[str, Any]) -> Dict[str, Any]:
 class _Metrics:
     """What the balancer counts beside its own HTTP."""
 
-    def __init__(self, metrics: service.Metrics, pool: Pool):
+    def __init__(self, metrics: Metrics, pool: Pool):
         self.retries = metrics.counter("comeapi_retries_total", "Requests sent to another backend.", "why")
         self.queue_wait = metrics.histogram(
             "comeapi_queue_wait_seconds", "How long those requests waited that had to wait for a slot."
@@ -504,6 +493,7 @@ class _Metrics:
 
 # --------------------------------------------------------------------------------------------- the program
 
+_RELOAD_SECONDS = 5.0  # between two beats of the thread that waits for SIGHUP
 POSITIONAL = ("backend_host", "base_port", "backends", "host", "port")
 
 
@@ -556,16 +546,17 @@ def _reload_at_hangup(balancer: Balancer) -> None:
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def reload() -> None:
-        while True:
-            asked.get()
-            try:
-                balancer.reload()
-                log.info("🔁 %s read again: %s", balancer.config.backends_file, _named(balancer))
-            except (OSError, ValueError) as error:
-                log.warning("%s can't be read, nothing changes: %s", balancer.config.backends_file, error)
+        try:
+            asked.get(timeout=_RELOAD_SECONDS)
+            balancer.reload()
+            log.info("🔁 %s read again: %s", balancer.config.backends_file, _named(balancer))
+        except queue.Empty:
+            pass
+        except (OSError, ValueError) as error:
+            log.warning("%s can't be read, nothing changes: %s", balancer.config.backends_file, error)
 
     signal.signal(signal.SIGHUP, lambda number, _frame: asked.put(number))
-    threading.Thread(target=reload, name="reload", daemon=True).start()
+    balancer.loops.append(loops.Loop("reload", _RELOAD_SECONDS, reload, pauses=False, log=log).start())
 
 
 if __name__ == "__main__":

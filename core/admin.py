@@ -11,10 +11,11 @@ same is posted again before: the heartbeat of backends that register themselves 
 from typing import Any, Dict, List, Sequence
 
 from core import fields
+from core.access import key_error, key_is_one_of, presented_key
 from core.asking import read_body
 from core.errors import APIError
 from core.pool import Pool, Spec, make_spec
-from core.service import Reply, Request, Route, json_reply, key_error, key_is_one_of, presented_key
+from core.service import Reply, Request, Route, json_reply
 
 PATH = "/admin/backends"
 _KNOWN = frozenset(["url", "slots", "weight", "drain", "ttl"])

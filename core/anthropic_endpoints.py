@@ -15,7 +15,7 @@ from core import fields
 from core.chat import ChatAsk, Conversation, Endpoints, Message, arguments_of, read, steps
 from core.errors import APIError, json_type
 from core.jobs import Finished, Job
-from core.openai_api import DEFAULTS, MOST_STOPS
+from core.openai_api import DEFAULTS
 from core.sampling import read_sampling
 from core.service import IDLE, Request, Route, event, event_stream, json_reply
 from core.template import read_messages
@@ -43,7 +43,7 @@ def read_messages_body(body: Body, limited: bool = True) -> ChatAsk:
         tools=read_tools(translated),
         sampling=read_sampling(body, DEFAULTS),
         max_tokens=fields.integer(body, "max_tokens", 1, 1, 1 << 31),
-        stop=tuple(fields.texts(body, "stop_sequences", MOST_STOPS)),
+        stop=tuple(fields.texts(body, "stop_sequences")),
         template_options=options,
     )
 

@@ -7,6 +7,7 @@ API does. Fields that nobody reads are ignored.
 import sys
 from typing import Any, Dict, List, Optional
 
+from core.bounds import STOP_LENGTH, STOPS, Bound
 from core.errors import APIError, json_type
 
 _MISSING = object()
@@ -59,15 +60,15 @@ def flag(body: Body, name: str, default: bool) -> bool:
     return value
 
 
-def texts(body: Body, name: str, most: int) -> List[str]:
-    """Return a list of texts, given as one or as an array of at most `most`. Raises APIError 400."""
+def texts(body: Body, name: str, most: Bound = STOPS, longest: Bound = STOP_LENGTH) -> List[str]:
+    """Return a list of texts, given as one or as an array, within bounds. Raises APIError 400."""
     value = _get(body, name, [])
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
         raise _wrong(name, "must be a string or an array of strings, none of them empty")
-    if len(value) > most:
-        raise _wrong(name, "may hold at most %d strings, not %d" % (most, len(value)))
+    most.check(len(value), name)
+    longest.check(max(map(len, value), default=0), name)
     return value
 
 

@@ -4,22 +4,34 @@
     GET /props        llama-server's slots (total_slots), where /health has not told them
     GET /models       ours and llama-server's list;  GET /v1/models  that of vLLM, Ollama and others
 
-A probe carries the balancer's own key, so that backends with keys tell it their models.
+A probe carries the balancer's own key, so that backends with keys tell it their models. Each of its requests ends
+within the timeout, and after a megabyte. What an answer says is believed as far as core/facts.py does.
+
+A quick look is a probe of /health alone that gets one second: a backend that has requests and sends nothing is looked
+at so, every second, if it is known to answer its probes at once.
 """
 
+import logging
 import threading
+import traceback
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core.asking import read_body
-from core.pool import Backend, Pool, Report
+from core.facts import good_name, life_of, read_models, reason, slots_of
+from core.loops import LogOnce, Loop
+from core.pool import LOOK_SECONDS, Backend, Pool, Report
 from core.upstream import Broken, Client, Slow, Unreachable
+
+log = logging.getLogger("comeapi.balancer")
+_MOST = 1 << 20  # bytes of an answer to a probe
+_PATIENCE = 1.0  # seconds that the thread waits for a probe to become due
 
 
 class Health:
     """The thread that probes each backend: at its interval while it is up, every second, backing off, while not.
 
     Each probe runs in a thread of its own, so that one that hangs delays no other. `on_up` is told the URL of each
-    backend that comes up.
+    backend that comes up. `loop` is the thread: core/loops.py says whether it is late.
     """
 
     def __init__(
@@ -31,50 +43,72 @@ class Health:
         key: str = "",
         on_up: Callable[[str], None] = lambda url: None,
     ):
+        self.loop = Loop("health", _PATIENCE, self._step, pauses=False, log=log)
         self._pool = pool
         self._client = client
         self._interval = interval
         self._timeout = timeout
         self._headers = {"Authorization": "Bearer " + key} if key else {}
         self._on_up = on_up
-        self._stopped = False
+        self._once = LogOnce(log)
 
     def start(self) -> None:
         """Start probing; the first probes go out at once."""
-        threading.Thread(target=self._run, name="health", daemon=True).start()
+        self.loop.start()
 
     def stop(self) -> None:
         """Send no more probes."""
-        self._stopped = True
+        self.loop.stop()
 
-    def _run(self) -> None:
-        while not self._stopped:
-            self._pool.expire()
-            for backend in self._pool.due(patience=1.0):
-                threading.Thread(target=self._probe, args=(backend,), name="probe", daemon=True).start()
+    def _step(self) -> None:
+        """Start the probes that are due, waiting up to a second for the first. Raises what no thread could start for."""
+        self._pool.expire()
+        due = [(backend, False) for backend in self._pool.due(_PATIENCE)]
+        due += [(backend, True) for backend in self._pool.doubted()]
+        failure: Optional[Exception] = None
+        for backend, quick in due:
+            try:
+                threading.Thread(target=self._probe, args=(backend, quick), name="probe", daemon=True).start()
+            except (RuntimeError, MemoryError) as error:  # "can't start new thread"
+                self._pool.unprobed(backend, quick)
+                failure = error
+        if failure:
+            raise failure
 
-    def _probe(self, backend: Backend) -> None:
-        report = Report(False, "the probe failed")
+    def _probe(self, backend: Backend, quick: bool) -> None:
+        """Probe a backend, in a thread of its own; whatever goes wrong, it can be probed again."""
         try:
-            report = self.ask(backend.url)
-        except Slow as error:
-            report = Report(False, str(error), timed_out=True)
-        except (Unreachable, Broken) as error:
-            report = Report(False, str(error))
-        finally:
+            report = self._report(backend.url, quick)
             if self._pool.probed(backend, report, self._interval):
                 self._on_up(backend.url)
+        except Exception as error:
+            self._pool.unprobed(backend, quick)
+            self._once.error("probing %s failed: %r" % (backend.url, error), "\n" + traceback.format_exc())
+
+    def _report(self, url: str, quick: bool) -> Report:
+        try:
+            return self.look(url) if quick else self.ask(url)
+        except Slow as error:
+            return Report(False, str(error), timed_out=True, quick=quick)
+        except (Unreachable, Broken) as error:
+            return Report(False, str(error), quick=quick)
+
+    def look(self, url: str) -> Report:
+        """Ask a backend whether it is well, and nothing else; it gets a second. Raises Unreachable, Broken, Slow."""
+        status, facts = self._get(url + "/health", self._headers, LOOK_SECONDS)
+        return _unwell(status, facts, quick=True) if status >= 500 else Report(True, quick=True)
 
     def ask(self, url: str) -> Report:
         """Ask a backend how it is. Raises Unreachable, Broken, Slow."""
-        status, facts = self._get(url + "/health", self._headers)
+        status, facts = self._get(url + "/health", self._headers, self._timeout)
         if status >= 500:
-            why = _reason(status, facts)
-            return Report(False, why, not_ready=status == 503)
-        slots = _positive(facts.get("slots")) or _positive(self._get_if_it_can(url + "/props").get("total_slots"))
+            return _unwell(status, facts)
+        ours = slots_of(facts.get("slots"))
+        slots = ours or slots_of(self._get_if_it_can(url + "/props").get("total_slots"))
         models = self.models_of(url, self._headers)
-        model = facts.get("model") if isinstance(facts.get("model"), str) else _loaded(models)
-        return Report(True, slots=slots, model=model, told=True, models=models, life=facts.get("pid"))
+        model = good_name(facts.get("model")) or _loaded(models)
+        life = life_of(facts.get("pid"))
+        return Report(True, slots=slots, model=model, told=True, models=models, life=life, prompt=bool(ours))
 
     def models_of(self, url: str, headers: Dict[str, str]) -> Optional[List[Dict[str, Any]]]:
         """Return a backend's models as it lists them, each with a "name"; None where it does not tell."""
@@ -87,38 +121,21 @@ class Health:
     def _get_if_it_can(self, url: str, headers: Optional[Dict[str, str]] = None) -> Dict[str, Any]:
         """Ask what not every server knows: an empty object where this one does not."""
         try:
-            status, body = self._get(url, self._headers if headers is None else headers)
+            status, body = self._get(url, self._headers if headers is None else headers, self._timeout)
         except (Unreachable, Broken, Slow):
             return {}
         return body if status == 200 else {}
 
-    def _get(self, url: str, headers: Dict[str, str]) -> Tuple[int, Dict[str, Any]]:
-        answer = self._client.open(url, headers=headers, timeout=self._timeout)
-        return answer.status, read_body(answer.read_and_close())
+    def _get(self, url: str, headers: Dict[str, str], timeout: float) -> Tuple[int, Dict[str, Any]]:
+        answer = self._client.open(url, headers=headers, timeout=timeout, within=timeout)
+        return answer.status, read_body(answer.read_and_close(_MOST))
 
 
-def read_models(body: Dict[str, Any]) -> Optional[List[Dict[str, Any]]]:
-    """Return the models of {"models": [{"name"}]} or OpenAI's {"data": [{"id"}]}, each with a "name"; else None."""
-    for field, key in (("data", "id"), ("models", "name")):
-        models = body.get(field)
-        if isinstance(models, list):
-            named = [each for each in models if isinstance(each, dict) and isinstance(each.get(key), str)]
-            return [dict(each, name=each[key]) for each in named]
-    return None
-
-
-def _positive(value: Any) -> Optional[int]:
-    return value if isinstance(value, int) and value > 0 else None
+def _unwell(status: int, facts: Dict[str, Any], quick: bool = False) -> Report:
+    return Report(False, reason(status, facts), not_ready=status == 503, quick=quick)
 
 
 def _loaded(models: Optional[List[Dict[str, Any]]]) -> Optional[str]:
     """Return the model that is loaded, where a list says so, or has only one."""
     loaded = [each["name"] for each in models or () if each.get("loaded", len(models or ()) == 1)]
     return loaded[0] if loaded else None
-
-
-def _reason(status: int, facts: Dict[str, Any]) -> str:
-    """Return what a /health answer says is wrong."""
-    error = facts.get("error")
-    message = error.get("message") if isinstance(error, dict) else None
-    return str(message or facts.get("status") or "status %d" % status)

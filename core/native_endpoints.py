@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import fields
+from core.bounds import PROMPTS, TOKENS
 from core.chat import ChatAsk, Endpoints, template_of
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job, Prompt
-from core.openai_api import DEFAULTS, MOST_STOPS, read_schema
+from core.openai_api import DEFAULTS, read_schema
 from core.runner import Answer
 from core.sampling import RANDOM_SEED, Sampling, read_sampling
 from core.schema import json_grammar
@@ -51,7 +52,7 @@ def read_completion(body: Body) -> NativeAsk:
         several,
         model=fields.text(body, "model", None),
         max_tokens=UNLIMITED if limit < 0 else limit,
-        stop=tuple(fields.texts(body, "stop", MOST_STOPS)),
+        stop=tuple(fields.texts(body, "stop")),
         sampling=_sampling(body),
         cache_prompt=fields.flag(body, "cache_prompt", True),
         stream=stream,
@@ -74,6 +75,7 @@ def _prompts(body: Body) -> Tuple[Tuple[Prompt, ...], bool]:
     if value is None:
         raise APIError(400, "The field 'prompt' is missing.", "missing_field", "prompt")
     if isinstance(value, list) and any(isinstance(each, list) for each in value) or _all_texts(value):
+        PROMPTS.check(len(value), "prompt")
         return tuple(_prompt(each) for each in value), True
     return (_prompt(value),), False
 

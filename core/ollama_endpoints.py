@@ -19,7 +19,7 @@ from core.chat import ChatAsk, Conversation, Endpoints, Message, arguments_of, r
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job
 from core.models import ModelFile
-from core.openai_api import DEFAULTS, MOST_STOPS
+from core.openai_api import DEFAULTS
 from core.sampling import read_sampling
 from core.schema import JSON_OBJECT
 from core.service import IDLE, Request, Route, Stream, json_reply
@@ -64,7 +64,7 @@ def _common(body: Body) -> ChatAsk:
         schema=_schema(body),
         sampling=read_sampling(options, DEFAULTS),
         max_tokens=UNLIMITED if limit < 0 else limit,
-        stop=tuple(fields.texts(options, "stop", MOST_STOPS)),
+        stop=tuple(fields.texts(options, "stop")),
         template_options={} if think is None else {"enable_thinking": bool(think)},
     )
 

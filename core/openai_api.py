@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from typing import Sequence as Many
 
 from core import fields
+from core.bounds import ALL_ANSWERS, ANSWERS, PROMPTS
 from core.chat import ChatAsk, Message
 from core.errors import APIError
 from core.jobs import UNLIMITED, Embedded, Finished, Prompt
@@ -29,9 +30,6 @@ Body = Dict[str, Any]
 
 # What llama.cpp's server samples with where a request does not say. OpenAI's own top_k and min_p are not known.
 DEFAULTS = Sampling(top_p=0.95, min_p=0.05)
-MOST_ANSWERS = 128  # of one request, as OpenAI has it
-MOST_STOPS = 16
-MOST_INPUTS = 2048  # texts of one request for embeddings
 
 
 @dataclass(frozen=True)
@@ -75,20 +73,22 @@ class EmbeddingsAsk:
 def read_completion(body: Body) -> CompletionAsk:
     """Return what a body of POST /v1/completions asks for. Raises APIError 400."""
     logprobs = fields.integer(body, "logprobs", None, 0, 20)
-    count = fields.integer(body, "n", 1, 1, MOST_ANSWERS)
-    if fields.integer(body, "best_of", count, 1, MOST_ANSWERS) != count:
+    count = fields.integer(body, "n", 1, 1, ANSWERS.most)
+    if fields.integer(body, "best_of", count, 1, ANSWERS.most) != count:
         raise APIError(400, "'best_of' must be as large as 'n': answers are not ranked here.", "unsupported", "best_of")
     echo = fields.flag(body, "echo", False)
     if echo and logprobs is not None:
         raise APIError(
             400, "'echo' with 'logprobs' is not supported: the prompt's are not kept.", "unsupported", "echo"
         )
+    prompts = read_prompts(body, "prompt")
+    ALL_ANSWERS.check(len(prompts) * count, "n")
     return CompletionAsk(
-        prompts=read_prompts(body, "prompt"),
+        prompts=prompts,
         model=fields.text(body, "model", None),
         count=count,
         max_tokens=_max_tokens(body, 16),
-        stop=tuple(fields.texts(body, "stop", MOST_STOPS)),
+        stop=tuple(fields.texts(body, "stop")),
         sampling=_sampling(body, logprobs),
         cache_prompt=fields.flag(body, "cache_prompt", True),
         suffix=fields.text(body, "suffix", None) if body.get("suffix") != "" else None,
@@ -115,8 +115,8 @@ def read_chat(body: Body) -> Tuple[ChatAsk, Streaming, Optional[int]]:
         schema=read_schema(body),
         sampling=_sampling(body, logprobs),
         max_tokens=_max_tokens(body, UNLIMITED),
-        stop=tuple(fields.texts(body, "stop", MOST_STOPS)),
-        count=fields.integer(body, "n", 1, 1, MOST_ANSWERS),
+        stop=tuple(fields.texts(body, "stop")),
+        count=fields.integer(body, "n", 1, 1, ANSWERS.most),
         cache_prompt=fields.flag(body, "cache_prompt", True),
         template_options=fields.mapping(body, "chat_template_kwargs") or {},
     )
@@ -129,9 +129,6 @@ def read_embeddings(body: Body) -> EmbeddingsAsk:
     if encoding not in ("float", "base64"):
         raise APIError(400, "'encoding_format' must be float or base64.", "invalid_value", "encoding_format")
     inputs = read_prompts(body, "input")
-    if len(inputs) > MOST_INPUTS:
-        message = "'input' may hold at most %d texts, not %d." % (MOST_INPUTS, len(inputs))
-        raise APIError(400, message, "invalid_value", "input")
     dimensions = fields.integer(body, "dimensions", None, 1, 1 << 20)
     return EmbeddingsAsk(inputs, fields.text(body, "model", None), dimensions, encoding == "base64")
 
@@ -156,6 +153,7 @@ def read_prompts(body: Body, name: str) -> Tuple[Prompt, ...]:
         raise APIError(400, "'%s' must be a string or an array that is not empty." % name, "invalid_value", name)
     if all(_is_token(each) for each in value):
         return (tuple(value),)
+    PROMPTS.check(len(value), name)
     return tuple(_prompt(each, name) for each in value)
 
 

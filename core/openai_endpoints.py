@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List
 
 from core import openai_api
 from core.chat import Conversation, Endpoints, read, seed_of, steps
-from core.jobs import Finished, Job
+from core.jobs import Finished, Job, Prompt
 from core.openai_api import Chats, CompletionAsk, Completions, Origin, Streaming
 from core.runner import Runner
 from core.service import IDLE, Request, Route, event_stream, json_reply
@@ -106,7 +106,7 @@ class OpenAIEndpoints(Endpoints):
             for prompt in ask.prompts
             for index in range(ask.count)
         ]
-        echoes = [self._echo(job) if ask.echo else "" for job in jobs]
+        echoes = [echo for prompt in ask.prompts for echo in [self._echo(prompt, ask)] * ask.count]
         if ask.stream.on:
             return event_stream(self._completion_chunks(jobs, echoes, ask, completions))
         answers = self._runner.answers(jobs, request)
@@ -117,23 +117,26 @@ class OpenAIEndpoints(Endpoints):
         ends = [answer.end for answer in answers]
         return json_reply(completions.whole(choices, openai_api.total_usage(ends, ask.count), timings=ends[0].timings))
 
-    def _echo(self, job: Job) -> str:
-        """Return a prompt as text."""
-        return job.prompt if isinstance(job.prompt, str) else self._runner.text(job.prompt)
+    def _echo(self, prompt: Prompt, ask: CompletionAsk) -> str:
+        """Return a prompt as text, where the answers are to begin with it."""
+        if not ask.echo:
+            return ""
+        return prompt if isinstance(prompt, str) else self._runner.text(prompt)
 
     def _completion_chunks(
         self, jobs: List[Job], echoes: List[str], ask: CompletionAsk, completions: Completions
     ) -> Iterator[Any]:
         ends: Dict[int, Finished] = {}
-        for index, echo in enumerate(echoes):
-            if echo:
-                yield completions.chunk(index, echo, [])
+        echoes = list(echoes)
         with contextlib.closing(self._runner.events(jobs)) as events:
             for each in events:
                 if each is IDLE:
                     yield IDLE
                     continue
                 index, event = each
+                if echoes[index]:
+                    yield completions.chunk(index, echoes[index], [])
+                    echoes[index] = ""
                 if isinstance(event, Finished):
                     ends[index] = event
                     yield dict(completions.chunk(index, "", [], event.reason), timings=event.timings)

@@ -126,6 +126,11 @@ class Backend:
         self.checked = float("-inf")  # when its last probe ended, on the pool's clock
         self.next_probe = 0.0  # likewise
         self.probing = False
+        self.prompt = False  # its /health answers at once, however busy it is: silence there means that it is dead
+        self.tested = False  # its next probe shows whether that is so: a request waits in silence
+        self.doubted = False  # a quick look is wanted
+        self.next_look = 0.0  # when that may be, on the pool's clock
+        self.looking = False  # it is under way
         self.credit = 0.0  # the round-robin cursor's
         self.heard = float("-inf")  # when the last byte of an answer came; written without the lock
         self._clock = clock
@@ -204,6 +209,8 @@ class Report:
     told: bool = False  # it was asked for its models
     models: Optional[List[Dict[str, Any]]] = None
     life: Any = None  # changes when it starts again
+    prompt: bool = False  # it is a server whose /health answers at once, however busy it is
+    quick: bool = False  # it was a quick look: /health alone, and little time for it
 
 
 class Ticket:
@@ -223,6 +230,8 @@ class Ticket:
 
 LIVE_SECONDS = 10.0  # how long after a byte an answer counts as flowing
 DOUBT_SECONDS = 5.0  # how long a probe's outcome counts as fresh
+QUIET_SECONDS = 0.9  # without a byte from a backend that has requests: then it is doubted
+LOOK_SECONDS = 1.0  # between two quick looks at a backend that is doubted, and what each of them may take
 FAILURES = frozenset([500, 502, 504])  # what a backend that can't do its work answers
 BUSY = frozenset([429, 503])  # what one says that has too much of it
 
@@ -338,11 +347,23 @@ class Pool:
                 self._probe_due.notify_all()
 
     def doubt(self, backend: Backend) -> None:
-        """A request has waited long for its first byte: probe the backend soon, unless that was done a moment ago."""
+        """A request waits. Where the backend has sent no byte for long, probe it, unless that was done a moment ago.
+
+        A backend that answers its probes at once, however busy it is, gets a quick look every second: one that was
+        stopped is found out within five.
+        """
+        now = self.clock()
+        if now - backend.heard < QUIET_SECONDS:
+            return
         with self._lock:
-            if self.clock() - backend.checked >= DOUBT_SECONDS:
-                backend.next_probe = min(backend.next_probe, self.clock())
-                self._probe_due.notify_all()
+            if backend.prompt and backend.vitals.up:
+                backend.doubted = True
+            elif now - backend.checked >= DOUBT_SECONDS:
+                backend.next_probe = min(backend.next_probe, now)
+                backend.tested = True
+            else:
+                return
+            self._probe_due.notify_all()
 
     def _count_failure(self, backend: Backend, why: str, lost: bool) -> None:
         backend.errors += 1
@@ -357,38 +378,75 @@ class Pool:
         """Wait at most `patience` seconds for a probe to become due, and take all backends that must be probed."""
         with self._lock:
             due = self._due()
-            if not due:
-                upcoming = [each.next_probe - self.clock() for each in self._backends if not each.probing]
+            if not due and not self._doubted():
+                now = self.clock()
+                upcoming = [each.next_probe - now for each in self._backends if not each.probing]
+                upcoming += [each.next_look - now for each in self._backends if each.doubted and not each.looking]
                 self._probe_due.wait(max(0.0, min(upcoming + [patience])))
                 due = self._due()
             for each in due:
                 each.probing = True
             return due
 
+    def doubted(self) -> List[Backend]:
+        """Take all backends that must be looked at quickly."""
+        with self._lock:
+            doubted = self._doubted()
+            for each in doubted:
+                each.looking = True
+                each.next_look = self.clock() + LOOK_SECONDS
+            return doubted
+
+    def _doubted(self) -> List[Backend]:
+        return [each for each in self._backends if each.doubted and not each.looking and each.next_look <= self.clock()]
+
     def _due(self) -> List[Backend]:
         return [each for each in self._backends if not each.probing and each.next_probe <= self.clock()]
 
     def probed(self, backend: Backend, report: Report, interval: float) -> bool:
-        """Note a probe's outcome and when the next one is due. Returns whether the backend has come up."""
+        """Note a probe's outcome and when the next one is due. Returns whether the backend has come up.
+
+        A quick look that ends well changes nothing about the next probe; one that does not is followed by another.
+        """
         with self._lock:
             was = backend.vitals.state
             was_up = backend.vitals.up
-            backend.probing = False
+            self._unmark(backend, report.quick)
             backend.last_check, backend.checked = time.time(), self.clock()
             self._note(backend, report)
-            backend.next_probe = self.clock() + backend.vitals.next_probe(interval)
+            if report.quick or report.ok:
+                backend.doubted = backend.vitals.up and not report.ok
+            if not (report.quick and report.ok):
+                backend.next_probe = self.clock() + backend.vitals.next_probe(interval)
             if backend.vitals.state == DOWN and was != DOWN:
-                backend.life = None
+                backend.life, backend.prompt = None, False
                 if backend.vitals.seen:  # else it is just being started, or its URL is wrong: /status says why
                     log.warning("🔴 %s is down: %s", backend.url, report.why)
             self._hand_out(backend)
             self._probe_due.notify_all()
             return backend.vitals.up and not was_up
 
+    def unprobed(self, backend: Backend, quick: bool) -> None:
+        """A probe that was due could not be made: it is due again in a second."""
+        with self._lock:
+            self._unmark(backend, quick)
+            backend.next_probe = max(backend.next_probe, self.clock() + LOOK_SECONDS)
+
+    def _unmark(self, backend: Backend, quick: bool) -> None:
+        if quick:
+            backend.looking = False
+        else:
+            backend.probing = False
+
     def _note(self, backend: Backend, report: Report) -> None:
         vitals, now = backend.vitals, self.clock()
-        if report.ok:
+        live = LOOK_SECONDS if report.quick else LIVE_SECONDS
+        if report.ok and report.quick:
             vitals.probe_passed(now)
+        elif report.ok:
+            vitals.probe_passed(now)
+            showed = backend.tested and backend.in_flight > 0 and now - backend.heard >= LOOK_SECONDS
+            backend.prompt, backend.tested = backend.prompt or report.prompt or showed, False
             backend.slots = backend.spec.slots or report.slots or backend.slots
             backend.model = report.model
             if report.told:
@@ -396,7 +454,7 @@ class Pool:
             backend.life = report.life if report.life is not None else backend.life or object()
         elif report.not_ready:
             vitals.not_ready(now, report.why)
-        elif report.timed_out and backend.in_flight and now - backend.heard < LIVE_SECONDS:
+        elif report.timed_out and backend.in_flight and now - backend.heard < live:
             vitals.busy("busy: %s, but its streams flow" % report.why)
         else:
             vitals.probe_failed(now, report.why)

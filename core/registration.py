@@ -10,14 +10,15 @@ A balancer that is not there yet, or starts again, is told at the next beat.
 import json
 import logging
 import socket
-import threading
 from urllib.parse import quote, urlsplit
 
+from core.loops import Loop
 from core.service import http_url
 from core.upstream import Broken, Client, Slow, Unreachable
 
 log = logging.getLogger("comeapi.registration")
 PATH = "/admin/backends"
+_MOST_SAID = 64 << 10  # bytes of the balancer's answer
 BEATS = 3  # how many may be missed before the balancer forgets a backend
 
 
@@ -32,47 +33,43 @@ def reachable_url(balancer_url: str, port: int, scheme: str = "http") -> str:
 
 
 class Registrar:
-    """Keeps one backend registered at one balancer; start() and stop() are called once each."""
+    """Keeps one backend registered at one balancer; start() and stop() are called once each. `loop` is its thread."""
 
     def __init__(self, balancer_url: str, own_url: str, key: str, interval: float = 5.0):
         self._balancer_url = balancer_url.rstrip("/")
         self._own_url = own_url
         self._headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
-        self._interval = interval
+        self._patience = max(1.0, interval)  # seconds for one call of the balancer
+        self._body = json.dumps({"url": own_url, "ttl": max(1.0, BEATS * interval)}).encode("ascii")
         self._client = Client()
-        self._stopped = threading.Event()
         self._last = ""  # what the last beat has led to
-        self._thread = threading.Thread(target=self._run, name="registrar", daemon=True)
+        self.loop = Loop("registrar", interval, self._beat, step_seconds=2 * self._patience, log=log)
 
     def start(self) -> "Registrar":
         """Register now, and again every `interval` seconds, in a thread."""
-        self._thread.start()
+        self.loop.start()
         return self
 
     def stop(self) -> None:
         """Take the backend away from the balancer; requests that run there go on."""
-        self._stopped.set()
-        self._thread.join()
+        self.loop.stop(2 * self._patience)
         self._say(self._ask("DELETE", "?url=" + quote(self._own_url, safe="")))
         self._client.close()
 
-    def _run(self) -> None:
-        ttl = max(1.0, BEATS * self._interval)
-        body = json.dumps({"url": self._own_url, "ttl": ttl}).encode("ascii")
-        while not self._stopped.is_set():
-            self._say(self._ask("POST", "", body))
-            self._stopped.wait(self._interval)
+    def _beat(self) -> None:
+        self._say(self._ask("POST", "", self._body))
 
     def _ask(self, method: str, query: str, body: bytes = b"") -> str:
         """Call the balancer; return what came of it."""
         try:
             url = self._balancer_url + PATH + query
-            answer = self._client.open(url, method, self._headers, body or None, timeout=max(1.0, self._interval))
-            said = answer.read_and_close().decode("utf-8", "replace")
+            patience = self._patience
+            answer = self._client.open(url, method, self._headers, body or None, patience, within=patience)
+            said = answer.read_and_close(_MOST_SAID).decode("utf-8", "replace")
         except (Unreachable, Broken, Slow) as error:
             return "%s can't be told: %s" % (self._balancer_url, error)
         if answer.status >= 400:
-            return "%s refuses: %d %s" % (self._balancer_url, answer.status, said)
+            return "%s refuses: %d %s" % (self._balancer_url, answer.status, said[:1000])
         return "%s knows %s" % (self._balancer_url, self._own_url)
 
     def _say(self, outcome: str) -> None:

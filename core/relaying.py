@@ -2,31 +2,36 @@
 
 sent_on(request)         the headers that a backend gets
 passed_back(answer)      the headers that the client gets
+held(answer, …)          a whole answer that is small enough to be held back, or None
 Relay(answer, …)         a backend's answer as a service.Stream's chunks
 RetryBudget              how many requests may be sent again for being refused
 """
 
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from core.errors import APIError
-from core.service import Request
-from core.upstream import Answer, Broken, Slow
+from core.service import Reply, Request, error_reply
+from core.upstream import Answer, Broken, Slow, TooLarge, tokens
 
 _HOP_BY_HOP = frozenset(
     ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
      "transfer-encoding", "upgrade"]
 )  # fmt: skip
 _NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect"}
+REFUSED = (502, 503)  # statuses after which another backend is asked
+_HELD = 16 << 20  # bytes of an answer of known length that are held back, so that a broken one can be asked for again
+_HELD_RATE = 64 << 10  # bytes a second that it comes at, at least, beside the timeout
+_REFUSAL = 64 << 10  # bytes that a refusal's body may have, and
+_REFUSAL_SECONDS = 5.0  # the time it may take; else the client gets one of ours
 _OURS = _HOP_BY_HOP | {"content-length", "content-type", "server", "date", "x-request-id"}  # the service writes these
 
 
 def sent_on(request: Request) -> Dict[str, str]:
     """Return the headers that a backend gets of a request."""
     headers = {name: value for name, value in request.headers.items() if name not in _NOT_SENT_ON}
-    if "connection" in request.headers:
-        for option in request.headers["connection"].split(","):
-            headers.pop(option.strip().lower(), None)
+    for option in tokens(request.headers.get("connection", "")):
+        headers.pop(option, None)
     before = headers.get("x-forwarded-for")
     headers["x-forwarded-for"] = before + ", " + request.peer if before else request.peer
     headers["x-forwarded-proto"] = request.scheme
@@ -36,12 +41,31 @@ def sent_on(request: Request) -> Dict[str, str]:
 
 
 def passed_back(answer: Answer) -> List[Tuple[str, str]]:
-    """Return the headers of a backend's answer that the client gets."""
-    return [pair for pair in answer.headers if not _is_ours(pair[0].lower())]
+    """Return the headers of a backend's answer that the client gets: not those of its connection, nor ours."""
+    dropped = _OURS | tokens(answer.header("connection"))
+    kept = [(name.lower(), (name, value)) for name, value in answer.headers]
+    return [pair for name, pair in kept if name not in dropped and not name.startswith(_OUR_FAMILIES)]
 
 
-def _is_ours(name: str) -> bool:
-    return name in _OURS or name.startswith("access-control-")
+_OUR_FAMILIES = ("access-control-", "x-comeapi-")
+
+
+def held(answer: Answer, headers: Sequence[Tuple[str, str]], timeout: float) -> Optional[Reply]:
+    """Return a refusal, or an answer of known length that is not too long, as a whole Reply; None for all others.
+
+    A refusal whose body is endless, or takes too long, gives way to one of ours. Any other answer must come within
+    `timeout` seconds, and one more for each 64 KiB. Raises Broken, Slow, and what the answer's `wait` raises.
+    """
+    if answer.status in REFUSED:
+        try:
+            body = answer.read_and_close(_REFUSAL, min(timeout, _REFUSAL_SECONDS))
+        except (TooLarge, Slow) as error:
+            return error_reply(APIError(answer.status, "The backend refuses: %s." % error, "backend_refused"))
+    elif answer.length is None or answer.length > _HELD:
+        return None
+    else:
+        body = answer.read_and_close(within=timeout + answer.length / _HELD_RATE)
+    return Reply(body, answer.status, answer.header("content-type"), headers)
 
 
 class Relay:

@@ -4,11 +4,13 @@ The table below is the one place that knows them: their defaults switch a sample
 top_p, which are the project's own contract.
 """
 
+import re
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any, Dict, Optional, Tuple
 
 from core import fields
+from core.bounds import BREAKER_LENGTH, BREAKERS, LOGIT_BIAS
 from core.errors import APIError
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp would choose one itself, and nobody would know which
@@ -100,7 +102,8 @@ def read_sampling(body: Dict[str, Any], defaults: Optional[Sampling] = None) -> 
     values["grammar"] = fields.text(body, "grammar", defaults.grammar) if body.get("grammar") != "" else ""
     values["logit_bias"] = _logit_bias(body)
     if body.get("dry_sequence_breakers") is not None:
-        values["dry_sequence_breakers"] = tuple(fields.texts(body, "dry_sequence_breakers", 64))
+        breakers = fields.texts(body, "dry_sequence_breakers", BREAKERS, BREAKER_LENGTH)
+        values["dry_sequence_breakers"] = tuple(breakers)
     return Sampling(**dict({each: getattr(defaults, each) for each in _NAMES}, **values))
 
 
@@ -110,19 +113,27 @@ def _logit_bias(body: Dict[str, Any]) -> Tuple[Tuple[int, float], ...]:
     pairs = list(given.items()) if isinstance(given, dict) else given
     if not isinstance(pairs, list):
         raise _wrong_bias()
+    LOGIT_BIAS.check(len(pairs), "logit_bias")
     return tuple(_bias(pair) for pair in pairs)
 
 
 def _bias(pair: Any) -> Tuple[int, float]:
-    try:
-        token, bias = pair
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        raise _wrong_bias()
+    token, bias = pair
+    if isinstance(token, str) and _TOKEN.fullmatch(token):
         token = int(token)
-        value = float("-inf") if bias is False else float(bias)
-    except (TypeError, ValueError):
+    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < _MOST:
         raise _wrong_bias()
-    if bias is True or value != value or not 0 <= token < _MOST:
+    if bias is False:
+        return token, float("-inf")
+    if not isinstance(bias, (int, float)) or bias is True or not abs(bias) <= _LARGEST_BIAS:
         raise _wrong_bias()
-    return token, value
+    return token, float(bias)
+
+
+_TOKEN = re.compile(r"[0-9]{1,10}", re.ASCII)
+_LARGEST_BIAS = 1e30  # it is added to a float of 32 bits
 
 
 def _wrong_bias() -> APIError:

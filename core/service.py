@@ -6,8 +6,6 @@
 
 From the bottom up, which is also the order of this file:
 
-    Metrics       counters, gauges and histograms in Prometheus' text format
-    Wire          one socket, read with deadlines; knows whether its peer has gone
     Request       what a handler gets
     Reply         a whole answer;  json_reply() makes one
     Stream        an answer in pieces;  event_stream() makes one of server-sent events
@@ -17,25 +15,22 @@ From the bottom up, which is also the order of this file:
     Connection    one client: request after request until either side closes
 
 A handler is a function from Request to Reply or Stream. It may raise APIError at any time, also while streaming.
-It runs in its connection's own thread. Errors are core/errors.py's; nothing else of the project is imported.
+It runs in its connection's own thread.
+
+The rooms below: core/wire.py (one socket), core/heads.py (a request's head, taken apart), core/access.py (who may
+call), core/metrics.py; core/errors.py is below them all.
 
 Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG standard for server-sent events,
-the OpenAI API reference for the error envelope, Prometheus' text exposition format 0.0.4.
+the OpenAI API reference for the error envelope.
 """
 
-import bisect
-import collections
 import contextlib
-import hmac
 import http
-import itertools
 import json
 import logging
-import math
 import os
 import random
 import re
-import select
 import socket
 import socketserver
 import threading
@@ -44,299 +39,27 @@ import traceback
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from urllib.parse import parse_qs, unquote
 
-from core.errors import APIError, HangUp, TimedOut, json_type
+from core.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
+from core.errors import APIError, HangUp, TimedOut
+from core.heads import (
+    MAX_HEADERS,
+    bad_request,
+    check_framing,
+    has_body,
+    origin_form,
+    parse_headers,
+    request_line,
+    wants_close,
+)  # fmt: skip
+from core.jsonbody import read_json
+from core.metrics import Metrics
+from core.wire import Wire, readable
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
-
-# ----------------------------------------------------------------------------------------------- metrics
-
-
-def _sample(name: str, labels: Sequence[Tuple[str, str]], value: float) -> str:
-    if labels:
-        name += "{%s}" % ",".join('%s="%s"' % (key, _escape_label(text)) for key, text in labels)
-    return "%s %s" % (name, "%d" % value if float(value).is_integer() else repr(float(value)))
-
-
-def _escape_label(text: str) -> str:
-    return str(text).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-class _Metric:
-    """One metric family: samples keyed by their label values."""
-
-    def __init__(self, kind: str, name: str, help: str, labels: Tuple[str, ...]):
-        self.kind, self.name, self.help, self.labels = kind, name, help, labels
-        self._samples: Dict[Tuple[str, ...], float] = collections.defaultdict(float)
-        self._lock = threading.Lock()  # guards _samples
-
-    def inc(self, *labels: str, by: float = 1) -> None:
-        """Add `by` to the sample with these label values."""
-        with self._lock:
-            self._samples[labels] += by
-
-    def set(self, value: float, *labels: str) -> None:
-        """Set the sample with these label values."""
-        with self._lock:
-            self._samples[labels] = value
-
-    def clear(self) -> None:
-        """Forget all samples: what they were of may be gone."""
-        with self._lock:
-            self._samples.clear()
-
-    def lines(self) -> Iterator[str]:
-        """Yield the family in Prometheus' text format."""
-        with self._lock:
-            samples = sorted(self._samples.items())
-        yield "# HELP %s %s" % (self.name, self.help)
-        yield "# TYPE %s %s" % (self.name, self.kind)
-        for values, value in samples or ([] if self.labels else [((), 0)]):
-            yield _sample(self.name, list(zip(self.labels, values)), value)
-
-
-class _Histogram(_Metric):
-    """A metric family of observations in cumulative buckets."""
-
-    def __init__(self, name: str, help: str, labels: Tuple[str, ...], buckets: Sequence[float]):
-        super().__init__("histogram", name, help, labels)
-        self._bounds = tuple(buckets)
-        self._series: Dict[Tuple[str, ...], List[float]] = {}  # how many in each bucket, and their sum
-
-    def observe(self, value: float, *labels: str) -> None:
-        """Count one observation."""
-        with self._lock:
-            series = self._series.get(labels)
-            if series is None:
-                series = self._series[labels] = [0.0] * (len(self._bounds) + 2)
-            series[bisect.bisect_left(self._bounds, value)] += 1
-            series[-1] += value
-
-    def lines(self) -> Iterator[str]:
-        """Yield the family in Prometheus' text format."""
-        with self._lock:
-            every = sorted((values, list(series)) for values, series in self._series.items())
-        yield "# HELP %s %s" % (self.name, self.help)
-        yield "# TYPE %s histogram" % self.name
-        for values, series in every:
-            labels = list(zip(self.labels, values))
-            for bound, count in zip(self._bounds + (float("inf"),), itertools.accumulate(series[:-1])):
-                le = "+Inf" if bound == float("inf") else "%g" % bound
-                yield _sample(self.name + "_bucket", labels + [("le", le)], count)
-            yield _sample(self.name + "_sum", labels, series[-1])
-            yield _sample(self.name + "_count", labels, sum(series[:-1]))
-
-
-SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-
-
-class Metrics:
-    """A program's metrics. `collect` hooks run before each rendering, to set gauges from live state."""
-
-    def __init__(self) -> None:
-        self._families: List[_Metric] = []
-        self._hooks: List[Callable[[], None]] = []
-
-    def counter(self, name: str, help: str, *labels: str) -> _Metric:
-        """Add a counter; its name should end in _total."""
-        return self._add(_Metric("counter", name, help, labels))
-
-    def gauge(self, name: str, help: str, *labels: str) -> _Metric:
-        """Add a gauge."""
-        return self._add(_Metric("gauge", name, help, labels))
-
-    def histogram(self, name: str, help: str, *labels: str, buckets: Sequence[float] = SECONDS) -> _Histogram:
-        """Add a histogram; its name should end in its unit."""
-        return self._add(_Histogram(name, help, labels, buckets))
-
-    def collect(self, hook: Callable[[], None]) -> None:
-        """Call `hook` before each rendering."""
-        self._hooks.append(hook)
-
-    def render(self) -> str:
-        """Return everything in Prometheus' text format."""
-        for hook in self._hooks:
-            hook()
-        return "\n".join(line for family in self._families for line in family.lines()) + "\n"
-
-    def _add(self, family):
-        self._families.append(family)
-        return family
-
-
-# ---------------------------------------------------------------------------------------------- the wire
-
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_RECV = 65536
-_READ_AHEAD = 65536  # what may wait in memory while a request is being answered: a pipelined next one
-_LINGER_SECONDS = 2.0
-
-
-def readable(sockets: Sequence[Any], timeout: float) -> List[Any]:
-    """Return those of `sockets` that have bytes, an end or an error to read, waiting up to `timeout` seconds."""
-    decrypted = [each for each in sockets if hasattr(each, "pending") and each.pending()]
-    if decrypted:  # a TLS socket's own buffer, which the system knows nothing of
-        return decrypted
-    return _ready(sockets, timeout, "POLLIN")
-
-
-def _ready(sockets: Sequence[Any], timeout: float, what: str) -> List[Any]:
-    """Return those of `sockets` that are ready to be read (POLLIN) or written (POLLOUT)."""
-    if not hasattr(select, "poll"):  # Windows
-        wanted = (sockets, [], []) if what == "POLLIN" else ([], sockets, [])
-        return [each for ready in select.select(*wanted, timeout) for each in ready]
-    poll = select.poll()  # unlike select.select, good for file descriptors over 1,023
-    by_number = {each.fileno(): each for each in sockets}
-    for number in by_number:
-        if number < 0:
-            return [by_number[number]]  # closed under us: using it will say so
-        poll.register(number, getattr(select, what))
-    return [by_number[number] for number, _ in poll.poll(timeout * 1000)]
-
-
-def send_all(sock: Any, data: bytes, timeout: float) -> None:
-    """Send everything on a socket that does not block, at once where it fits.
-
-    Raises socket.timeout where the peer takes nothing for `timeout` seconds, OSError where it has gone.
-    """
-    left = memoryview(data)
-    while True:
-        try:
-            left = left[sock.send(left) :]
-        except OSError as error:
-            if not would_block(error):
-                raise
-            if not _ready([sock], timeout, "POLLOUT"):
-                raise socket.timeout("nothing was taken for %g s" % timeout)
-        if not left:
-            return
-
-
-def would_block(error: OSError) -> bool:
-    """Whether an error only says that nothing can be read or written now; TLS has its own for that."""
-    return isinstance(error, BlockingIOError) or type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")
-
-
-class Wire:
-    """One client's socket: reads have deadlines (`time.monotonic` seconds), and an end is noticed while answering."""
-
-    def __init__(self, sock: socket.socket, write_timeout: float):
-        sock.setblocking(False)
-        self.sock = sock
-        self.ended = False  # the peer has closed its side, or the connection broke
-        self._write_timeout = write_timeout
-        self._buffer = bytearray()
-
-    def wait(self, deadline: float) -> bool:
-        """Wait for a first byte; False if the peer closed or nothing came in time."""
-        try:
-            return bool(self._buffer) or self._receive(deadline)
-        except TimedOut:
-            return False
-
-    def read_head(self, limit: int, deadline: float) -> bytes:
-        """Return everything up to the next empty line. Raises HangUp, TimedOut, APIError 431."""
-        searched = 0
-        while True:
-            match = _HEAD_END.search(self._buffer, max(0, searched - 3))
-            if match and match.end() <= limit:
-                if match.group() != b"\r\n\r\n":
-                    raise _bad_request("Lines must end in CRLF.")
-                return self._take(match.start(), match.end())
-            if match or len(self._buffer) > limit:
-                raise APIError(431, "The request's headers are larger than %d bytes." % limit, "headers_too_large")
-            searched = len(self._buffer)
-            self._need(deadline)
-
-    def read_line(self, limit: int, deadline: float) -> bytes:
-        """Return the next line without its CRLF. Raises HangUp, TimedOut, APIError 400 beyond `limit` bytes."""
-        while True:
-            end = self._buffer.find(b"\r\n")
-            if 0 <= end <= limit:
-                return self._take(end, end + 2)
-            if len(self._buffer) > limit:
-                raise APIError(400, "A line of the chunked body is too long.", "bad_chunk")
-            self._need(deadline)
-
-    def read_exactly(self, count: int, deadline: float) -> bytes:
-        """Return the next `count` bytes. Raises HangUp, TimedOut."""
-        while len(self._buffer) < count:
-            self._need(deadline)
-        return self._take(count, count)
-
-    def write(self, data: bytes) -> None:
-        """Send all of `data`, at once where it fits. Raises HangUp where the client goes or takes nothing for long."""
-        try:
-            send_all(self.sock, data, self._write_timeout)
-        except (OSError, ValueError) as error:
-            self.ended = True
-            raise HangUp(str(error))
-
-    def hung_up(self) -> bool:
-        """Tell at once whether the client has gone. Bytes of a next request are kept for later."""
-        while not self.ended and len(self._buffer) < _READ_AHEAD and readable([self.sock], 0):
-            data = self._recv()
-            if data is None:
-                break
-            self._buffer += data
-            self.ended = not data
-        return self.ended
-
-    def wait_for(self, other: socket.socket, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until `other` can be read. Raises HangUp the moment the client leaves."""
-        deadline = time.monotonic() + timeout
-        while True:
-            # With its next request read ahead to the limit, a client can't be watched without reading on.
-            watched = [other] if len(self._buffer) >= _READ_AHEAD else [other, self.sock]
-            ready = readable(watched, max(0.0, deadline - time.monotonic()))
-            if other in ready:
-                return True
-            if self.sock in ready and self.hung_up():
-                raise HangUp("the client closed the connection")
-            if time.monotonic() >= deadline:
-                return False
-
-    def linger(self) -> None:
-        """Close our side, then read and drop what the client still sends for a moment, so that no reset eats our
-        last reply before the client has read it (RFC 9112, section 9.6)."""
-        deadline = time.monotonic() + _LINGER_SECONDS
-        with contextlib.suppress(OSError, TimedOut):
-            self.sock.shutdown(socket.SHUT_WR)
-            self._buffer.clear()
-            while self._receive(deadline):
-                self._buffer.clear()
-
-    def _take(self, count: int, drop: int) -> bytes:
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:drop]
-        return taken
-
-    def _need(self, deadline: float) -> None:
-        if not self._receive(deadline):
-            raise HangUp("the client closed the connection")
-
-    def _receive(self, deadline: float) -> bool:
-        """Read once into the buffer; False at the end. Raises TimedOut."""
-        data: Optional[bytes] = None
-        while data is None:
-            left = deadline - time.monotonic()
-            if left <= 0 or not readable([self.sock], left):
-                raise TimedOut()
-            data = self._recv()
-        self._buffer += data
-        self.ended = not data
-        return bool(data)
-
-    def _recv(self) -> Optional[bytes]:
-        """Return what is here: nothing at the end, or when the connection broke; None where half a record is here."""
-        try:
-            return self.sock.recv(_RECV)
-        except (OSError, ValueError) as error:
-            return None if isinstance(error, OSError) and would_block(error) else b""
-
 
 # ------------------------------------------------------------------------------------ requests and replies
 
@@ -365,18 +88,8 @@ class Request:
         return {key: values[-1] for key, values in parse_qs(self.query_string, keep_blank_values=True).items()}
 
     def json(self) -> Dict[str, Any]:
-        """Return the body as a JSON object. Raises APIError 400 for anything else, NaN and Infinity included."""
-        try:
-            value = json.loads(self.body.decode("utf-8"), parse_constant=_refuse_constant)
-            if b"\\u" in self.body:
-                json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates such as "\ud800"
-        except UnicodeEncodeError:
-            raise APIError(400, "The body holds half of a surrogate pair, which is no character.", "invalid_json")
-        except (ValueError, RecursionError) as error:
-            raise APIError(400, "The body is not valid JSON: %s" % error, "invalid_json")
-        if not isinstance(value, dict):
-            raise APIError(400, "The body must be a JSON object, not %s." % json_type(value), "invalid_json")
-        return value
+        """Return the body as a JSON object. Raises APIError 400 for anything else (core/jsonbody.py)."""
+        return read_json(self.body)
 
     @property
     def scheme(self) -> str:
@@ -386,10 +99,6 @@ class Request:
     def hung_up(self) -> bool:
         """Tell at once whether the client has gone."""
         return self.wire.hung_up()
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError("%s is not allowed" % name)
 
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -554,13 +263,6 @@ def between(low: float, high: float, kind: Callable[[str], Any] = int) -> Callab
     return check
 
 
-def check_key(text: str) -> str:
-    """Check an API key, or the @FILE that holds some: it must survive a header and a list."""
-    if not re.fullmatch(r"@.+|[^\s,]+", text):
-        raise ValueError("an API key may hold no spaces and no commas")
-    return text
-
-
 def _file(text: str) -> str:
     if text and not os.path.isfile(text):
         raise ValueError("there is no file %s" % text)
@@ -705,43 +407,6 @@ def _tls_context(config: Config) -> Any:
     return context
 
 
-class _KeyLimits:
-    """How many requests each API key may have at once, and make in a minute; 0 for any number.
-
-    A key that was quiet may make a minute's requests at once; then they come back one by one.
-    """
-
-    def __init__(self, at_once: int, a_minute: int):
-        self._at_once = at_once
-        self._a_minute = a_minute
-        self._running: Dict[str, int] = collections.defaultdict(int)
-        self._left: Dict[str, Tuple[float, float]] = {}  # key -> requests it may still make, and since when
-        self._lock = threading.Lock()  # guards the two above
-
-    def enter(self, key: str, now: float) -> None:
-        """Count a request in. Raises APIError 429 where the key has, or makes, too many."""
-        with self._lock:
-            if self._at_once and self._running[key] >= self._at_once:
-                raise _over_limit("%d requests of this API key are running; it may have no more." % self._at_once, 1)
-            if self._a_minute:
-                left, since = self._left.get(key, (float(self._a_minute), now))
-                left = min(float(self._a_minute), left + (now - since) * self._a_minute / 60)
-                if left < 1:
-                    after = math.ceil((1 - left) * 60 / self._a_minute)
-                    raise _over_limit("This API key may make %d requests a minute." % self._a_minute, after)
-                self._left[key] = (left - 1, now)
-            self._running[key] += 1
-
-    def leave(self, key: str) -> None:
-        """Count a request out."""
-        with self._lock:
-            self._running[key] -= 1
-
-
-def _over_limit(message: str, after: int) -> APIError:
-    return APIError(429, message, "key_limit", headers=[("Retry-After", str(after))])
-
-
 class Service:
     """An HTTP server: routes requests to handlers, counts them, and stops without losing one.
 
@@ -760,7 +425,7 @@ class Service:
         self.metrics = Metrics()
         self._router = Router(routes, fallback)
         self._keys = [key.encode("utf-8") for key in config.api_key]
-        self._limits = _KeyLimits(config.key_requests, config.key_rate)
+        self._limits = KeyLimits(config.key_requests, config.key_rate)
         self._server: Optional[_Server] = None
         self._changed = threading.Condition()  # guards the three below; notified when a request ends
         self._draining = False
@@ -950,25 +615,6 @@ def http_url(host: str, port: int, scheme: str = "http") -> str:
     return "%s://%s:%d" % (scheme, "[%s]" % host if ":" in host else host, port)
 
 
-def presented_key(headers: Mapping[str, str]) -> str:
-    """Return the API key that a request carries, or an empty text."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-
-
-def key_is_one_of(given: str, keys: Iterable[bytes]) -> bool:
-    """Whether a key that a request carries is one of these. Compares with all of them, in constant time."""
-    presented = given.encode("latin-1", "replace")
-    return bool(sum(hmac.compare_digest(presented, key) for key in keys))
-
-
-def key_error(given: str, what: str = "API key") -> APIError:
-    """Return the error of a request that carries a wrong key, or none."""
-    wrong = "is not one of this server's" if given else "is missing"
-    message = "The %s %s. Send it as 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'." % (what, wrong)
-    return APIError(401, message, "invalid_api_key", headers=[("WWW-Authenticate", "Bearer")])
-
-
 def internal_error() -> APIError:
     """Return what a client is told of a defect; the log has the rest."""
     return APIError(500, "The server failed on this request; its log says why.", "internal_error")
@@ -988,9 +634,7 @@ def error_reply(error: APIError) -> Reply:
 
 _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 _PHRASES.update({413: "Content Too Large", 499: "Client Closed Request"})
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_HEAD = 32 << 10
-_MAX_HEADERS = 100
 _now = (0, "")  # the current second and its Date header: formatting it for every reply would cost more than the rest
 
 
@@ -1104,13 +748,13 @@ class Connection(BaseHTTPRequestHandler):
         head = self.wire.read_head(_MAX_HEAD, deadline).decode("latin-1").lstrip("\r\n")
         lines = head.split("\r\n")
         if head.count("\n") != len(lines) - 1:
-            raise _bad_request("Lines must end in CRLF.")
-        method, target, version = _request_line(lines[0])
-        headers = _parse_headers(lines[1:])
-        request = Request(method, _origin_form(target), version, headers, self.wire, self.client_address[0])
-        _check_framing(request)
-        self._body_pending = _has_body(headers)
-        self.close_connection = _wants_close(request)
+            raise bad_request("Lines must end in CRLF.")
+        method, target, version = request_line(lines[0])
+        headers = parse_headers(lines[1:])
+        request = Request(method, origin_form(target), version, headers, self.wire, self.client_address[0])
+        check_framing(version, headers)
+        self._body_pending = has_body(headers)
+        self.close_connection = wants_close(version, headers)
         return request
 
     def _read_body(self, request: Request) -> bytes:
@@ -1120,7 +764,7 @@ class Connection(BaseHTTPRequestHandler):
         length = int(request.headers.get("content-length", 0))
         if length > limit:
             raise _too_large(limit)
-        if not _has_body(request.headers):
+        if not has_body(request.headers):
             if request.method in ("POST", "PUT", "PATCH") and "content-length" not in request.headers:
                 raise APIError(411, "Send a Content-Length, or the body in chunks.", "length_required")
             return b""
@@ -1149,7 +793,7 @@ class Connection(BaseHTTPRequestHandler):
             body += self.wire.read_exactly(size, deadline)
             if self.wire.read_exactly(2, deadline) != b"\r\n":
                 raise APIError(400, "A chunk is longer than its size says.", "bad_chunk")
-        for _ in range(_MAX_HEADERS):
+        for _ in range(MAX_HEADERS):
             if not self.wire.read_line(_MAX_HEAD, deadline):
                 return bytes(body)
         raise APIError(400, "Too many trailers.", "bad_chunk")
@@ -1222,76 +866,5 @@ class Connection(BaseHTTPRequestHandler):
         return _head(reply.status, reply.content_type if reply.status != 204 else "", headers, self.close_connection)
 
 
-def _bad_request(message: str) -> APIError:
-    return APIError(400, message, "bad_http")
-
-
 def _too_large(limit: int) -> APIError:
     return APIError(413, "The body is larger than %d bytes." % limit, "body_too_large")
-
-
-def _request_line(line: str) -> Tuple[str, str, str]:
-    """Return method, target and version (RFC 9112, section 3). Raises APIError 400, 505."""
-    words = line.split(" ")
-    if len(words) != 3 or not _TOKEN.fullmatch(words[0]) or not re.fullmatch(r"HTTP/\d\.\d", words[2]):
-        raise _bad_request("The request line is not 'METHOD TARGET HTTP/1.1'.")
-    if words[2] not in ("HTTP/1.1", "HTTP/1.0"):
-        raise APIError(505, "This server speaks HTTP/1.1, not %s." % words[2], "http_version")
-    if not re.fullmatch(r"[\x21-\x7e]+", words[1]):
-        raise _bad_request("The request's target holds characters that must be percent-encoded.")
-    return words[0], words[1], words[2]
-
-
-def _origin_form(target: str) -> str:
-    """Return a target as path and query. Raises APIError 400."""
-    if target[:8].lower().startswith(("http://", "https://")):
-        try:
-            parts = urlsplit(target)
-        except ValueError as error:  # "http://[::1/"
-            raise _bad_request("The request's target is not a URL: %s." % error)
-        target = (parts.path or "/") + ("?" + parts.query if parts.query else "")
-    if not target.startswith("/") and target != "*":
-        raise _bad_request("The request's target must start with a slash.")
-    return target
-
-
-def _parse_headers(lines: List[str]) -> Dict[str, str]:
-    """Return the headers, names in lower case. Raises APIError 400, 431."""
-    if len(lines) > _MAX_HEADERS:
-        raise APIError(431, "More than %d headers." % _MAX_HEADERS, "headers_too_large")
-    headers: Dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        name, value = name.lower(), value.strip(" \t")
-        if not colon or not _TOKEN.fullmatch(name) or "\x00" in value or "\r" in value:
-            raise _bad_request("A header line is not 'Name: value'.")
-        if name in headers and name in _SINGLE:
-            raise _bad_request("The header %s may be sent only once." % name)
-        headers[name] = headers[name] + ", " + value if name in headers else value
-    return headers
-
-
-_SINGLE = frozenset(["content-length", "transfer-encoding", "host", "authorization", "content-type"])
-
-
-def _check_framing(request: Request) -> None:
-    """Refuse what two servers could read differently. Raises APIError 400, 501."""
-    headers = request.headers
-    if "host" not in headers and request.version == "HTTP/1.1":
-        raise _bad_request("The Host header is missing.")
-    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
-    if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
-        raise _bad_request("Content-Length is not a whole number.")
-    if coding is not None and (length is not None or request.version == "HTTP/1.0"):
-        raise _bad_request("Transfer-Encoding can't be used here.")
-    if coding is not None and coding.lower() != "chunked":
-        raise APIError(501, "Transfer-Encoding %s is not supported; chunked is." % coding, "transfer_encoding")
-
-
-def _has_body(headers: Mapping[str, str]) -> bool:
-    return "transfer-encoding" in headers or int(headers.get("content-length", 0)) > 0
-
-
-def _wants_close(request: Request) -> bool:
-    options = {option.strip().lower() for option in request.headers.get("connection", "").split(",")}
-    return "close" in options or (request.version == "HTTP/1.0" and "keep-alive" not in options)

@@ -31,6 +31,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from core import fields
+from core.bounds import CALLS, MESSAGES
 from core.errors import APIError, json_type
 from core.toolcalls import END_THINK, HERMES, THINK
 
@@ -65,6 +66,7 @@ def read_messages(body: Dict[str, Any]) -> List[Message]:
         raise _wrong("messages", "must be an array, not %s" % json_type(messages))
     if not messages:
         raise _wrong("messages", "must hold at least one message")
+    MESSAGES.check(len(messages), "messages")
     return [_read_message(message, "messages[%d]" % index) for index, message in enumerate(messages)]
 
 
@@ -137,6 +139,7 @@ def _read_calls(given: Message, place: str) -> List[Dict[str, Any]]:
         return [] if legacy is None else [_call(_LEGACY_ID, legacy, place + ".function_call")]
     if not isinstance(calls, list):
         raise _wrong(place + ".tool_calls", "must be an array, not %s" % json_type(calls))
+    CALLS.check(len(calls), place + ".tool_calls")
     return [_read_call(call, "%s.tool_calls[%d]" % (place, index)) for index, call in enumerate(calls)]
 
 

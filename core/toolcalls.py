@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
 
 from core import fields
+from core.bounds import TOOLS
 from core.errors import APIError, json_type
 from core.schema import Grammar, literal
 
@@ -111,7 +112,6 @@ def syntax_of(template_source: str) -> Syntax:
 # ------------------------------------------------------------------------------------------------- tools
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_MOST_TOOLS = 128  # as OpenAI has it
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,7 @@ def read_tools(body: Dict[str, Any]) -> Optional[Tools]:
         if body.get("tool_choice") not in (None, "none"):
             raise _wrong("tool_choice", "is only allowed where 'tools' holds at least one tool")
         return None
-    if len(offered) > _MOST_TOOLS:
-        raise _wrong("tools", "may hold at most %d tools, not %d" % (_MOST_TOOLS, len(offered)))
+    TOOLS.check(len(offered), "tools")
     tools = [_read_tool(tool, "tools[%d]" % index) for index, tool in enumerate(offered)]
     names = [tool["function"]["name"] for tool in tools]
     for index, name in enumerate(names):

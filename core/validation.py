@@ -10,6 +10,7 @@ A keyword that is malformed, or that no grammar can be held to, gets APIError 40
 Sources: JSON Schema 2020-12, and what draft 4, draft 7 and OpenAPI 3.0 write otherwise.
 """
 
+import sys
 from fractions import Fraction
 from typing import Any, Callable, Dict, Hashable, Iterable, List, NamedTuple, Optional, Set, Tuple
 from urllib.parse import unquote
@@ -160,6 +161,7 @@ class Reader:
         """Refuse what would exhaust Python's stack or patience, before anything walks through it recursively."""
         level, count, depth = [self._root], 0, 0
         while level:
+            self._check_numbers(level)
             count += len(level)
             depth += 1
             if depth > _MAX_DEPTH or count > _MAX_NODES:
@@ -171,6 +173,11 @@ class Reader:
             ]
         if not _is_schema(self._root):
             raise self._grammar.refuse("The schema must be an object, or true.")
+
+    def _check_numbers(self, values: List[Any]) -> None:
+        """Refuse numbers that no double holds: exact sums of thousands of digits take minutes."""
+        if any(isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max for value in values):
+            raise self._grammar.refuse("The schema can't be honoured: it holds a number above 1.8e308.")
 
     # ---- references
 

@@ -1,12 +1,14 @@
-"""What the tests share: real processes on free ports, a small HTTP client, and stand-ins for backends.
+"""What the tests share: real processes on free ports, a small HTTP client, and what they take from the machine.
 
-Everything listens on loopback, waits on events, and ends by its own process' number.
+Everything listens on loopback, waits on events, and ends by its own process' number. Tests in folders below import from
+here as well: there is one conftest.py, and no two files of tests have the same name (test_surroundings.py).
 """
 
 import json
 import os
 import queue
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -19,8 +21,47 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-RAMBLE = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "max_tokens": 300}  # hardly ever ends by itself
+RAMBLE = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "max_tokens": 300, "ignore_eos": True}
 PATIENCE = 60  # seconds after which a test that waits for an event has failed
+# The demo model with room for answers that last until a test has seen them: ten seconds and more on any machine.
+LASTING = {"ctx_size": 8192, "rope_scaling": "yarn", "rope_freq_scale": 0.125, "yarn_orig_ctx": 1024}
+LASTING_OPTIONS = ["--%s=%s" % (name.replace("_", "-"), value) for name, value in LASTING.items()]
+
+
+# ------------------------------------------------------------------------------------------ the surroundings
+
+OWN_VARIABLES = ("COMEAPI_SOAK_", "COMEAPI_FUZZ_")  # what tells the tests how long to go on
+MEDDLING = {
+    "COLUMNS", "FORCE_COLOR", "PYTHON_COLORS", "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONINSPECT",
+    "PYTHONOPTIMIZE", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE", "PYTHONWARNINGS",
+}  # fmt: skip
+
+
+def leave_out_the_users_surroundings():
+    """Take away what the user's shell may have set that changes what programs do: settings, proxies, signals, limits.
+
+    Locale, umask, HOME, TMPDIR, TZ, and SIGINT or SIGHUP where they are ignored, stay: the programs must do with them.
+    """
+    for name in list(os.environ):
+        setting = name.startswith("COMEAPI_") and not name.startswith(OWN_VARIABLES)
+        if setting or name in MEDDLING or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, nobody learns a child's exit status
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+
+
+leave_out_the_users_surroundings()
+
+
+# ------------------------------------------------------------------------------------------- clients and waits
 
 
 class Answer:
@@ -57,6 +98,24 @@ def call(url, body=None, headers=None, method=None, timeout=PATIENCE):
             return Answer(error.code, error.headers, error.read())
 
 
+class Streaming:
+    """A streamed answer that has begun: its first event is here; end() reads the rest."""
+
+    def __init__(self, url, body, headers=None):
+        data = json.dumps(dict(body, stream=True)).encode("utf-8")
+        self._answer = _opener.open(urllib.request.Request(url, data=data, headers=headers or {}), timeout=PATIENCE)
+        self._begun = b""
+        while b"data: " not in self._begun:  # there may be pings before it
+            line = self._answer.readline()
+            assert line, self._begun
+            self._begun += line
+
+    def end(self):
+        """Return the whole Answer."""
+        with self._answer:
+            return Answer(self._answer.status, self._answer.headers, self._begun + self._answer.read())
+
+
 def in_parallel(function, arguments):
     """Call a function with each argument at once; returns the results, an exception where one was raised."""
     arguments = list(arguments)
@@ -87,14 +146,34 @@ def wait_until(condition, timeout=PATIENCE):
         threading.Event().wait(0.02)
 
 
+def prompt_once(attempt, seconds, tries=5):
+    """Call attempt(), which returns how long something took, until that is less than `seconds`; at most `tries` times.
+
+    A busy machine makes anything slow now and then; what is slow by itself is so every time.
+    """
+    took = []
+    while not took or took[-1] >= seconds:
+        assert len(took) < tries, "never within %g s: %s" % (seconds, took)
+        took.append(attempt())
+
+
+def seconds_until(condition):
+    """Wait for a condition and return how long that took."""
+    started = time.monotonic()
+    wait_until(condition)
+    return time.monotonic() - started
+
+
 def free_ports(count):
-    """Return the first of `count` consecutive ports that nobody listens on."""
+    """Return the first of `count` consecutive ports that nobody listens on, neither by TCP nor by UDP."""
+    chance = random.SystemRandom()  # pytest-randomly gives every test, of every run beside this one, the same numbers
     for _ in range(200):
-        first = random.randrange(20000, 32000)  # below the range that systems hand out by themselves
-        sockets = [socket.socket() for _ in range(count)]
+        first = chance.randrange(20000, 32000)  # below the range that systems hand out by themselves
+        kinds = [socket.SOCK_STREAM, socket.SOCK_DGRAM] * count
+        sockets = [socket.socket(socket.AF_INET, kind) for kind in kinds]
         try:
-            for offset, sock in enumerate(sockets):
-                sock.bind(("127.0.0.1", first + offset))
+            for number, sock in enumerate(sockets):
+                sock.bind(("127.0.0.1", first + number // 2))
             return first
         except OSError:
             continue
@@ -102,6 +181,11 @@ def free_ports(count):
             for sock in sockets:
                 sock.close()
     raise AssertionError("no free ports")
+
+
+def no_such_name(*_arguments, **_named):
+    """Stand in for socket.getaddrinfo where no name is known."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
 def running(pid):
@@ -160,7 +244,7 @@ class Program:
         """Wait for the program's end and return its exit status."""
         status = self.process.wait(timeout)
         for reader in self._readers:
-            reader.join(5)
+            reader.join(PATIENCE)
         return status
 
     def close(self):

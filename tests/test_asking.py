@@ -72,9 +72,9 @@ def test_a_strange_body_has_few_beginnings_and_no_error(body):
 
 def test_a_huge_prompt_is_told_by_its_beginning_and_quickly():
     body = {"prompt": "x" * (8 << 20)}
-    started = time.monotonic()
+    started = time.thread_time()
     assert len(beginnings(body)) == MOST_CHUNKS
-    assert time.monotonic() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 @pytest.mark.parametrize("name", ["demo", "demo.gguf", "demo:latest", "demo.gguf:latest"])

@@ -7,7 +7,7 @@ import shutil
 import threading
 
 import pytest
-from conftest import PATIENCE, ROOT, in_parallel, wait_until
+from conftest import LASTING, PATIENCE, ROOT, in_parallel, wait_until
 
 import core.llama
 from core.engine import Engine
@@ -19,7 +19,7 @@ from core.settings import EngineSettings
 
 DEMO = ModelFolder(os.path.join(ROOT, "models")).find("demo.gguf")
 GREEDY = Sampling(temperature=0)
-RAMBLING = Sampling(temperature=100, top_k=0, top_p=1.0, seed=3)  # hardly ever ends by itself
+RAMBLING = Sampling(temperature=100, top_k=0, top_p=1.0, seed=3, ignore_eos=True)
 STORY = "Once upon a time in a magical forest,"
 
 
@@ -121,17 +121,22 @@ def test_a_cancelled_request_frees_its_slot_at_once(engine):
     assert run(engine, max_tokens=5)[2].reason == "length"
 
 
-def test_a_waiting_request_can_be_cancelled(engine):
-    running = [Job(DEMO, STORY, max_tokens=900, sampling=RAMBLING) for _ in range(4)]
-    waiting = Job(DEMO, STORY)
-    for job in running + [waiting]:
-        engine.submit(job)
-    engine.cancel(waiting)
-    for job in running:
-        result(job)
-    wait_until(lambda: engine.queued() == 0 and engine.busy() == 0)
-    with pytest.raises(queue.Empty):
-        waiting.events.get_nowait()
+def test_a_waiting_request_can_be_cancelled():
+    engine = launch(**LASTING)
+    try:
+        running = [Job(DEMO, STORY, max_tokens=8000, sampling=RAMBLING) for _ in range(4)]
+        waiting = Job(DEMO, STORY)
+        for job in running + [waiting]:
+            engine.submit(job)
+        engine.cancel(waiting)
+        wait_until(lambda: engine.queued() == 0 and engine.busy() == 4)
+        for job in running:
+            engine.cancel(job)
+        wait_until(lambda: engine.busy() == 0)
+        with pytest.raises(queue.Empty):
+            waiting.events.get_nowait()
+    finally:
+        engine.stop()
 
 
 def cells_are_known(engine):
@@ -269,14 +274,30 @@ TAIL = "Then the fox said:"
 
 @pytest.fixture
 def patient():
-    """An engine whose long prompts are evaluated aside, in turns of 10 ms."""
-    engine = launch(step_target=0.01, siding="on")
+    """An engine whose long prompts are evaluated aside, in turns of 2 ms: in many, however fast the machine is."""
+    engine = launch(step_target=0.002, siding="on", **LASTING)
     yield engine
     engine.stop()
 
 
+@pytest.fixture
+def held(patient, monkeypatch):
+    """Let what comes to the siding begin, and then take no more turns but those in which it is told to give up."""
+    siding, run, begun = patient._siding, patient._siding.run, []
+
+    def turn(seconds):
+        if seconds == 0 or siding.sequence not in begun:
+            begun.append(siding.sequence)
+            run(0)
+        else:
+            threading.Event().wait(0.001)
+
+    monkeypatch.setattr(siding, "run", turn)
+    return patient
+
+
 def test_a_long_prompt_is_evaluated_aside_and_streams_pass_it(patient):
-    stream = Job(DEMO, STORY, max_tokens=900, sampling=RAMBLING)
+    stream = Job(DEMO, STORY, max_tokens=8000, sampling=RAMBLING)
     patient.submit(stream)
     stream.events.get(timeout=PATIENCE)
     before = stream.generated
@@ -284,7 +305,7 @@ def test_a_long_prompt_is_evaluated_aside_and_streams_pass_it(patient):
     assert end.prompt_tokens > 600 and patient.counts["prompts_aside"] == 1
     assert stream.generated - before > 12 + 3  # those while it generates, and those while it is evaluated
     patient.cancel(stream)
-    plain = launch(siding="off")
+    plain = launch(siding="off", **LASTING)
     try:
         assert run(plain, prompt=LONG + TAIL, max_tokens=12)[0] == text
     finally:
@@ -293,7 +314,7 @@ def test_a_long_prompt_is_evaluated_aside_and_streams_pass_it(patient):
 
 def test_the_rest_of_a_long_prompt_is_evaluated_aside_after_a_beginning_that_is_known(patient):
     expected = run(patient, prompt=LONG + TAIL, max_tokens=12)[0]
-    others = [Job(DEMO, "Hi %d" % number, max_tokens=900, sampling=RAMBLING) for number in range(2)]
+    others = [Job(DEMO, "Hi %d" % number, max_tokens=8000, sampling=RAMBLING) for number in range(2)]
     for job in others:  # so that the prompt's slot is not the first one
         patient.submit(job)
         job.events.get(timeout=PATIENCE)
@@ -315,22 +336,23 @@ def test_long_prompts_that_come_together_all_get_their_answers(patient):
     assert patient.counts["prompts_aside"] >= 6 and cells_are_known(patient)
 
 
-def test_a_long_prompt_that_is_cancelled_leaves_the_siding_to_others(patient):
+def test_a_long_prompt_that_is_cancelled_leaves_the_siding_to_others(patient, held, monkeypatch):
     for _ in range(3):
         job = Job(DEMO, LONG + TAIL, max_tokens=5, cache_prompt=False)
-        patient.submit(job)
-        wait_until(lambda: patient._siding.sequence is not None)
-        patient.cancel(job)
-        wait_until(lambda: patient.busy() == 0)
-        assert patient._siding.sequence is None
+        held.submit(job)
+        wait_until(lambda: held._siding.sequence is not None)
+        held.cancel(job)
+        wait_until(lambda: held.busy() == 0)
+        assert held._siding.sequence is None
+    monkeypatch.undo()
     assert run(patient, prompt=LONG + TAIL, max_tokens=5)[2].completion_tokens == 5
 
 
-def test_an_engine_can_be_stopped_while_a_prompt_is_aside(patient):
+def test_an_engine_can_be_stopped_while_a_prompt_is_aside(held):
     job = Job(DEMO, LONG + TAIL, max_tokens=5)
-    patient.submit(job)
-    wait_until(lambda: patient._siding.sequence is not None)
-    patient.stop()
+    held.submit(job)
+    wait_until(lambda: held._siding.sequence is not None)
+    held.stop()
     assert result(job)[2].code == "engine_down"
     assert not [thread for thread in threading.enumerate() if thread.name == "siding"]
 
@@ -354,9 +376,9 @@ def test_where_cells_can_not_be_moved_there_is_no_siding(monkeypatch):
 
 
 def test_a_long_prompt_is_taken_in_pieces_and_a_stream_goes_on_meanwhile():
-    engine = launch(batch_size=32, siding="off")
+    engine = launch(batch_size=32, siding="off", **LASTING)
     try:
-        stream = Job(DEMO, STORY, max_tokens=500, sampling=RAMBLING)
+        stream = Job(DEMO, STORY, max_tokens=8000, sampling=RAMBLING)
         engine.submit(stream)
         stream.events.get(timeout=PATIENCE)
         before = stream.generated
@@ -377,9 +399,9 @@ def test_with_no_line_at_all_a_free_slot_is_still_taken():
 
 
 def test_a_full_line_turns_requests_away():
-    engine = launch(slots=1, max_queue=2)
+    engine = launch(slots=1, max_queue=2, **LASTING)
     try:
-        jobs = [Job(DEMO, STORY, max_tokens=900, sampling=RAMBLING) for _ in range(3)]
+        jobs = [Job(DEMO, STORY, max_tokens=8000, sampling=RAMBLING) for _ in range(3)]
         engine.submit(jobs[0])
         wait_until(lambda: engine.busy() == 1)
         engine.submit(jobs[1])

@@ -4,8 +4,10 @@ import json
 import pytest
 
 from core import fields
+from core.bounds import Bound
 from core.errors import APIError
 
+FOUR, NINE = Bound(4, "strings", "for a test"), Bound(9, "characters in a string", "for a test")
 NAN, INFINITY, HUGE = float("nan"), float("inf"), 10**400
 
 
@@ -38,7 +40,7 @@ def refusal(read, value, *arguments):
         (fields.number, (None, 0.0, 2.0), None),
         (fields.flag, (True,), True),
         (fields.flag, (False,), False),
-        (fields.texts, (4,), []),
+        (fields.texts, (FOUR,), []),
     ],
 )
 @pytest.mark.parametrize("body", [{}, {"field": None}, {"other": 1}])
@@ -117,12 +119,15 @@ def test_nothing_else_is_true_or_false(value):
     [("one", ["one"]), (["one"], ["one"]), (["a", "b", "c", "d"], ["a", "b", "c", "d"]), ([], []), ("\n", ["\n"])],
 )
 def test_texts_come_as_one_or_as_several(value, taken):
-    assert fields.texts({"field": value}, "field", 4) == taken
+    assert fields.texts({"field": value}, "field", FOUR, NINE) == taken
 
 
-@pytest.mark.parametrize("value", ["", [""], ["a", ""], [1], ["a", None], [["a"]], 1, True, {}, {"a": "b"}, ["a"] * 5])
-def test_texts_that_are_none_or_empty_or_too_many_are_refused(value):
-    refusal(fields.texts, value, 4)
+@pytest.mark.parametrize(
+    "value",
+    ["", [""], ["a", ""], [1], ["a", None], [["a"]], 1, True, {}, {"a": "b"}, ["a"] * 5, "a" * 10],
+)
+def test_texts_that_are_none_or_empty_or_too_many_or_too_long_are_refused(value):
+    refusal(fields.texts, value, FOUR, NINE)
 
 
 def test_fields_that_nobody_reads_are_ignored():

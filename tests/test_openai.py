@@ -4,11 +4,10 @@ import base64
 import json
 import shutil
 import struct
-import threading
 from typing import List, Literal
 
 import pytest
-from conftest import ROOT, Program, call, in_parallel, wait_until
+from conftest import LASTING_OPTIONS, ROOT, Program, call, in_parallel, wait_until
 from gguf import write_embedder
 
 openai = pytest.importorskip("openai")
@@ -178,13 +177,24 @@ def test_a_bias_can_ban_a_token(client, system):
     assert client.chat.completions.create(logit_bias=bias, **say).choices[0].message.content != first
 
 
-def test_penalties_users_and_llama_cpps_samplers_are_taken(chat):
-    chat(
-        frequency_penalty=0.5,
-        presence_penalty=0.5,
-        user="me",
-        extra_body={"min_p": 0.1, "repeat_penalty": 1.1, "foo": 1},
-    )
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"frequency_penalty": 2.0},
+        {"presence_penalty": 2.0},
+        {"extra_body": {"repeat_penalty": 1.8}},
+        {"extra_body": {"dry_multiplier": 5.0, "dry_allowed_length": 1}},
+    ],
+)
+def test_penalties_and_llama_cpps_samplers_change_the_answer(chat, wish):
+    story = [{"role": "user", "content": "Tell me a story about a fox."}]
+    plain = chat(story, max_tokens=120)[0].message.content
+    assert chat(story, max_tokens=120, **wish)[0].message.content != plain
+
+
+def test_a_user_and_what_nobody_knows_change_nothing(chat):
+    plain = chat()[0].message.content
+    assert chat(user="me", extra_body={"foo": 1})[0].message.content == plain
 
 
 def test_content_may_come_in_parts_and_images_are_refused_clearly(chat):
@@ -362,7 +372,7 @@ def test_errors_are_the_clients_own_exceptions_with_our_messages(system, client,
 
 
 def test_where_nobody_has_room_the_client_is_told_to_come_back(start):
-    backend = start("backend.py", "--child", "--port=0", "--threads=1", "--slots=1")
+    backend = start("backend.py", "--child", "--port=0", "--threads=1", "--slots=1", *LASTING_OPTIONS)
     url = backend.wait_for_event("listening")["url"]
     backend.wait_for_event("ready")
     balancer = start("balancer.py", "--child", "--port=0", "--queue-size=0", "--backend=" + url)
@@ -370,7 +380,7 @@ def test_where_nobody_has_room_the_client_is_told_to_come_back(start):
     wait_until(lambda: call(base + "/status").json["healthy_backends"] == 1)
     with openai.OpenAI(base_url=base + "/v1", api_key="none", max_retries=0) as client:
         long = {"ignore_eos": True}
-        stream = client.completions.create(model="demo", prompt=STORY, max_tokens=900, stream=True, extra_body=long)
+        stream = client.completions.create(model="demo", prompt=STORY, max_tokens=8000, stream=True, extra_body=long)
         next(iter(stream))
         with pytest.raises(openai.RateLimitError) as caught:
             client.completions.create(model="demo", prompt=STORY)
@@ -391,4 +401,3 @@ def test_a_client_that_leaves_frees_its_slots(client, system):
     next(iter(stream))
     stream.close()
     wait_until(lambda: all(call(url + "/health").json["busy_slots"] == 0 for url in system.backends))
-    assert threading.active_count() < 50

@@ -725,12 +725,12 @@ def test_schemas_that_would_exhaust_anything_are_refused_at_once():
         deep = {"items": deep}
     for depth in range(30):
         wide = {"anyOf": [{"properties": {"p%d" % depth: {"const": n}}} for n in range(3)], "allOf": [wide]}
-    started = time.monotonic()
+    started = time.thread_time()
     assert "levels deep" in refusal(deep)
     assert "branches" in refusal(wide)
     assert "too large" in refusal({"type": "string", "minLength": 10**9})
     assert "too large" in refusal({"properties": {"p%d" % n: {} for n in range(30000)}})
-    assert time.monotonic() - started < 20
+    assert time.thread_time() - started < 20
 
 
 def tagged(number, value):
@@ -755,9 +755,9 @@ COSTLY = {
 
 @pytest.mark.parametrize("what", sorted(COSTLY))
 def test_a_schema_that_would_take_long_is_refused_after_about_a_second(what):
-    started = time.process_time()
+    started = time.thread_time()
     assert "too large" in refusal(COSTLY[what])
-    assert time.process_time() - started < 4  # on any machine; about 1 on a usual one
+    assert time.thread_time() - started < 4  # on any machine; about 1 on a usual one
 
 
 def test_what_people_mean_is_not_too_large():

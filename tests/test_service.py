@@ -14,6 +14,7 @@ import pytest
 
 from core import service as http
 from core.errors import APIError, HangUp
+from core.metrics import Metrics
 from core.service import Config, Reply, Route, Service, Stream, event_stream, json_reply
 
 PATIENCE = 20  # seconds until a test gives up; none of them waits this long where the code is right
@@ -676,7 +677,7 @@ def test_a_body_dripping_byte_by_byte_is_cut_off_with_408(serve, connect, start)
 
 
 def test_a_kept_alive_connection_that_idles_is_closed_without_a_word(serve, connect):
-    service = serve(idle_timeout=0.2)
+    service = serve(idle_timeout=1.0)  # time enough to connect twice and to ask
     client, silent = connect(service), connect(service)
     assert client.ask().headers["connection"] == "keep-alive"
     assert client.rest() == b""
@@ -1340,7 +1341,7 @@ def test_a_request_that_has_just_arrived_is_still_answered_by_a_drain(serve, con
 
 
 def test_metrics_are_written_in_prometheus_text_format():
-    metrics = http.Metrics()
+    metrics = Metrics()
     asked = metrics.counter("asked_total", "Questions.", "who", "how")
     plain = metrics.counter("plain_total", "Without labels.")
     heat = metrics.gauge("heat", "Degrees.")
@@ -1378,13 +1379,13 @@ def test_metrics_are_written_in_prometheus_text_format():
 
 
 def test_label_values_are_escaped():
-    metrics = http.Metrics()
+    metrics = Metrics()
     metrics.counter("x_total", "X.", "path").inc('C:\\models\\"a"\nb')
     assert 'x_total{path="C:\\\\models\\\\\\"a\\"\\nb"} 1\n' in metrics.render()
 
 
 def test_hooks_set_gauges_before_each_rendering():
-    metrics = http.Metrics()
+    metrics = Metrics()
     level = metrics.gauge("level", "Level.")
     levels = iter([1, 2])
     metrics.collect(lambda: level.set(next(levels)))
@@ -1393,7 +1394,7 @@ def test_hooks_set_gauges_before_each_rendering():
 
 
 def test_counting_from_many_threads_loses_nothing(background):
-    metrics = http.Metrics()
+    metrics = Metrics()
     counter = metrics.counter("n_total", "N.", "k")
     jobs = [background(lambda: [counter.inc("x") for _ in range(2000)]) for _ in range(4)]
     for job in jobs:

@@ -97,7 +97,7 @@ def test_a_stream_flows_and_its_client_is_missed_when_it_goes(backend, balancer,
     assert [line for line in lines if line.strip()] == [b"data: %d\n" % number for number in range(20)]
     client.close()
     answer.close()
-    assert backend.gone.wait(2)
+    assert backend.gone.wait(PATIENCE)
 
 
 def test_a_certificate_that_nobody_vouches_for_is_not_accepted(backend, certificate):

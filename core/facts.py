@@ -1,0 +1,76 @@
+"""What a server says of itself in JSON, as far as it can be believed, kept and written again.
+
+    good_name        a name that can stand in JSON, in a header and in metrics; else None
+    read_models      the models of a list, each with its "name"
+    slots_of         a number of slots that a server can have; else None
+    life_of          what changes when the server starts again; else None
+    reason           why it is not well, in one short line
+
+A server may say anything: a name of a megabyte, "\\ud800", 1e999, a list 900 deep. What is kept here can be written in
+any answer of ours. What can't is left out.
+"""
+
+import math
+import re
+from typing import Any, Dict, List, Optional
+
+MOST_MODELS = 1000
+MOST_NAME = 1024  # characters; some servers name a model by its file's path
+MOST_SLOTS = 100_000
+_MOST_TEXT = 4096
+_MOST_DEPTH = 6
+_MOST_FIELDS = 100  # of an object or a list inside a model's entry
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def good_name(value: Any) -> Optional[str]:
+    """Return a name as it is, or None for what is none: no text, empty, too long, or with unprintable characters."""
+    fits = isinstance(value, str) and 0 < len(value) <= MOST_NAME and not _CONTROL.search(value)
+    return value if fits else None
+
+
+def read_models(body: Dict[str, Any]) -> Optional[List[Dict[str, Any]]]:
+    """Return the models of {"models": [{"name"}]} or OpenAI's {"data": [{"id"}]}, each with a "name"; else None.
+
+    Those without a good name, and those after the first 1,000, are left out.
+    """
+    for field, key in (("data", "id"), ("models", "name")):
+        models = body.get(field)
+        if isinstance(models, list):
+            named = [each for each in models if isinstance(each, dict) and good_name(each.get(key))]
+            return [dict(_kept(each, _MOST_DEPTH), name=each[key]) for each in named[:MOST_MODELS]]
+    return None
+
+
+def slots_of(value: Any) -> Optional[int]:
+    """Return a number of slots, from 1 to 100,000; None for anything else, true and 1e999 among them."""
+    return value if type(value) is int and 1 <= value <= MOST_SLOTS else None
+
+
+def life_of(value: Any) -> Any:
+    """Return a process' number or name, None for anything else."""
+    return value if isinstance(value, int) else good_name(value)
+
+
+def reason(status: int, facts: Dict[str, Any]) -> str:
+    """Return what a /health answer says is wrong."""
+    error = facts.get("error")
+    for text in (error.get("message") if isinstance(error, dict) else None, facts.get("status")):
+        if text and isinstance(text, str):
+            return _CONTROL.sub(" ", text[:200])
+    return "status %d" % status
+
+
+def _kept(value: Any, depth: int) -> Any:
+    """Return a JSON value that can always be written again: no deeper than `depth`, no half characters, no infinity."""
+    if isinstance(value, str):
+        return value[:_MOST_TEXT].encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value if -(1 << 63) <= value < 1 << 63 else None
+    if not depth or value is None:
+        return None
+    if isinstance(value, dict):
+        return {_kept(key, 1): _kept(each, depth - 1) for key, each in list(value.items())[:_MOST_FIELDS]}
+    return [_kept(each, depth - 1) for each in value[:_MOST_FIELDS]]

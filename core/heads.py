@@ -1,0 +1,86 @@
+"""A request's head, taken apart: request line, target, headers, and what they say about the body. Pure functions.
+
+The framing is strict where leniency lets two servers disagree about where a request ends (RFC 9112, section 11.2).
+"""
+
+import re
+from typing import Dict, List, Mapping, Tuple
+from urllib.parse import urlsplit
+
+from core.errors import APIError
+
+MAX_HEADERS = 100
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def request_line(line: str) -> Tuple[str, str, str]:
+    """Return method, target and version (RFC 9112, section 3). Raises APIError 400, 505."""
+    words = line.split(" ")
+    if len(words) != 3 or not _TOKEN.fullmatch(words[0]) or not re.fullmatch(r"HTTP/\d\.\d", words[2]):
+        raise bad_request("The request line is not 'METHOD TARGET HTTP/1.1'.")
+    if words[2] not in ("HTTP/1.1", "HTTP/1.0"):
+        raise APIError(505, "This server speaks HTTP/1.1, not %s." % words[2], "http_version")
+    if not re.fullmatch(r"[\x21-\x7e]+", words[1]):
+        raise bad_request("The request's target holds characters that must be percent-encoded.")
+    return words[0], words[1], words[2]
+
+
+def origin_form(target: str) -> str:
+    """Return a target as path and query. Raises APIError 400."""
+    if target[:8].lower().startswith(("http://", "https://")):
+        try:
+            parts = urlsplit(target)
+        except ValueError as error:  # "http://[::1/"
+            raise bad_request("The request's target is not a URL: %s." % error)
+        target = (parts.path or "/") + ("?" + parts.query if parts.query else "")
+    if not target.startswith("/") and target != "*":
+        raise bad_request("The request's target must start with a slash.")
+    return target
+
+
+def parse_headers(lines: List[str]) -> Dict[str, str]:
+    """Return the headers, names in lower case. Raises APIError 400, 431."""
+    if len(lines) > MAX_HEADERS:
+        raise APIError(431, "More than %d headers." % MAX_HEADERS, "headers_too_large")
+    headers: Dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t")
+        if not colon or not _TOKEN.fullmatch(name) or "\x00" in value or "\r" in value:
+            raise bad_request("A header line is not 'Name: value'.")
+        if name in headers and name in _SINGLE:
+            raise bad_request("The header %s may be sent only once." % name)
+        headers[name] = headers[name] + ", " + value if name in headers else value
+    return headers
+
+
+_SINGLE = frozenset(["content-length", "transfer-encoding", "host", "authorization", "content-type"])
+
+
+def check_framing(version: str, headers: Mapping[str, str]) -> None:
+    """Refuse what two servers could read differently. Raises APIError 400, 501."""
+    if "host" not in headers and version == "HTTP/1.1":
+        raise bad_request("The Host header is missing.")
+    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
+    if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
+        raise bad_request("Content-Length is not a whole number.")
+    if coding is not None and (length is not None or version == "HTTP/1.0"):
+        raise bad_request("Transfer-Encoding can't be used here.")
+    if coding is not None and coding.lower() != "chunked":
+        raise APIError(501, "Transfer-Encoding %s is not supported; chunked is." % coding, "transfer_encoding")
+
+
+def bad_request(message: str) -> APIError:
+    """Return the error of what is not HTTP."""
+    return APIError(400, message, "bad_http")
+
+
+def has_body(headers: Mapping[str, str]) -> bool:
+    """Whether a body follows."""
+    return "transfer-encoding" in headers or int(headers.get("content-length", 0)) > 0
+
+
+def wants_close(version: str, headers: Mapping[str, str]) -> bool:
+    """Whether the connection is to end with this request."""
+    options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
+    return "close" in options or (version == "HTTP/1.0" and "keep-alive" not in options)

@@ -1,0 +1,118 @@
+"""Reading a body's JSON: what is refused before, and while, Python's own reader builds it.
+
+    bytes ── bounds by counting ── json.loads ── bounds of each number ──> dict
+
+json.loads keeps all other threads waiting (it holds the GIL), so that a body of many small values would stall every
+stream. Their number is known beforehand from commas, colons and brackets; a text that holds many of them, such as a
+pasted table, is one value, so where there are many they are counted again outside of strings. Every step here is a few
+passes of C code over the bytes. Sources: RFC 8259; its section 6 for numbers, which here are what a double can hold.
+"""
+
+import json
+import math
+import re
+from typing import Any, Dict, NoReturn
+
+from core.bounds import DEPTH, NUMBER, VALUES
+from core.errors import APIError, json_type
+
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(each for each in range(256) if each not in b"[]{}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def read_json(body: bytes) -> Dict[str, Any]:
+    """Return a body as a JSON object.
+
+    Raises APIError 400 for anything else: for NaN, Infinity and numbers that no double holds, for half of a surrogate
+    pair, and above the bounds of values, levels and digits (core/bounds.py).
+    """
+    _check_size(body)
+    try:
+        value = json.loads(
+            body.decode("utf-8"), parse_int=_whole, parse_float=_fraction, parse_constant=_refuse_constant
+        )
+        if _SURROGATE.search(body):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates such as "\ud800"
+    except UnicodeEncodeError:
+        raise APIError(400, "The body holds half of a surrogate pair, which is no character.", "invalid_json")
+    except (ValueError, RecursionError) as error:
+        raise APIError(400, "The body is not valid JSON: %s" % error, "invalid_json")
+    if not isinstance(value, dict):
+        raise APIError(400, "The body must be a JSON object, not %s." % json_type(value), "invalid_json")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------- counting
+
+
+def _check_size(body: bytes) -> None:
+    """Refuse a body of too many values or levels, if it is JSON at all. Raises APIError 400."""
+    if _values(body) > VALUES.most or _opened(body) > DEPTH.most:
+        outside = _outside_strings(body)
+        if _values(outside) > VALUES.most:
+            raise _too_large(VALUES.most, VALUES.of)
+        _check_depth(outside)
+
+
+def _values(text: bytes) -> int:
+    """Return how many values and names there are at most: each but the first stands after one of these."""
+    return _opened(text) + text.count(b",") + text.count(b":")
+
+
+def _opened(text: bytes) -> int:
+    return text.count(b"[") + text.count(b"{")
+
+
+def _outside_strings(body: bytes) -> bytes:
+    """Return a body without its strings' contents. Raises APIError 400 for too many strings."""
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # pairs first: then a backslash left escapes what follows
+    if plain.count(b'"') > 2 * VALUES.most:
+        raise _too_large(VALUES.most, VALUES.of)
+    return b"".join(plain.split(b'"')[::2])
+
+
+def _check_depth(outside: bytes) -> None:
+    """Refuse too many levels: each pass takes the innermost pairs of brackets away. Raises APIError 400."""
+    brackets = outside.translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(DEPTH.most):
+        rest = brackets.replace(b"[]", b"")
+        if len(rest) == len(brackets):
+            return  # nothing is left, or what can't be JSON
+        brackets = rest
+    if brackets:
+        raise _too_large(DEPTH.most, DEPTH.of)
+
+
+def _too_large(most: int, of: str) -> APIError:
+    return APIError(400, "The body may hold at most %d %s." % (most, of), "too_large")
+
+
+# -------------------------------------------------------------------------------------------------- numbers
+
+
+def _whole(text: str) -> int:
+    _check_number(text)
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    _check_number(text)
+    return float(text)
+
+
+def _check_number(text: str) -> None:
+    """Refuse a number that no double holds, and one that takes long to read. Raises APIError 400."""
+    if len(text) > NUMBER.most:
+        raise _too_large(NUMBER.most, NUMBER.of)
+    if math.isinf(float(text)):
+        message = "The body holds the number %s, which is too large for any field." % _brief(text)
+        raise APIError(400, message, "invalid_json")
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 24 else text[:20] + "…"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError("%s is not allowed" % name)
