@@ -4,13 +4,14 @@ import pytest
 from hostile.enemy import Fort, small_generate
 
 HERE = "hostile/"
+IMPATIENT = ("--header-timeout", 1.5, "--body-timeout", 3)
 _figures = {"tried": 0, "right": 0, "slowest": 0.0, "which": ""}
 
 
 @pytest.fixture(scope="session")
 def engine():
     """A backend under attack; after each case it must generate."""
-    arguments = ("--child", "--port", 0, "--threads", 1, "--slots", 4, "--ctx-size", 512, "--header-timeout", 2)
+    arguments = ("--child", "--port", 0, "--threads", 1, "--slots", 4, "--ctx-size", 512) + IMPATIENT
     fort = Fort("backend.py", arguments, small_generate, "ready")
     yield fort
     fort.close()
@@ -19,7 +20,7 @@ def engine():
 @pytest.fixture(scope="session")
 def front(engine):
     """A balancer under attack, in front of that backend; after each case it must relay."""
-    arguments = ("--child", "--port", 0, "--backend", "http://127.0.0.1:%d" % engine.port, "--header-timeout", 2)
+    arguments = ("--child", "--port", 0, "--backend", "http://127.0.0.1:%d" % engine.port) + IMPATIENT
     fort = Fort("balancer.py", arguments, small_generate, "up")
     yield fort
     fort.close()

@@ -148,7 +148,10 @@ class Line:
 
 
 def talk(port, data, answers=1, head=False, half=False, patience=PATIENCE):
-    """Send bytes; return the answers, at most so many, and the connection's fate: "keep" or "close"."""
+    """Send bytes; return the answers, at most so many, and the connection's fate: "keep" or "close".
+
+    Interim answers (1xx), which any request may get, are left out.
+    """
     with Line(port, patience) as line:
         line.send(data)
         if half:
@@ -158,7 +161,8 @@ def talk(port, data, answers=1, head=False, half=False, patience=PATIENCE):
             reply = line.reply(head)
             if reply is None:
                 return replies, "close"
-            replies.append(reply)
+            if reply.status >= 200:
+                replies.append(reply)
         return replies, line.fate()
 
 

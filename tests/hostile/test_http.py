@@ -263,7 +263,7 @@ CHUNKS = [
     ("only an extension", b";f\r\n" + EMPTY + b"\r\n" + END, "400 close"),
     ("a NUL after the size", b"f\x00\r\n" + EMPTY + b"\r\n" + END, "400 close"),
     ("a vertical tab after the size", b"f\x0b\r\n" + EMPTY + b"\r\n" + END, "400 close"),
-    ("a newline for its end", b"f\n" + EMPTY + b"\n0\n\n", "400 close"),
+    ("a newline for its end", b"f\n" + EMPTY + b"\n0\n\n", "400/408 close"),
     ("16 digits", b"ffffffffffffffff\r\n" + EMPTY + b"\r\n" + END, "400/413 close"),
     ("17 digits", b"1000000000000000f\r\n" + EMPTY + b"\r\n" + END, "400/413 close"),
     ("10,000 digits", b"f" * 10000 + b"\r\n" + EMPTY, "400/413 close"),
