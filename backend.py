@@ -6,6 +6,7 @@
 
 It binds its port first, so that a port in use is known before gigabytes are loaded; then it loads a model, runs a few
 tokens through it, and from then on answers /health with 200. Other models of the folder are loaded when asked for.
+A model file that is broken is waited for (core/opening.py). An engine that hangs in a step is told at /health.
 
     Config     the settings                     Backend    the routes, and a job's way through the engine
     main       parse, bind, load, wait, drain
@@ -18,16 +19,17 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from core import fields, options, process, service
 from core.anthropic_endpoints import AnthropicEndpoints
 from core.errors import APIError
 from core.jobs import Job
-from core.models import BadModel, ModelFile, ModelFolder, choose, locate
+from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, locate
 from core.native_endpoints import NativeEndpoints
 from core.ollama_endpoints import OllamaEndpoints
 from core.openai_endpoints import OpenAIEndpoints
+from core.opening import Opening
 from core.process import BOOT_FAILURE
 from core.registration import Registrar, reachable_url
 from core.runner import Answer, Runner
@@ -55,11 +57,14 @@ class Config(service.Config, EngineSettings, FolderSettings, ChildSettings):
     probe: bool = setting(False, "print what llama-cpp-python can do here, as JSON, and end", "other")
 
 
+ENGINE_SECONDS = 2.0  # that the engine may take to end: a step, or the rest of one
+
+
 class Backend:
     """One model server. start() binds and begins to load; stop() lets running requests finish.
 
     `announce(what, sentence, **facts)` is told what happens; `on_failure(message, status)` is called, in the engine's
-    thread, when no model could be loaded at start, or the engine ended by a defect.
+    thread, when the engine ended by a defect.
     """
 
     def __init__(
@@ -75,25 +80,37 @@ class Backend:
         self._announce = announce
         self._on_failure = on_failure
         self._ready = False  # a model has passed its self-test since the start
+        self._opening: Optional[Opening] = None
         self._started = time.monotonic()
         self.engine = engine.Engine(config, self._engine_event, self._engine_failed)
         self.runner = Runner(self.engine, self.folder)
         self.service = service.Service(config, self._routes(), name="comeapi_backend")
         self._measure()
 
-    def start(self, model: Optional[ModelFile]) -> "Backend":
-        """Bind, then load `model` in the background. Raises OSError."""
+    def start(self, find: Optional[Callable[[], ModelFile]]) -> "Backend":
+        """Bind, then load in the background what `find` returns, again and again until it works. Raises OSError.
+
+        `find` raises BadModel where there is no good file now.
+        """
+        if find:
+            self._opening = Opening(self.config.models, find, self.engine.load, self._tell_waiting)
+        self._ready = find is None
         self.service.start()
         self._announce("listening", "", url=self.service.url, pid=os.getpid())
-        self._ready = model is None
-        self.engine.start(model)
+        self.engine.start()
+        if self._opening:
+            self._opening.start()
         return self
 
-    def stop(self, timeout: float) -> int:
-        """Stop; running requests get `timeout` seconds to finish. Returns how many were cut off."""
+    def stop(self, timeout: float) -> Tuple[int, bool]:
+        """Stop; running requests get `timeout` seconds to finish.
+
+        Returns how many were cut off, and whether the engine has ended, too: one that hangs does not.
+        """
+        if self._opening:
+            self._opening.stop()
         cut = self.service.drain(timeout)
-        self.engine.stop()
-        return cut
+        return cut, self.engine.stop(ENGINE_SECONDS)
 
     # ---- routes
 
@@ -121,10 +138,39 @@ class Backend:
     def health(self, request: Request) -> Any:
         """GET /health: 200 once a model has passed its self-test, however busy; 503 before, and when it is broken."""
         state = self.state()
-        if self._ready and self.engine.status in ("ready", "loading"):
+        problem = self._problem()
+        if problem is None:
             return json_reply(dict(state, status="ok"))
-        error = APIError(503, "The backend is not ready: %s." % state["status"], "not_ready")
-        return json_reply(dict(state, **error.envelope()), 503, [("Retry-After", "1")])
+        return json_reply(dict(state, **problem.envelope()), 503, [("Retry-After", "1")])
+
+    def look(self, paused: bool) -> Dict[str, Any]:
+        """Look whether the engine hangs (see Engine.look). Returns what the parent must know."""
+        if not self.engine.look(paused):
+            return {"wedged": False}
+        return {"wedged": True, "why": self._hangs()}
+
+    def _problem(self) -> Optional[APIError]:
+        """Return why no request should come here, or None."""
+        if self.engine.stuck:
+            return APIError(503, self._hangs().capitalize() + ".", "wedged")
+        if self._ready and self.engine.status in ("ready", "loading"):
+            return None
+        why = self._opening.why if self._opening else ""
+        return APIError(503, "The backend is not ready: %s" % (why or self._status() + "."), "not_ready")
+
+    def _hangs(self) -> str:
+        engine = self.engine
+        return "the engine hangs: a step has not ended for %d s, over the limit of %d s" % (
+            engine.stuck, engine.step_limit()
+        )  # fmt: skip
+
+    def _status(self) -> str:
+        """Return the state in a word: starting, waiting (for a model file), loading, ready, wedged, failed, stopped."""
+        if self.engine.stuck:
+            return "wedged"
+        if self.engine.status == "ready" and not self._ready:
+            return "waiting" if self._opening and self._opening.why else "starting"
+        return self.engine.status
 
     def models(self, request: Request) -> Any:
         """GET /models: what is in the folder, and which one is loaded."""
@@ -148,7 +194,7 @@ class Backend:
         """Return what /health and /status say; answers at once, whatever the engine is doing."""
         engine = self.engine
         return {
-            "status": engine.status,
+            "status": self._status(),
             "model": engine.model_name(),
             "load_progress": round(engine.load_progress, 2) if engine.status == "loading" else None,
             "slots": self.config.slots,
@@ -209,6 +255,8 @@ class Backend:
         sentence = ""
         if what == "ready":
             self._ready = True
+            if self._opening:
+                self._opening.loaded(facts["model"])
             sentence = "🟢 %s (PID %d) %s loaded in %.1f s" % (
                 self.service.url, os.getpid(), facts["model"], facts["seconds"]
             )  # fmt: skip
@@ -216,11 +264,14 @@ class Backend:
             sentence = "⏳ loading %s" % facts["model"]
         elif what == "progress":
             sentence = "   %3.0f %%" % (facts["share"] * 100)
-        elif what == "failed":
+        elif what == "failed" and self._ready:
             sentence = "🔴 %s" % facts["why"]
         self._announce(what, sentence, **facts)
-        if what == "failed" and not self._ready:
-            self._on_failure(facts["why"], BOOT_FAILURE)
+        if what == "failed" and self._opening:
+            self._opening.failed(facts["model"], facts["why"])
+
+    def _tell_waiting(self, why: str) -> None:
+        self._announce("waiting", "🟠 %s Waiting for a good file; Ctrl-C stops." % why, why=why)
 
     def _engine_failed(self) -> None:
         self._on_failure("the engine failed; see above", 1)
@@ -288,30 +339,50 @@ def main() -> None:
     config = options.parse(Config, __doc__, ("models", "host", "port"))
     if config.probe:
         return _print_probe()
-    try:
-        folder, name = locate(config.models, config.model)
-        model = None if config.lazy else choose(folder, name)
-    except BadModel as problem:
-        options.fail(str(problem), BOOT_FAILURE)
-    config = dataclasses.replace(config, models=folder)
+    announce = process.Announcer(config.child)
+    pulse = process.Pulse(announce).start()
+    config = _with_models(config)
     _require_llama()
     process.warn_if_open(config)
-    announce = process.Announcer(config.child)
     backend = Backend(config, announce, _die)
+    pulse.look = backend.look
     try:
-        backend.start(model)
+        backend.start(None if config.lazy else lambda: choose(config.models, config.model))
     except OSError as error:
         options.fail(
             "can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error), BOOT_FAILURE
         )
     registrar = _register(config, backend)
     process.wait_for_stop(config.child)
+    process.end_within(config.drain_timeout + process.STOP_SECONDS)
     if registrar:
         registrar.stop()
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
-    cut = backend.stop(config.drain_timeout)
+    cut, ended = backend.stop(config.drain_timeout)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
+    if not ended:
+        sys.stderr.write("the engine hangs: ending without it\n")
+    process.leave(0 if ended else 1)
+
+
+def _with_models(config: Config) -> Config:
+    """Return the settings with the models folder's path and the model's name in it.
+
+    Ends the program where there is no such model, unless another program has started it, which has seen that there
+    is: then, and where there is a file that is broken, it waits.
+    """
+    try:
+        folder, name = locate(config.models, config.model)
+        config = dataclasses.replace(config, models=folder, model=name)
+        if not config.lazy:
+            choose(folder, name)
+    except BrokenModel:
+        pass
+    except BadModel as problem:
+        if not config.child:
+            options.fail(str(problem), BOOT_FAILURE)
+    return config
 
 
 def _register(config: Config, backend: Backend) -> Optional[Registrar]:
@@ -345,8 +416,7 @@ def _print_probe() -> None:
 def _die(message: str, status: int) -> None:
     """End the process from the engine's thread; nothing can be served any more."""
     sys.stderr.write("backend.py: error: %s\n" % message)
-    sys.stderr.flush()
-    os._exit(status)
+    process.leave(status)
 
 
 if __name__ == "__main__":

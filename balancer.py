@@ -190,13 +190,14 @@ class Balancer:
 
     def health(self, request: Request) -> Reply:
         """GET /health: 200 while at least one backend is up, and the thread that probes them runs."""
-        state = {"status": "ok", "loops": loops.describe(self.loops)}
+        told = {"loops": loops.describe(self.loops)}
         if self._health.loop.late():
-            return json_reply(dict(state, status="the health thread does not run"), 503)
-        if self.pool.any_up():
-            return json_reply(state)
-        error = APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
-        return service.error_reply(error)
+            error = APIError(503, "The thread that probes the backends does not run.", "health_late")
+        elif self.pool.any_up():
+            return json_reply(dict(told, status="ok"))
+        else:
+            error = APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
+        return json_reply(dict(error.envelope(), **told), 503, error.headers)
 
     def status(self) -> Dict[str, Any]:
         """Return the state of all backends, and of the queue."""
@@ -504,6 +505,7 @@ def main() -> None:
     config = options.parse(Config, __doc__, POSITIONAL)
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
+    process.Pulse(announce).start()
     balancer = Balancer(config, lambda url: announce("up", "🟢 %s is up" % url, url=url))
     _reload_at_hangup(balancer)
     try:

@@ -41,6 +41,7 @@ ASIDE_TOKENS = 128  # a prompt of which more are pending goes to the siding
 SIDING_ROWS = 512
 SIDING_UBATCH = 128  # rows: enough for the fast kernels, and no operation takes long
 LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
+LONGEST_STEPS = 10  # a step that takes longer than so many times the longest so far hangs
 _NO_ROOM = 1  # llama_decode: no room in the cells; they are as they were before
 
 
@@ -67,6 +68,8 @@ class Engine:
         self._model: Optional[Model] = None
         self._context: Optional[Context] = None
         self._stopping = False
+        self._idle = True  # waiting for something to do
+        self._resumed = 0.0  # when the whole process was found to have stood still
         self._siding: Optional[Siding] = None
         self._drafts = False  # whether to guess ahead
         self._samplers = ThreadPoolExecutor(min(cores(), settings.slots), thread_name_prefix="sampler")
@@ -74,7 +77,10 @@ class Engine:
         # Written by the engine's thread, read by any:
         self.status = "starting"  # then loading, ready, failed, stopped
         self.load_progress = 0.0
-        self.heartbeat = time.monotonic()
+        self.heartbeat = time.monotonic()  # when the thread came to the beginning of a step
+        self.longest_step = 0.0  # seconds
+        self.slowest_batch = 0.0  # seconds that a full batch may take, judged by the self-test
+        self.stuck = 0.0  # seconds for which a step has lasted that hangs; 0 where none does. Written by look()
         self.counts: collections.Counter = collections.Counter()
         self.largest_batch = 0  # sequences in one step
         self.step_seconds = 0.0
@@ -92,14 +98,38 @@ class Engine:
             self.status = "ready"
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; jobs that are left end with an error."""
+    def load(self, model: ModelFile) -> None:
+        """Load a model in place of the one that is loaded; `on_event` is told what comes of it."""
+        self._inbox.put(model)
+
+    def stop(self, timeout: Optional[float] = None) -> bool:
+        """End the thread; jobs that are left end with an error. Returns whether it has ended in `timeout` seconds."""
         self._stopping = True
         self._inbox.put(None)
-        self._thread.join()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def look(self, paused: bool) -> float:
+        """Look whether the thread hangs in a step; return `stuck`. For one thread, every few seconds.
+
+        `paused` says that the whole process stood still since the last look: that time counts for nothing. Loading is
+        no step; it may take as long as its disk does.
+        """
+        if paused:
+            self._resumed = time.monotonic()
+        busy = self.status == "ready" and not self._idle
+        age = time.monotonic() - max(self.heartbeat, self._resumed)
+        self.stuck = age if busy and age > self.step_limit() else 0.0
+        return self.stuck
+
+    def step_limit(self) -> float:
+        """Return the seconds after which a step that has not ended hangs."""
+        return max(self.settings.step_timeout, LONGEST_STEPS * self.longest_step, self.slowest_batch)
 
     def submit(self, job: Job) -> None:
         """Hand a job over. Raises APIError 400 for a prompt that does not fit, 503 where the line is full."""
+        if self.stuck:
+            raise APIError(503, "The engine hangs.", "engine_down", headers=[("Retry-After", "5")])
         if self.status in ("failed", "stopped"):
             raise APIError(503, "The engine has %s." % self.status, "engine_down", headers=[("Retry-After", "1")])
         if self.busy() + self.queued() >= self.settings.slots + self.settings.max_queue:
@@ -157,12 +187,14 @@ class Engine:
                 self._beat()
                 self._receive()
                 self._switch_model()
+                self._beat()
                 started = time.monotonic()
                 self._admit()
                 self._step()
                 seconds = time.monotonic() - started
                 self.seconds["step"] += seconds
                 self._evaluate_aside(seconds)
+                self._note_step(started)
             self.status = "stopped"
         except Exception:
             self.status = "failed"
@@ -177,11 +209,18 @@ class Engine:
     def _beat(self) -> None:
         self.heartbeat = time.monotonic()
 
+    def _note_step(self, started: float) -> None:
+        """Remember how long a step took, if the process did not stand still meanwhile."""
+        if started > self._resumed:
+            self.longest_step = max(self.longest_step, time.monotonic() - started)
+
     def _receive(self) -> None:
         """Take in what has been handed over; wait for it when there is nothing else to do."""
-        idle = not self._scheduler.running and not self._scheduler.waiting
+        self._idle = not self._scheduler.running and not self._scheduler.waiting
         try:
-            message = self._inbox.get(timeout=1) if idle else self._inbox.get_nowait()
+            message = self._inbox.get(timeout=1) if self._idle else self._inbox.get_nowait()
+            self._beat()
+            self._idle = False
             while True:
                 self._take(message)
                 message = self._inbox.get_nowait()
@@ -236,6 +275,7 @@ class Engine:
                 self._end(sequence, error)
         else:
             self._on_event("ready", model=file.name, seconds=round(time.monotonic() - started, 3))
+        self._beat()
         self.status = "ready"
 
     def _make_siding(self) -> Optional[Siding]:
@@ -269,13 +309,18 @@ class Engine:
         """Run a prompt and a single token: where this machine can't run this model, better now than in a request."""
         sequence = Sequence(tokens=[0] * SELF_TEST_TOKENS, slot=0)
         if self._model.file.embeds:
+            started = time.monotonic()
             status, _ = self._context.embed([sequence])
             self._context.forget(0)
+            self.slowest_batch = (time.monotonic() - started) * self._context.n_batch / SELF_TEST_TOKENS
             return self._passed(status)
         sampler = Sampler(self._model, Sampling(temperature=0), 0)
         for chunk in (Chunk(sequence, 0, SELF_TEST_TOKENS - 1), Chunk(sequence, SELF_TEST_TOKENS - 1, 1)):
+            started = time.monotonic()
             status, rows = self._context.decode([chunk])
             self._passed(status)
+        # In a batch of many, a row costs no more than alone.
+        self.slowest_batch = (time.monotonic() - started) * self.settings.rows
         sampler.sample(self._context, rows[sequence])
         sampler.close()
         self._siding = self._make_siding()  # now, while slot 0 holds cells to try it with

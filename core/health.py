@@ -61,7 +61,7 @@ class Health:
         self.loop.stop()
 
     def _step(self) -> None:
-        """Start the probes that are due, waiting up to a second for the first. Raises what no thread could start for."""
+        """Start the probes that are due; wait up to a second for the first. Raises where a thread can't be had."""
         self._pool.expire()
         due = [(backend, False) for backend in self._pool.due(_PATIENCE)]
         due += [(backend, True) for backend in self._pool.doubted()]

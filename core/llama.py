@@ -14,6 +14,7 @@ import collections
 import ctypes
 import logging
 import math
+import os
 import threading
 from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Tuple, Union
 from typing import Sequence as Many
@@ -118,7 +119,7 @@ class Model:
             params.use_extra_bufts = False
         report = llama_cpp.llama_progress_callback(lambda share, _: progress(share))
         params.progress_callback = report  # a local keeps it alive: llama.cpp calls it only while loading
-        self._pointer = llama_cpp.llama_model_load_from_file(file.path.encode("utf-8"), params)
+        self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(file.path), params)
         if not self._pointer:
             why = native_log.last_errors() or "llama.cpp gives no reason"
             raise APIError(500, "%s can't be loaded: %s" % (file.name, why), "model_broken", "model_name")
@@ -138,7 +139,7 @@ class Model:
     def _adapter(self, text: str) -> Tuple[Any, float]:
         """Load a LoRA adapter (llama_adapter_lora_init); it is freed with the model."""
         path, scale = split_lora(text)
-        adapter = llama_cpp.llama_adapter_lora_init(self._pointer, path.encode("utf-8"))
+        adapter = llama_cpp.llama_adapter_lora_init(self._pointer, os.fsencode(path))
         if not adapter:
             self.close()
             raise APIError(500, "The LoRA adapter %s does not fit %s." % (path, self.file.name), "lora_broken", "lora")

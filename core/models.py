@@ -40,6 +40,10 @@ class BadModel(Exception):
     """A file is no usable GGUF model; the message says why."""
 
 
+class BrokenModel(BadModel):
+    """There is a file, but it can't be used as it is: it may be whole later."""
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """One model in the folder. `size` is in bytes, of all its parts; `kv_bytes` is the f16 cache of one token."""
@@ -151,18 +155,22 @@ def locate(models: str, model: str) -> Tuple[str, str]:
 
 
 def choose(path: str, name: str) -> ModelFile:
-    """Return the model to load at start from a folder: the one called `name`, or the default. Raises BadModel."""
+    """Return the model to load at start from a folder: the one called `name`, or the default.
+
+    Raises BadModel where there is none, BrokenModel where there is a file that can't be used.
+    """
     folder = ModelFolder(path)
     try:
         every = folder.list()
         chosen = folder.find(name) if name else folder.default()
     except (APIError, OSError) as error:
-        raise BadModel(str(error))
+        broken = isinstance(error, APIError) and error.code == "model_broken"
+        raise (BrokenModel if broken else BadModel)(str(error).rstrip("."))
     if not every:
         raise BadModel("the models folder %s holds no .gguf file" % path)
     if chosen is None:
         problems = "; ".join("%s: %s" % (each.name, each.problem) for each in every)
-        raise BadModel("the models folder %s holds no usable model: %s" % (path, problems))
+        raise BrokenModel("the models folder %s holds no usable model: %s" % (path, problems))
     return chosen
 
 

@@ -4,10 +4,13 @@ A program stops for three reasons: SIGINT (Ctrl-C), SIGTERM, or, where another p
 end of its standard input: so that no child outlives a parent that was killed, on any operating system.
 
 Announcements are what a parent must know at once: one line of JSON each on a child's standard output; on a terminal,
-a sentence instead.
+a sentence instead. "alive" comes every two seconds from a thread of its own (Pulse): a child that is silent is stopped,
+or hangs as a whole, and its parent ends it.
 """
 
 import contextlib
+import faulthandler
+import ipaddress
 import json
 import logging
 import os
@@ -15,30 +18,45 @@ import queue
 import signal
 import sys
 import threading
-from typing import Any, Callable
+import time
+import traceback
+from typing import Any, Callable, Dict, NoReturn
+
+from core import output
 
 BOOT_FAILURE = 78  # EX_CONFIG of sysexits.h, the exit status that says: starting again will not help
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PULSE_SECONDS = 2.0
+PAUSE_SECONDS = 5.0  # a thread that sleeps for so much longer than it meant to was stopped, with its whole process
+STOP_SECONDS = 4.0  # what stopping may take beside the time for running requests
+
+log = logging.getLogger("comeapi.process")
 
 
 def prepare_terminal() -> None:
-    """Send logs to stderr, and let no terminal's character set turn a message into an exception."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace", line_buffering=True)
+    """Send logs to stderr; from now on no print blocks or raises, whatever becomes of its reader. First thing in main.
+
+    No terminal's character set turns a message into an exception either.
+    """
+    output.open_descriptors()
+    output.install()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
 
 def warn_if_open(config: Any) -> None:
     """Say so when anybody who can reach this machine may use the service."""
-    if (
-        config.host not in ("127.0.0.1", "localhost", "::1")
-        and not config.api_key
-        and not getattr(config, "child", False)
-    ):
+    if not is_loopback(config.host) and not config.api_key and not getattr(config, "child", False):
         logging.warning(
             "⚠️  listening on %s without an API key: whoever can reach it can use it (--api-key)", config.host
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
 
 
 class Announcer:
@@ -50,13 +68,38 @@ class Announcer:
     def __call__(self, what: str, sentence: str = "", **facts: Any) -> None:
         """Announce an event: to a parent as {"event": what, **facts}, to a person as the sentence, if there is one."""
         line = json.dumps(dict(facts, event=what), ensure_ascii=True) if self._child else sentence
-        if not line:
-            return
-        try:
+        if line:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
-        except (OSError, ValueError):
-            pass  # nobody is listening any more; the end of standard input will stop us
+
+
+class Pulse:
+    """A thread that announces "alive" every two seconds, until the process ends.
+
+    `look(paused)` returns facts to announce with it. `paused` says that the whole process stood still since the last
+    look (SIGSTOP, a suspended machine): what seems to have taken long may not have.
+    """
+
+    def __init__(self, announce: Callable[..., None]):
+        self.look: Callable[[bool], Dict[str, Any]] = lambda paused: {}
+        self._announce = announce
+
+    def start(self) -> "Pulse":
+        """Start the thread. To be done before slow imports: the parent waits for a sign of life."""
+        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+        return self
+
+    def _run(self) -> None:
+        moment = time.monotonic()
+        while True:
+            before, moment = moment, time.monotonic()
+            try:
+                facts = self.look(moment - before > PULSE_SECONDS + PAUSE_SECONDS)
+            except Exception:  # the pulse must go on
+                log.error("a look at this process failed:\n%s", traceback.format_exc())
+                facts = {}
+            self._announce("alive", **facts)
+            time.sleep(PULSE_SECONDS)
 
 
 def wait_for_stop(child: bool) -> str:
@@ -75,6 +118,21 @@ def on_signals(handler: Callable[[int], None]) -> None:
     """Call `handler` with the number of each signal that asks to stop; it must do no more than enqueue."""
     for number in STOP_SIGNALS:
         signal.signal(number, lambda given, _frame: handler(given))
+
+
+def end_within(seconds: float) -> None:
+    """End this process after so many seconds, with status 1, whatever its threads hang in.
+
+    faulthandler's watchdog is a native thread: it needs no lock of Python's. What it would print goes nowhere, since
+    printing could block it.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=open(os.devnull, "w"))
+
+
+def leave(status: int = 0) -> NoReturn:
+    """End this process now. No thread is waited for: one may hang in native code, and atexit would wait for it."""
+    output.flush()
+    os._exit(status)
 
 
 def next_item(items: "queue.SimpleQueue[Any]") -> Any:

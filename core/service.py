@@ -449,8 +449,7 @@ class Service:
     @property
     def url(self) -> str:
         """The address a client on this machine calls."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.config.host, self.config.host)
-        return http_url(host, self.port, "https" if self.config.tls_cert else "http")
+        return http_url(local_host(self.config.host), self.port, "https" if self.config.tls_cert else "http")
 
     def metrics_page(self, request: Request) -> Reply:
         """Answer GET /metrics in Prometheus' text format."""
@@ -608,6 +607,11 @@ class _HTTPMetrics:
 
 
 _KNOWN_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+
+
+def local_host(host: str) -> str:
+    """Return the host by which a client on this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
 
 
 def http_url(host: str, port: int, scheme: str = "http") -> str:

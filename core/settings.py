@@ -120,6 +120,13 @@ class EngineSettings:
         "engine",
         check=between(0.01, 60, float),
     )
+    step_timeout: float = setting(
+        60.0,
+        "seconds after which a step is held to hang, if that is also ten times the longest so far; /health tells it, "
+        "and comeapi.py starts that backend again",
+        "engine",
+        check=between(1, 86400, float),
+    )
     siding: str = setting(
         "auto",
         "evaluate long prompts in a context of their own, which halts for the streams: auto (on a CPU where OpenMP "

@@ -413,6 +413,8 @@ class _Dechunker:
 
     def _line(self, line: bytes) -> None:
         """Take a line in: the empty one that ends a chunk's data, a chunk's size, or a trailer."""
+        if len(line) > _MAX_LINE:
+            raise Broken("a line of the answer's chunks is too long")
         if self._left:
             if line:
                 raise Broken("a chunk of the answer is longer than its size says")
@@ -424,7 +426,7 @@ class _Dechunker:
                 raise Broken("the answer has too many trailers")
         else:
             size = line.partition(b";")[0].strip(b" \t")
-            if not _CHUNK_SIZE.fullmatch(size) or not _VALUE.fullmatch(line) or len(line) > _MAX_LINE:
+            if not _CHUNK_SIZE.fullmatch(size) or not _VALUE.fullmatch(line):
                 raise Broken("a chunk's size is %r" % line[:20])
             self._left = int(size, 16) + 2 if int(size, 16) else 0
             self._in_trailers = not self._left

@@ -1,5 +1,5 @@
 """A backend to be killed, stopped and slowed: chaos_backend.py PORT. Eight slots; SIGUSR1 makes it ten times slower, or
-as fast again. POST /plain takes up to 0.2 s, POST /stream sends 20 events, each with its number."""
+as fast again. POST /plain takes up to 0.2 s, POST /stream sends 20 events, each with its number, /long a million."""
 
 import os
 import random
@@ -23,8 +23,8 @@ def plain(request):
     return json_reply({"echo": request.json()["n"]})
 
 
-def numbers():
-    for number in range(20):
+def numbers(count=20):
+    for number in range(count):
         wait(0.02)
         yield {"n": number}
 
@@ -34,6 +34,7 @@ def main():
         Route("GET", "/health", lambda request: json_reply({"status": "ok", "slots": 8, "pid": os.getpid()})),
         Route("POST", "/plain", plain),
         Route("POST", "/stream", lambda request: event_stream(numbers())),
+        Route("POST", "/long", lambda request: event_stream(numbers(10**6))),
     ]
     signal.signal(signal.SIGUSR1, lambda *_: pace.reverse())
     pace.append(10.0)

@@ -1,17 +1,20 @@
 """What the tests share: real processes on free ports, a small HTTP client, and what they take from the machine.
 
 Everything listens on loopback, waits on events, and ends by its own process' number. Tests in folders below import from
-here as well: there is one conftest.py, and no two files of tests have the same name (test_surroundings.py).
+here as well (test_surroundings.py says what that asks of their names).
 """
 
+import atexit
 import json
 import os
 import queue
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -59,6 +62,20 @@ def leave_out_the_users_surroundings():
 
 
 leave_out_the_users_surroundings()
+
+
+def folder_of_the_demo_model():
+    """Return a models folder that holds the demo model alone: the project's, unless its user has put others there."""
+    folder = os.path.join(ROOT, "models")
+    if [name for name in os.listdir(folder) if name.endswith(".gguf")] == ["demo.gguf"]:
+        return folder
+    alone = tempfile.mkdtemp(prefix="comeapi-tests-")
+    atexit.register(shutil.rmtree, alone, True)
+    shutil.copy(os.path.join(folder, "demo.gguf"), alone)
+    return alone
+
+
+MODELS = folder_of_the_demo_model()
 
 
 # ------------------------------------------------------------------------------------------- clients and waits
@@ -203,6 +220,8 @@ class Program:
     def __init__(self, name, *arguments, **environment):
         command = [sys.executable, os.path.join(ROOT, name)] + [str(each) for each in arguments]
         clean = {key: value for key, value in os.environ.items() if not key.startswith("COMEAPI_")}
+        if MODELS != os.path.join(ROOT, "models"):
+            clean["COMEAPI_MODELS"] = MODELS
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -289,7 +308,9 @@ def start():
 def backend():
     """One backend process with the demo model, for tests that leave it as it was."""
     program = Program("backend.py", "--child", "--port", 0, "--threads", 1, "--max-queue", 32)
-    program.url = program.wait_for_event("listening")["url"]
-    program.wait_for_event("ready")
-    yield program
-    program.close()
+    try:
+        program.url = program.wait_for_event("listening")["url"]
+        program.wait_for_event("ready")
+        yield program
+    finally:
+        program.close()

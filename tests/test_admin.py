@@ -1,5 +1,6 @@
 """The admin API, the backends file and registration: who is there, changed while requests run."""
 
+import itertools
 import os
 import signal
 import socket
@@ -11,7 +12,8 @@ from conftest import PATIENCE, call, free_ports, no_such_name, wait_until
 from balancer import Balancer, Config
 from core import service
 from core.registration import Registrar, reachable_url
-from core.service import Route, Service, event_stream, json_reply
+from core.service import Route, Service, Stream, event_stream, json_reply
+from core.upstream import Client
 
 KEY = {"Authorization": "Bearer boss"}
 
@@ -224,6 +226,29 @@ def test_a_registrar_with_a_wrong_key_says_so(balancer, backends, caplog):
     assert len(urls(balancer)) == 1 and caplog.text.count("refuses: 401") == 1  # said once, not at every beat
 
 
+def test_a_registrar_outlives_a_balancer_that_never_ends_its_answer(balancer, backends, caplog, monkeypatch):
+    """And whatever else its beat runs into; it stops in time, too."""
+    asked, original = [], Client.open
+
+    def open_(client, url, *rest, **how):
+        asked.extend([url] if "/admin" in url else [])
+        if "/admin" in url and len(asked) == 2:
+            raise MemoryError()
+        return original(client, endless.url if "/admin" in url and len(asked) == 1 else url, *rest, **how)
+
+    def flood(request):
+        return Stream(b"x" * 65536 for _ in itertools.repeat(0))
+
+    endless = Service(service.Config(), [], flood).start()
+    monkeypatch.setattr(Client, "open", open_)
+    registrar = Registrar(balancer.url, backends[1].url, "boss", 0.05).start()
+    wait_until(lambda: balancer.status()["healthy_backends"] == 2)
+    assert not registrar.loop.late() and caplog.text.count("goes on: MemoryError()") == 1
+    registrar.stop()
+    endless.drain(0)
+    wait_until(lambda: urls(balancer) == [backends[0].url])
+
+
 # ------------------------------------------------------------------------------------ the file, as a program
 
 
@@ -250,6 +275,7 @@ def test_sighup_reads_the_backends_file_again_and_loses_no_stream(program, backe
     os.kill(program.pid, signal.SIGHUP)
     wait_until(lambda: set(known(program)) == {each.url for each in backends})  # the old one drains
     assert call(program.url + "/x", {}).json["from"] != backends[0].url
+    assert call(program.url + "/health").json["loops"]["reload"]["late"] is False
     backends[0].stop.set()
     assert stream.whole()
     wait_until(lambda: known(program) == [backends[1].url, backends[2].url])

@@ -16,8 +16,17 @@ import threading
 
 import pytest
 from conftest import (
-    LASTING_OPTIONS, PATIENCE, RAMBLE, ROOT, call, free_ports, prompt_once, running, seconds_until, wait_until,
-)  # fmt: skip
+    LASTING_OPTIONS,
+    PATIENCE,
+    RAMBLE,
+    ROOT,
+    call,
+    free_ports,
+    prompt_once,
+    running,
+    seconds_until,
+    wait_until,
+)
 
 from balancer import Balancer, Config
 from core import access, service

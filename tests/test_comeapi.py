@@ -13,10 +13,12 @@ import threading
 import time
 
 import pytest
-from conftest import PATIENCE, RAMBLE, ROOT, Streaming, call, free_ports, running, wait_until
+from conftest import MODELS, PATIENCE, RAMBLE, ROOT, Streaming, call, free_ports, running, wait_until
 
-from comeapi import QUICK_SECONDS, Config, RestartPolicy, make_plan
+from comeapi import Config
+from core.child import RestartPolicy
 from core.models import ModelFile
+from core.plan import make_plan
 
 STORY = {"model_name": "demo.gguf", "prompt": "Once upon a time in a magical forest,", "max_tokens": 60}
 GB = 10**9
@@ -81,23 +83,12 @@ def test_unknown_memory_changes_nothing():
     assert plan(QUANTIZED, memory=None, backends=7).backends == 7
 
 
-def test_deaths_are_followed_by_longer_and_longer_waits():
+@pytest.mark.parametrize("worked", [0, 20])
+def test_deaths_are_followed_by_longer_and_longer_waits_but_never_by_none(worked):
     policy = RestartPolicy()
-    assert [policy.died(worked=20) for _ in range(8)] == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert [policy.died(worked) for _ in range(8)] == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert {policy.died(worked) for _ in range(2000)} == {30}
     assert policy.died(worked=100) == 1
-
-
-def test_five_quick_deaths_in_a_row_are_the_end():
-    policy = RestartPolicy()
-    assert [policy.died(worked=0) for _ in range(5)] == [1, 2, 4, 8, None]
-
-
-def test_a_life_that_was_not_quick_breaks_the_row():
-    policy = RestartPolicy()
-    for _ in range(4):
-        assert policy.died(worked=1)
-    assert policy.died(worked=30)
-    assert policy.died(worked=1)
 
 
 # ---------------------------------------------------------------------------------------------- the system
@@ -240,7 +231,6 @@ def test_random_kills_for_a_while_cost_no_request(system):
         running_system.program.wait_for_line(name + " died")
         running_system.program.wait_for_line("🟢 " + name)
         wait_until(lambda: call(running_system.url + "/status").json["healthy_backends"] == 2)
-        done.wait(QUICK_SECONDS)  # a backend that dies more quickly, five times in a row, is given up
     done.set()
     for each in clients:
         each.join(PATIENCE)
@@ -284,7 +274,7 @@ def test_keys_guard_the_whole_system_and_are_in_no_command_line(system):
 
 def test_the_positional_form_works(start):
     base = free_ports(3)
-    program = start("comeapi.py", os.path.join(ROOT, "models"), "127.0.0.1", base, 2, "--port", base + 2)
+    program = start("comeapi.py", MODELS, "127.0.0.1", base, 2, "--port", base + 2)
     program.wait_for_line("🚀 ComeAPI: http://127.0.0.1:%d" % (base + 2))
 
 
@@ -367,6 +357,13 @@ def test_backends_that_crash_together_are_all_restarted_in_safe_mode_at_once(fak
     assert not any("died" in line for line in program.lines)
 
 
+def test_a_crash_because_the_file_was_cut_short_meanwhile_is_an_ordinary_death(faked, tmp_path):
+    model = str(tmp_path / "models" / "demo.gguf")
+    program = faked('os.truncate(%r, 1000); os.kill(os.getpid(), signal.SIGBUS)' % model, "--backends", 1)
+    assert "SIGBUS" in program.wait_for_line("Backend 1 died")
+    assert not any("safe mode" in line for line in program.lines)
+
+
 def test_a_crash_after_the_self_test_is_an_ordinary_death(faked, tmp_path):
     lines = """
         if not os.path.exists(%r):
@@ -427,8 +424,6 @@ def test_a_balancer_port_among_the_backends_is_refused(start):
 def test_a_missing_or_empty_models_folder_is_one_clear_line(start, tmp_path):
     assert "does not exist" in refused(start, tmp_path / "missing")
     assert "holds no .gguf file" in refused(start, tmp_path)
-    (tmp_path / "bad.gguf").write_bytes(b"junk")
-    assert "bad.gguf: it is no GGUF file" in refused(start, tmp_path)
 
 
 def test_a_machine_without_llama_cpp_is_told_how_to_get_it(start, tmp_path):

@@ -1,20 +1,24 @@
 """Discovery by DNS: real resolver processes on loopback, whose records come and go."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from conftest import PATIENCE, ROOT, call, free_ports, in_parallel, wait_until
 
 from balancer import Balancer, Config
 from core import discovery, service
-from core.discovery import SRV, A, LookupFailed, lookup, parse_target, query
+from core.discovery import AAAA, CNAME, SRV, A, Discovery, LookupFailed, Target, lookup, parse_target, query
+from core.pool import Pool
 from core.service import Route, Service, event_stream, json_reply
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is Linux' own")
@@ -153,6 +157,197 @@ def test_a_malformed_answer_tells_nothing(answer):
                 query(sock.getsockname(), NAME, A, timeout=0.3)
 
         assert in_parallel(lambda each: each(0), [lie, ask]) == [None, None]
+
+
+class Liar:
+    """A resolver that answers each question as `lies(question)` says: a list of messages."""
+
+    def __init__(self, lies):
+        self.asked, self.ports = [], []
+        self._lies = lies
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.address = self.sock.getsockname()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                asked, peer = self.sock.recvfrom(4096)
+                if asked == b"end":
+                    return
+                self.asked.append(asked)
+                self.ports.append(peer[1])
+                for lie in self._lies(asked):
+                    self.sock.sendto(lie, peer)
+
+    def close(self):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"end", self.address)
+        self.sock.close()
+
+
+@pytest.fixture
+def liar():
+    liars = []
+
+    def make(lies):
+        liars.append(Liar(lies))
+        return liars[-1]
+
+    yield make
+    for each in liars:
+        each.close()
+
+
+def name_of(text):
+    return b"".join(bytes([len(label)]) + label.encode() for label in text.split(".") if label) + b"\0"
+
+
+def message(asked, records=(), question=None, flags=b"\x81\x80"):
+    """Return an answer to a question: records are (name, kind, value)."""
+    question = asked[12:-11] if question is None else question  # EDNS stands at its end
+    body = b"".join(
+        name_of(name) + struct.pack(">HHIH", kind, 1, 0, len(value)) + value for name, kind, value in records
+    )
+    return asked[:2] + flags + struct.pack(">HHHH", 1, len(records), 0, 0) + question + body
+
+
+HERE = bytes([127, 0, 0, 2])
+
+
+def test_only_the_answer_to_the_question_counts(liar):
+    """Whoever guesses the port must guess the number, too, and the question; what does not fit is passed over."""
+    evil = [(NAME, A, bytes([6, 6, 6, 6]))]
+
+    def lies(asked):
+        wrong = bytes([asked[0] ^ 1]) + asked[1:]
+        other_kind = asked[12:-15] + struct.pack(">HH", AAAA, 1)
+        yield from (b"", b"x", message(wrong, evil), message(asked, evil, name_of("evil.test") + b"\0\1\0\1"))
+        yield from (message(asked, evil, other_kind), message(asked, evil, flags=b"\1\0"), asked)
+        yield message(asked, [(NAME, A, HERE)], asked[12:-11].upper().replace(b"\3LLM", b"\3lLm"))
+
+    assert query(liar(lies).address, NAME, A) == [("127.0.0.2", 0)]
+
+
+def test_strays_do_not_make_a_question_last_longer(liar):
+    resolver = liar(lambda asked: [message(b"xx" + asked[2:])] * 20)
+    begun = time.monotonic()
+    with pytest.raises(LookupFailed):
+        query(resolver.address, NAME, A, timeout=0.2)
+    assert time.monotonic() - begun < PATIENCE / 2
+
+
+def test_numbers_and_ports_can_not_be_guessed(liar):
+    resolver = liar(lambda asked: [message(asked)])
+    for _ in range(20):
+        assert query(resolver.address, NAME, A) == []
+    numbers = [struct.unpack(">H", each[:2])[0] for each in resolver.asked]
+    for drawn in (numbers, resolver.ports):
+        assert len(set(drawn)) > 10
+        assert len({b - a for a, b in zip(drawn, drawn[1:])}) > 5  # they do not rise step by step
+
+
+def test_records_of_other_names_are_ignored_and_aliases_followed(liar):
+    records = [
+        ("evil.test", A, bytes([6, 6, 6, 6])),
+        (NAME, CNAME, name_of("a.test")),
+        ("b.test", A, HERE),
+        ("a.test", CNAME, name_of("B.test")),
+        ("c.test", A, bytes([6, 6, 6, 6])),
+    ]
+    assert query(liar(lambda asked: [message(asked, records)]).address, NAME, A) == [("127.0.0.2", 0)]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"", b"\xc0\x0c", b"\xc0\xff", b"\xc0\x1e" * 9, b"\x40ab\0", b"\0\0\1\0\1\0\0\0\0\0\3abc",
+     b"\0\0\1\0\1\0\0\0\0\xff\xff"],
+)  # fmt: skip
+def test_a_malformed_answer_to_the_right_question_tells_nothing(liar, rest):
+    resolver = liar(lambda asked: [asked[:2] + b"\x81\x80\0\1\0\3\0\0\0\0" + asked[12:-11] + rest])
+    with pytest.raises(LookupFailed):
+        query(resolver.address, NAME, A)
+
+
+def test_aliases_in_a_circle_have_no_address(liar):
+    records = [(NAME, CNAME, name_of("a.test")), ("a.test", CNAME, name_of(NAME))]
+    assert query(liar(lambda asked: [message(asked, records)]).address, NAME, A) == []
+
+
+def test_a_service_that_is_not_there_has_no_backends(liar):
+    """RFC 2782: a target of "." means that there is no such service."""
+    resolver = liar(lambda asked: [message(asked, [("_llm._tcp.test", SRV, struct.pack(">HHH", 0, 0, 0) + b"\0")])])
+    target = parse_target("dns+srv://_llm._tcp.test?resolver=127.0.0.1:%d" % resolver.address[1])
+    assert lookup(target) == []
+
+
+@pytest.mark.parametrize("label", [b"\xff", b"x" * 63, b"a b", b"a.b", b"\0"])
+def test_a_service_at_a_name_that_can_not_be_fails_or_has_no_address(liar, label):
+    name = (bytes([len(label)]) + label) * (4 if len(label) == 63 else 1) + b"\0"
+    value = struct.pack(">HHH", 0, 0, 80) + name
+    resolver = liar(lambda asked: [message(asked, [("_llm._tcp.test", SRV, value)])])
+    target = parse_target("dns+srv://_llm._tcp.test?resolver=127.0.0.1:%d" % resolver.address[1])
+    with contextlib.suppress(LookupFailed):
+        assert lookup(target) == []
+
+
+def test_a_service_with_too_many_targets_fails(liar):
+    records = [("_llm._tcp.test", SRV, struct.pack(">HHH", 0, 0, 80) + name_of("a.b"))] * 300
+    resolver = liar(lambda asked: [message(asked, records)])
+    with pytest.raises(LookupFailed):
+        lookup(parse_target("dns+srv://_llm._tcp.test?resolver=127.0.0.1:%d" % resolver.address[1]))
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff\xffabc", b"\0\5short", b"\0\0", b"\0\x20" + b"\xff" * 32])
+def test_an_answer_by_tcp_that_is_none_or_does_not_come_fails_in_time(liar, answer):
+    resolver = liar(lambda asked: [message(asked, flags=b"\x83\x80")])  # cut off
+    held = []
+
+    def serve():
+        for _ in range(2):
+            held.append(by_tcp.accept()[0])
+            held[-1].sendall(answer)
+
+    with socket.create_server(resolver.address) as by_tcp:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        begun = time.monotonic()
+        with pytest.raises(LookupFailed):
+            query(resolver.address, NAME, A, timeout=0.2)
+        assert time.monotonic() - begun < PATIENCE / 2
+        serving.join(PATIENCE)
+    for each in held:
+        each.close()
+
+
+@pytest.mark.parametrize("name", ["\ud800.test", "a\0b", "a..b", "x" * 300])
+def test_a_name_that_can_not_be_written_fails_or_has_no_address(name):
+    for resolver in (None, ("127.0.0.1", free_ports(1))):
+        with contextlib.suppress(LookupFailed):
+            assert lookup(Target("t", name, 80, resolver=resolver), timeout=0.2) == []
+
+
+def test_the_thread_goes_on_whatever_a_look_up_raises(monkeypatch, caplog):
+    good, bad = parse_target("dns://good.test:1"), parse_target("dns://bad.test:1")
+    rounds = []
+
+    def look_up(target):
+        if target is bad:
+            rounds.append(1)
+            raise RuntimeError("can't start new thread")
+        return ["http://127.0.0.2:1"]
+
+    monkeypatch.setattr(discovery, "lookup", look_up)
+    pool = Pool([], None)
+    thread = Discovery(pool, [bad, good], 0.01)
+    thread.start()
+    try:
+        wait_until(lambda: len(rounds) > 5)
+        assert [each["url"] for each in pool.describe()] == ["http://127.0.0.2:1"]  # the other one has its turn
+    finally:
+        thread.stop()
+    assert len([record for record in caplog.records if "can't start new thread" in record.getMessage()]) == 1
 
 
 def test_the_systems_own_look_up_is_the_default():

@@ -45,18 +45,22 @@ def system(tmp_path_factory):
     write_embedder(str(folder / "embedder.gguf"))
     options = ["--child", "--port=0", "--threads=1", "--model=demo.gguf", "--models=%s" % folder]
     programs = [Program("backend.py", *options) for _ in range(2)]
-    urls = [program.wait_for_event("listening")["url"] for program in programs]
-    for program in programs:
-        program.wait_for_event("ready")
-    balancer = Program("balancer.py", "--child", "--port=0", "--api-key=secret", *["--backend=" + url for url in urls])
-    programs.append(balancer)
-    balancer.url = balancer.wait_for_event("listening")["url"]
-    balancer.backends = urls
-    headers = {"Authorization": "Bearer secret"}
-    wait_until(lambda: call(balancer.url + "/status", headers=headers).json["healthy_backends"] == 2)
-    yield balancer
-    for program in reversed(programs):
-        program.close()
+    try:
+        urls = [program.wait_for_event("listening")["url"] for program in programs]
+        for program in programs:
+            program.wait_for_event("ready")
+        balancer = Program(
+            "balancer.py", "--child", "--port=0", "--api-key=secret", *["--backend=" + url for url in urls]
+        )
+        programs.append(balancer)
+        balancer.url = balancer.wait_for_event("listening")["url"]
+        balancer.backends = urls
+        headers = {"Authorization": "Bearer secret"}
+        wait_until(lambda: call(balancer.url + "/status", headers=headers).json["healthy_backends"] == 2)
+        yield balancer
+    finally:
+        for program in reversed(programs):
+            program.close()
 
 
 @pytest.fixture(scope="module")

@@ -278,6 +278,115 @@ def test_a_silent_backend_is_doubted_at_most_every_five_seconds():
     assert pool.due(0) == [backend]
 
 
+def prompt(clock):
+    """Return a pool of one backend that answers its probes at once, and has a request."""
+    pool = pool_of(1, clock=clock)
+    (backend,) = pool.everyone()
+    pool.probed(backend, well(prompt=True), 30)
+    take(pool)
+    return pool, backend
+
+
+NO_LOOK = Report(False, "no byte for 1 s", timed_out=True, quick=True)
+GOOD_LOOK = Report(True, quick=True)
+
+
+def test_a_prompt_backend_that_stops_is_down_in_less_than_five_seconds():
+    clock = Clock()
+    pool, backend = prompt(clock)
+    backend.heard = stopped = clock.now
+    while backend.vitals.up:
+        if pool.doubted():
+            assert pool.doubted() == []  # one at a time
+            clock.now += 1
+            pool.probed(backend, NO_LOOK, 30)
+        else:
+            clock.now += 0.5  # as often as requests that wait look
+            pool.doubt(backend)
+    assert backend.vitals.state == "down" and clock.now - stopped < 5
+
+
+def test_a_prompt_backend_is_looked_at_once_a_second_while_its_requests_wait_in_silence():
+    clock = Clock()
+    pool, backend = prompt(clock)
+    looks = 0
+    for _ in range(100):
+        clock.now += 0.1
+        pool.doubt(backend)
+        for each in pool.doubted():
+            looks += 1
+            pool.probed(each, GOOD_LOOK, 30)
+    assert 9 <= looks <= 11 and backend.vitals.up and backend.slots == 4
+    assert pool.due(0) == []  # the next whole probe is where it was
+    clock.now += 21
+    assert pool.due(0) == [backend]
+
+
+def test_a_prompt_backend_whose_bytes_flow_is_neither_doubted_nor_dead():
+    clock = Clock()
+    pool, backend = prompt(clock)
+    backend.heard = clock.now
+    for _ in range(20):
+        clock.now += 0.8
+        pool.doubt(backend)
+        assert pool.doubted() == []
+        backend.heard = clock.now
+    clock.now += 0.9
+    pool.doubt(backend)
+    assert pool.doubted() == [backend]
+    for _ in range(5):
+        clock.now += 1
+        backend.heard = clock.now - 0.5  # a byte came while it was being looked at
+        pool.probed(backend, NO_LOOK, 30)
+    assert backend.vitals.up
+
+
+def test_a_backend_that_can_not_answer_while_it_works_is_given_its_time():
+    """A server with one thread, say. Nobody has seen it answer a probe while a request waited."""
+    clock = Clock()
+    pool = pool_of(1, clock=clock)
+    (backend,) = pool.everyone()
+    take(pool)
+    for _ in range(20):
+        clock.now += 0.5
+        pool.doubt(backend)
+        assert pool.doubted() == []
+    assert pool.due(0) == [backend]  # a whole probe, with all its time
+
+
+def test_a_backend_is_prompt_once_it_has_answered_while_a_request_waited_in_silence():
+    clock = Clock()
+    pool = pool_of(1, clock=clock)
+    (backend,) = pool.everyone()
+    take(pool)
+    clock.now += 6
+    pool.doubt(backend)
+    assert pool.due(0) == [backend]
+    backend.heard = clock.now  # the request was answered first: that shows nothing
+    pool.probed(backend, well(), 30)
+    assert not backend.prompt
+    clock.now += 6
+    pool.doubt(backend)
+    assert pool.due(0) == [backend]
+    pool.probed(backend, well(), 30)
+    assert backend.prompt
+    fall(pool, backend)
+    assert not backend.prompt  # what comes up at this URL may be another server
+
+
+def test_a_probe_that_could_not_be_made_is_due_again_in_a_second():
+    clock = Clock()
+    pool, backend = prompt(clock)
+    clock.now += 60
+    pool.doubt(backend)
+    for take_due, quick in ((lambda: pool.due(0), False), (pool.doubted, True)):
+        assert take_due() == [backend]
+        pool.unprobed(backend, quick)
+    assert pool.due(0) == [] == pool.doubted()
+    clock.now += 1
+    assert pool.due(0) == [backend] and pool.doubted() == [backend]
+
+
 def test_five_failed_requests_eject_a_backend_but_never_the_last_one():
     pool = pool_of(2)
     bad, good = pool.everyone()

@@ -373,7 +373,7 @@ def accepts():
     """Whether llama.cpp accepts a whole text by a grammar, in the demo model's tokens."""
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(os.path.join(ROOT, "models", "demo.gguf").encode(), params)
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(os.path.join(ROOT, "models", "demo.gguf")), params)
     vocab = llama_cpp.llama_model_get_vocab(model)
 
     def check(grammar, text):

@@ -1,0 +1,211 @@
+"""One process that comeapi.py starts and watches: its pipes, its announcements, its life and its last words.
+
+    RestartPolicy   how long to wait before something that died is started again   (pure)
+    Child           the process
+
+A child announces what happens to it on its standard output, a line of JSON each (core/process.py): "listening",
+"loading", "progress", "waiting", "ready", and "alive" every two seconds. It stops when its standard input ends, so that
+it never outlives this process, whatever happens to it.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
+
+from core import process
+
+STEADY_SECONDS = 60.0  # a child that worked for longer is forgiven its earlier deaths
+LONGEST_DELAY = 30.0
+SILENT_SECONDS = 20.0  # a child that says nothing for so long hangs, or is stopped
+START_SECONDS = 120.0  # the same until it listens: it reads its libraries from a disk that may be slow
+CRASHES = {"SIGSEGV", "SIGILL", "SIGABRT", "SIGBUS", "access violation", "illegal instruction"}
+HOPELESS = (2, process.BOOT_FAILURE)  # the first is what wrong arguments give
+_WINDOWS_CRASHES = {0xC0000005: "access violation", 0xC000001D: "illegal instruction"}
+_LAST_WORDS = 5  # lines
+_LONGEST_LINE = 1 << 16  # bytes; a longer one comes in parts
+
+
+class RestartPolicy:
+    """When something that died is started again: after 1, 2, 4 … 30 s, and always."""
+
+    def __init__(self) -> None:
+        self._deaths = 0
+
+    def died(self, worked: float) -> float:
+        """Return the seconds to wait after a death. `worked` is the seconds for which it had been ready."""
+        self._deaths = self._deaths + 1 if worked < STEADY_SECONDS else 1
+        return min(2.0 ** min(self._deaths - 1, 10), LONGEST_DELAY)
+
+
+class Child:
+    """One process of ours. Its announcements, and its end, come on `events` as (child, run, facts).
+
+    `run` counts its starts, so that what an earlier run has said can be told apart.
+    """
+
+    def __init__(self, name: str, arguments: List[str], environment: Dict[str, str], events: Any):
+        self.name = name
+        self.arguments = arguments
+        self.policy = RestartPolicy()
+        self.run = 0
+        self.url = ""
+        self.loading = ""  # the model that it is loading and testing, if it is
+        self.safe = False  # it was started in safe mode
+        self.progress = 0.0
+        self.ready_at: Optional[float] = None
+        self.restart_at: Optional[float] = None
+        self.hopeless = ""  # why it is not started again before something serves
+        self.settled = False  # nothing more to wait for at start: it was ready once, waits for a model file, or died
+        self._environment = environment
+        self._events = events
+        self._process: Optional[subprocess.Popen] = None
+        self._listens = False
+        self._heard_at = 0.0  # when it gave a sign of life
+        self._stuck = ""  # what it says of an engine that hangs
+        self._sentence = ""  # why it was killed
+        self._last_words: List[str] = []
+        self._earlier_words: FrozenSet[str] = frozenset()
+        self._causes: Tuple[str, int] = ("", 0)  # of its last death, and how often in a row
+
+    @property
+    def pid(self) -> int:
+        """The process' number."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is running."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process, out of the terminal's reach: a Ctrl-C is ours to pass on, in the right order.
+
+        Raises OSError or RuntimeError where the system has no room for a process or a thread.
+        """
+        self.run += 1
+        self.restart_at = self.ready_at = None
+        self.loading, self.progress, self.hopeless = "", 0.0, ""
+        self.safe = "--safe-mode" in self.arguments
+        self._earlier_words, self._last_words = frozenset(self._last_words), []
+        self._listens, self._heard_at, self._stuck, self._sentence = False, time.monotonic(), "", ""
+        apart: Dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        self._process = subprocess.Popen(
+            [sys.executable] + self.arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            **apart,
+        )
+        reader = threading.Thread(target=self._read_errors, args=(self._process.stderr, self.run), daemon=True)
+        try:
+            reader.start()
+            threading.Thread(target=self._read_events, args=(self._process, self.run, reader), daemon=True).start()
+        except RuntimeError:
+            self._process.kill()  # nobody would hear it
+            raise
+
+    def ask_to_stop(self) -> None:
+        """Close its standard input, which asks it to finish what it is doing and end."""
+        if self._process:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for its end; False if it is still there after `timeout` seconds."""
+        try:
+            return self._process is None or self._process.wait(max(0.0, timeout)) is not None
+        except subprocess.TimeoutExpired:
+            return False
+
+    def kill(self, why: str = "") -> None:
+        """End it at once, stopped or not; `why` becomes the cause of its death."""
+        self._sentence = why
+        if self.alive:
+            self._process.kill()
+
+    # ---- signs of life
+
+    def heard(self, facts: Dict[str, Any]) -> None:
+        """Take a sign of life: any announcement."""
+        self._heard_at = time.monotonic()
+        if facts.get("event") == "listening":
+            self._listens = True
+        elif facts.get("event") == "alive":
+            self._stuck = str(facts.get("why") or "its engine hangs") if facts.get("wedged") else ""
+
+    def forgive(self) -> None:
+        """Forget its silence: whoever should have listened was stopped."""
+        self._heard_at, self._stuck = time.monotonic(), ""
+
+    def hangs(self) -> str:
+        """Return why it should be killed, or an empty text."""
+        if not self.alive or self._sentence:
+            return ""
+        if self._stuck:
+            return self._stuck
+        silence = time.monotonic() - self._heard_at
+        if silence > (SILENT_SECONDS if self._listens else START_SECONDS):
+            return "it was stopped, or hung: no sign of life for %d s" % silence
+        return ""
+
+    def said_before(self, line: str) -> bool:
+        """Whether its last run ended with this line, and it has not been ready since: nothing new."""
+        return self.ready_at is None and line in self._earlier_words
+
+    # ---- its end
+
+    def cause_of_death(self, status: int) -> Tuple[str, str]:
+        """Return what ended it in a word (a signal's name, or "exit 1") and in a sentence with its last words."""
+        word = _WINDOWS_CRASHES.get(status & 0xFFFFFFFF) or ("exit %d" % status)
+        if status < 0:
+            with contextlib.suppress(ValueError):
+                word = signal.Signals(-status).name
+        if self._sentence:
+            return "killed", "%s (killed)" % self._sentence
+        if word == "SIGKILL":
+            return word, "killed (SIGKILL); if nobody did that, the system ran out of memory"
+        said = " | ".join(self._last_words[-2:])
+        return word, "%s%s" % (word, ": " + said if said else "")
+
+    def times(self, cause: str) -> int:
+        """Return how often in a row it has died of this cause, without being ready in between."""
+        last, count = self._causes
+        self._causes = (cause, count + 1 if cause == last and self.ready_at is None else 1)
+        return self._causes[1]
+
+    # ---- threads
+
+    def _read_events(self, running: subprocess.Popen, run: int, errors: threading.Thread) -> None:
+        for line in _lines(running.stdout):
+            with contextlib.suppress(ValueError):
+                facts = json.loads(line.decode("utf-8"))
+                if isinstance(facts, dict):
+                    self._events.put((self, run, facts))
+        status = running.wait()
+        with contextlib.suppress(OSError):
+            running.stdin.close()
+        errors.join(1)  # its last words
+        self._events.put((self, run, {"event": "exit", "status": status}))
+
+    def _read_errors(self, pipe: Any, run: int) -> None:
+        for raw in _lines(pipe):
+            line = raw.decode("utf-8", "replace").rstrip()
+            if line:
+                if run == self.run:
+                    self._last_words = (self._last_words + [line])[-_LAST_WORDS:]
+                self._events.put((self, run, {"event": "log", "line": line}))
+
+
+def _lines(pipe: Any) -> Iterator[bytes]:
+    """Yield a pipe's lines, then close it."""
+    with pipe:
+        yield from iter(lambda: pipe.readline(_LONGEST_LINE), b"")

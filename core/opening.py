@@ -1,0 +1,109 @@
+"""The model that a program starts with: loaded at start, and tried again until it can be.
+
+    attempts   when it is worth trying again
+    Opening    the thread of a backend that tries
+
+A model's file may be cut short, or missing, while somebody copies it. That ends no program: it waits for a good one.
+"""
+
+import os
+import queue
+import threading
+import time
+from typing import Any, Callable, Iterator, Tuple
+
+from core.models import BadModel, ModelFile
+
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds
+LOOK_SECONDS = 1.0
+
+
+def attempts(folder: str) -> Iterator[None]:
+    """Yield each time that it is worth trying again to load a model from a folder; sleep in between.
+
+    After 1, 2, 4 … 30 s, since something else than the file may be wrong; and, beginning anew, a second after a model
+    file has changed, if it is at rest then: one that is being copied is not read again and again.
+    """
+    delay = FIRST_DELAY
+    while True:
+        tried_with = seen = _signature(folder)
+        until = time.monotonic() + delay
+        delay = min(delay * 2, LONGEST_DELAY)
+        while time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+            before, seen = seen, _signature(folder)
+            if seen == before != tried_with:
+                delay = FIRST_DELAY
+                break
+        yield
+
+
+def _signature(folder: str) -> Tuple[Any, ...]:
+    """Return what changes when a model file of a folder does: names, sizes, times."""
+    try:
+        with os.scandir(folder) as entries:
+            files = [(each.name, each.stat()) for each in entries if each.name.lower().endswith(".gguf")]
+        return tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
+    except OSError:
+        return ()
+
+
+class Opening:
+    """Loads the first model of a backend, in a thread of its own.
+
+    `find()` returns the file, or raises BadModel; `load(file)` has the engine load it, whose outcome comes back by
+    loaded() or failed(); `tell(why)` is called, once for each reason, when it did not work.
+    """
+
+    def __init__(
+        self, folder: str, find: Callable[[], ModelFile], load: Callable[[ModelFile], None],
+        tell: Callable[[str], None],
+    ):  # fmt: skip
+        self.why = ""  # why there is no model yet
+        self._folder = folder
+        self._find = find
+        self._load = load
+        self._tell = tell
+        self._over = False  # a model is loaded: this one, or one that a request has asked for
+        self._outcomes: "queue.SimpleQueue[Tuple[str, str]]" = queue.SimpleQueue()  # a model's name; why it failed
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, name="opening", daemon=True).start()
+
+    def stop(self) -> None:
+        """Try no more."""
+        self._over = True
+
+    def loaded(self, name: str) -> None:
+        """Take note that a model is loaded."""
+        self._over = True
+        self._outcomes.put((name, ""))
+
+    def failed(self, name: str, why: str) -> None:
+        """Take note that a model could not be loaded."""
+        self._outcomes.put((name, why))
+
+    def _run(self) -> None:
+        retries = attempts(self._folder)
+        while not self._over:
+            why = self._try()
+            if not why or self._over:
+                return
+            why = why.rstrip(".") + "."
+            if why != self.why:
+                self.why = why
+                self._tell(why)
+            next(retries)
+
+    def _try(self) -> str:
+        """Try once. Return why it failed, an empty text if it did not."""
+        try:
+            file = self._find()
+        except BadModel as problem:
+            return str(problem)
+        self._load(file)
+        while True:
+            name, why = self._outcomes.get()
+            if name == file.name or not why:
+                return why

@@ -1,0 +1,59 @@
+"""comeapi.py, backend.py or balancer.py with shorter limits, so that tests need not wait: hasty.run("backend").
+
+Signs of life come every 0.5 s, and 3 s without one are silence. While the file that HANG_FILE names exists,
+llama_decode does not come back.
+"""
+
+import importlib
+import os
+import sys
+import threading
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import core.child  # noqa: E402
+import core.opening  # noqa: E402
+import core.process  # noqa: E402
+import core.supervisor  # noqa: E402
+
+PROGRAM = """
+import sys
+sys.path[:1] = [%r]
+import hasty
+hasty.run(%r)
+"""
+
+
+def write_programs(folder):
+    """Write the three programs, with these limits, into a folder; returns the path of comeapi.py."""
+    for name in ("comeapi", "backend", "balancer"):
+        (folder / (name + ".py")).write_text(PROGRAM % (os.path.dirname(os.path.abspath(__file__)), name))
+    return folder / "comeapi.py"
+
+
+def run(name):
+    """Run a program's main()."""
+    core.process.PULSE_SECONDS, core.process.PAUSE_SECONDS = 0.5, 1.0
+    core.child.SILENT_SECONDS, core.supervisor.LONGEST_DELAY = 3.0, 1.0
+    core.opening.LOOK_SECONDS = 0.2
+    program = importlib.import_module(name)
+    if name == "comeapi":
+        program.HERE = os.path.dirname(os.path.abspath(sys.argv[0]))
+    if name == "backend" and "HANG_FILE" in os.environ:
+        let_decode_hang(os.environ["HANG_FILE"])
+    program.main()
+
+
+def let_decode_hang(path):
+    """Let llama_decode wait while a file is there."""
+    import core.llama
+
+    decode = core.llama.Context.decode
+
+    def hanging(self, chunks):
+        while os.path.exists(path):
+            threading.Event().wait(0.05)
+        return decode(self, chunks)
+
+    core.llama.Context.decode = hanging
