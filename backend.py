@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
-from core import fields, options, process, service
+from core import descriptors, fields, options, process, service
 from core.anthropic_endpoints import AnthropicEndpoints
 from core.errors import APIError
 from core.jobs import Job
@@ -336,6 +336,7 @@ def _summary(answer: Answer) -> Dict[str, Any]:
 def main() -> None:
     """Run a backend until a signal, or the end of its parent."""
     process.prepare_terminal()
+    descriptors.raise_limit()
     config = options.parse(Config, __doc__, ("models", "host", "port"))
     if config.probe:
         return _print_probe()

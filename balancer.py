@@ -22,6 +22,7 @@ What happens to a request:
     core/queueing.py   the queue, fair between clients    core/policies.py  round-robin, least-busy, prefix
     core/vitals.py     when a backend may be used         core/health.py    the thread that probes them
     core/upstream.py   urllib, with kept connections      core/relaying.py  headers, and answers piece by piece
+    core/watching.py   how a request waits for a backend  core/facts.py     what is believed of what backends tell
 
 Retries. The client never sees these; it gets its answer later, or the last failure:
 
@@ -48,11 +49,11 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from core import access, asking, loops, options, process, service
+from core import access, asking, descriptors, loops, options, process, service
 from core.admin import Admin
 from core.asking import Wish
 from core.discovery import Discovery, parse_target
-from core.errors import APIError, HangUp
+from core.errors import APIError, HangUp, shown
 from core.health import Health
 from core.metrics import Metrics
 from core.policies import POLICIES
@@ -142,7 +143,7 @@ class Balancer:
         self.loops += [self._discovery.loop] if config.discover else []
         self._budget = RetryBudget(config.retry_budget)
         self._refreshed = float("-inf")  # when the backends were asked for their models last, for a request
-        self.service = service.Service(config, self._routes(), fallback=self.relay)
+        self.service = service.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         self._count = _Metrics(self.service.metrics, self.pool)
 
     def start(self) -> "Balancer":
@@ -266,7 +267,8 @@ class Balancer:
 
     def _unknown_model(self, name: str) -> APIError:
         known = ", ".join(self._known_models()) or "none"
-        return APIError(404, "There is no model '%s' here. There is: %s." % (name, known), "model_not_found", "model")
+        message = "There is no model '%s' here. There is: %s." % (shown(name), known)
+        return APIError(404, message, "model_not_found", "model")
 
     # ---- what a request asks for
 
@@ -501,6 +503,7 @@ POSITIONAL = ("backend_host", "base_port", "backends", "host", "port")
 def main() -> None:
     """Run a balancer until a signal, or the end of its parent."""
     process.prepare_terminal()
+    descriptors.raise_limit()
     _prepare_for_many_threads()
     config = options.parse(Config, __doc__, POSITIONAL)
     process.warn_if_open(config)

@@ -70,7 +70,7 @@ class Admin:
 
     def _check_key(self, request: Request) -> None:
         if not self._keys:
-            raise APIError(404, "There is nothing at %s." % request.path, "unknown_path")
+            raise APIError(404, "There is nothing at %s." % PATH, "unknown_path")
         given = presented_key(request.headers)
         if not key_is_one_of(given, self._keys):
             raise key_error(given, "admin key")

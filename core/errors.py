@@ -4,10 +4,12 @@
     HangUp        nobody is left to be told
     TimedOut      the client was too slow
     json_type     what JSON calls a value's type, for messages
+    shown         what a client has sent, cut and cleaned, for messages
 
 Source: the OpenAI API reference for the error object.
 """
 
+import re
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 _ERROR_TYPES = {
@@ -21,10 +23,14 @@ _ERROR_TYPES = {
 }
 
 
+_MOST = 2000  # characters of a message, whatever of a client's is in it
+
+
 class APIError(Exception):
     """An error that the client is told: an HTTP status and the OpenAI error object's four fields.
 
-    `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow).
+    `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow). Message and `param`
+    may hold what a client has sent: they are cut, and their control characters are replaced.
     """
 
     def __init__(
@@ -38,9 +44,9 @@ class APIError(Exception):
     ):
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = shown(message, _MOST)
         self.code = code
-        self.param = param
+        self.param = None if param is None else shown(param)
         self.type = type or _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
         self.headers = tuple(headers)
 
@@ -55,6 +61,15 @@ class HangUp(Exception):
 
 class TimedOut(Exception):
     """The client was too slow."""
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Return a text for a message: cut after `most` characters; control characters, but for line ends, replaced."""
+    text = text if len(text) <= most else text[:most] + "…"
+    return _CONTROL.sub("\ufffd", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 def json_type(value: Any) -> str:

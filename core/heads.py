@@ -3,14 +3,17 @@
 The framing is strict where leniency lets two servers disagree about where a request ends (RFC 9112, section 11.2).
 """
 
+import ipaddress
 import re
-from typing import Dict, List, Mapping, Tuple
-from urllib.parse import urlsplit
+from typing import Dict, List, Mapping, Optional, Tuple
 
-from core.errors import APIError
+from core.errors import APIError, shown
 
 MAX_HEADERS = 100
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab (RFC 9110, section 5.5)
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")
+_AUTHORITY = re.compile(r"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 
 
 def request_line(line: str) -> Tuple[str, str, str]:
@@ -25,17 +28,32 @@ def request_line(line: str) -> Tuple[str, str, str]:
     return words[0], words[1], words[2]
 
 
-def origin_form(target: str) -> str:
-    """Return a target as path and query. Raises APIError 400."""
-    if target[:8].lower().startswith(("http://", "https://")):
-        try:
-            parts = urlsplit(target)
-        except ValueError as error:  # "http://[::1/"
-            raise bad_request("The request's target is not a URL: %s." % error)
-        target = (parts.path or "/") + ("?" + parts.query if parts.query else "")
+def split_target(target: str) -> Tuple[str, str]:
+    """Return a target as path and query, and the authority of an absolute one or "". Raises APIError 400."""
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute:
+        host, rest = absolute.groups()
+        if not split_authority(host):
+            raise bad_request("The request's target is not a URL of a host and a port.")
+        return rest if rest.startswith("/") else "/" + rest, host
     if not target.startswith("/") and target != "*":
         raise bad_request("The request's target must start with a slash.")
-    return target
+    return target, ""
+
+
+def split_authority(text: str) -> Optional[Tuple[str, Optional[int]]]:
+    """Return the host, in lower case and without brackets, and the port of HOST[:PORT]; None where it is none."""
+    match = _AUTHORITY.fullmatch(text)
+    if not match or int(match.group(2) or 0) > 65535:
+        return None
+    host = match.group(1).lower()
+    if host.startswith("["):
+        host = host[1:-1]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            return None
+    return host, int(match.group(2)) if match.group(2) else None
 
 
 def parse_headers(lines: List[str]) -> Dict[str, str]:
@@ -46,8 +64,10 @@ def parse_headers(lines: List[str]) -> Dict[str, str]:
     for line in lines:
         name, colon, value = line.partition(":")
         name, value = name.lower(), value.strip(" \t")
-        if not colon or not _TOKEN.fullmatch(name) or "\x00" in value or "\r" in value:
+        if not colon or not _TOKEN.fullmatch(name):
             raise bad_request("A header line is not 'Name: value'.")
+        if _CONTROL.search(value):
+            raise bad_request("The header %s holds a control character." % shown(name))
         if name in headers and name in _SINGLE:
             raise bad_request("The header %s may be sent only once." % name)
         headers[name] = headers[name] + ", " + value if name in headers else value
@@ -57,17 +77,24 @@ def parse_headers(lines: List[str]) -> Dict[str, str]:
 _SINGLE = frozenset(["content-length", "transfer-encoding", "host", "authorization", "content-type"])
 
 
+def check_host(version: str, headers: Mapping[str, str]) -> None:
+    """Refuse a request without a Host, or with one that is no host (RFC 9112, section 3.2). Raises APIError 400."""
+    host = headers.get("host")
+    if host is None and version == "HTTP/1.1":
+        raise bad_request("The Host header is missing.")
+    if host and not split_authority(host):
+        raise bad_request("The Host header is not a host and a port.")
+
+
 def check_framing(version: str, headers: Mapping[str, str]) -> None:
     """Refuse what two servers could read differently. Raises APIError 400, 501."""
-    if "host" not in headers and version == "HTTP/1.1":
-        raise bad_request("The Host header is missing.")
     length, coding = headers.get("content-length"), headers.get("transfer-encoding")
     if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
         raise bad_request("Content-Length is not a whole number.")
     if coding is not None and (length is not None or version == "HTTP/1.0"):
         raise bad_request("Transfer-Encoding can't be used here.")
     if coding is not None and coding.lower() != "chunked":
-        raise APIError(501, "Transfer-Encoding %s is not supported; chunked is." % coding, "transfer_encoding")
+        raise APIError(501, "Transfer-Encoding %s is not supported; chunked is." % shown(coding), "transfer_encoding")
 
 
 def bad_request(message: str) -> APIError:

@@ -96,12 +96,12 @@ class Health:
     def look(self, url: str) -> Report:
         """Ask a backend whether it is well, and nothing else; it gets a second. Raises Unreachable, Broken, Slow."""
         status, facts = self._get(url + "/health", self._headers, LOOK_SECONDS)
-        return _unwell(status, facts, quick=True) if status >= 500 else Report(True, quick=True)
+        return _unwell(status, facts, quick=True) if _is_unwell(status, facts) else Report(True, quick=True)
 
     def ask(self, url: str) -> Report:
         """Ask a backend how it is. Raises Unreachable, Broken, Slow."""
         status, facts = self._get(url + "/health", self._headers, self._timeout)
-        if status >= 500:
+        if _is_unwell(status, facts):
             return _unwell(status, facts)
         ours = slots_of(facts.get("slots"))
         slots = ours or slots_of(self._get_if_it_can(url + "/props").get("total_slots"))
@@ -139,3 +139,9 @@ def _loaded(models: Optional[List[Dict[str, Any]]]) -> Optional[str]:
     """Return the model that is loaded, where a list says so, or has only one."""
     loaded = [each["name"] for each in models or () if each.get("loaded", len(models or ()) == 1)]
     return loaded[0] if loaded else None
+
+
+def _is_unwell(status: int, facts: Dict[str, Any]) -> bool:
+    """Whether a backend is broken, or refuses us for the name that we call it by (ours then needs --allowed-host)."""
+    error = facts.get("error")
+    return status >= 500 or (isinstance(error, dict) and error.get("code") == "host_not_allowed")

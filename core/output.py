@@ -35,8 +35,10 @@ class Writer:
     def __init__(self, stream: Any, most: int = MOST):
         self._stream = stream
         self._most = most
-        # Not through the buffer: a thread that waits inside its lock aborts the interpreter's shutdown.
-        self._raw = getattr(getattr(stream, "buffer", None), "raw", None)
+        # Not through the buffer: a thread that waits inside its lock aborts the interpreter's shutdown. With
+        # PYTHONUNBUFFERED there is none: `buffer` is the raw file itself.
+        buffer = getattr(stream, "buffer", None)
+        self._raw = getattr(buffer, "raw", buffer)
         # Guards all below. Its lock is reentrant: a collected object's warning may be printed in the middle of a write.
         self._changed = threading.Condition()
         self._texts: Deque[Tuple[str, int]] = collections.deque()  # and the lines that are lost without it

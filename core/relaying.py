@@ -18,7 +18,7 @@ _HOP_BY_HOP = frozenset(
     ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
      "transfer-encoding", "upgrade"]
 )  # fmt: skip
-_NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect"}
+_NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect", "origin"}
 REFUSED = (502, 503)  # statuses after which another backend is asked
 _HELD = 16 << 20  # bytes of an answer of known length that are held back, so that a broken one can be asked for again
 _HELD_RATE = 64 << 10  # bytes a second that it comes at, at least, beside the timeout
@@ -29,7 +29,7 @@ _OURS = _HOP_BY_HOP | {"content-length", "content-type", "server", "date", "x-re
 
 def sent_on(request: Request) -> Dict[str, str]:
     """Return the headers that a backend gets of a request."""
-    headers = {name: value for name, value in request.headers.items() if name not in _NOT_SENT_ON}
+    headers = {name: value for name, value in request.headers.items() if _is_sent_on(name)}
     for option in tokens(request.headers.get("connection", "")):
         headers.pop(option, None)
     before = headers.get("x-forwarded-for")
@@ -38,6 +38,12 @@ def sent_on(request: Request) -> Dict[str, str]:
     headers["x-forwarded-host"] = request.headers.get("host", "")
     headers["x-request-id"] = request.id
     return headers
+
+
+def _is_sent_on(name: str) -> bool:
+    """Whether a backend gets a header. What browsers say of the page they call for has been checked, against our own
+    name; a backend has another one."""
+    return name not in _NOT_SENT_ON and not name.startswith("sec-fetch-")
 
 
 def passed_back(answer: Answer) -> List[Tuple[str, str]]:

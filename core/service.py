@@ -17,8 +17,9 @@ From the bottom up, which is also the order of this file:
 A handler is a function from Request to Reply or Stream. It may raise APIError at any time, also while streaming.
 It runs in its connection's own thread.
 
-The rooms below: core/wire.py (one socket), core/heads.py (a request's head, taken apart), core/access.py (who may
-call), core/metrics.py; core/errors.py is below them all.
+The rooms below: core/wire.py (one socket), core/connections.py (all of them), core/descriptors.py (how many fit),
+core/heads.py (a request's head, taken apart), core/bodies.py, core/access.py (API keys), core/origins.py (what web
+pages may do), core/metrics.py; core/errors.py is below them all.
 
 Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG standard for server-sent events,
 the OpenAI API reference for the error envelope.
@@ -29,8 +30,8 @@ import http
 import json
 import logging
 import os
-import random
 import re
+import secrets
 import socket
 import socketserver
 import threading
@@ -43,20 +44,24 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from urllib.parse import parse_qs, unquote
 
 from core.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
-from core.errors import APIError, HangUp, TimedOut
+from core.bodies import BodyBudget, read_body
+from core.connections import Connections
+from core.descriptors import is_short, room
+from core.errors import APIError, HangUp, TimedOut, shown
 from core.heads import (
-    MAX_HEADERS,
     bad_request,
     check_framing,
+    check_host,
     has_body,
-    origin_form,
     parse_headers,
     request_line,
+    split_target,
     wants_close,
 )  # fmt: skip
 from core.jsonbody import read_json
 from core.metrics import Metrics
-from core.wire import Wire, readable
+from core.origins import Hosts, Origins, check_name, check_origin, host_error
+from core.wire import Wire, readable, shake_hands
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
@@ -79,8 +84,9 @@ class Request:
         self.route = "other"  # the route's pattern, for metrics
         self.key = ""  # the API key that it was let in by
         self.body = b""
+        self.held = 0  # bytes that the body takes from the service's budget
         given = headers.get("x-request-id")
-        self.id = given if given and _ID.fullmatch(given) else "req-%032x" % random.getrandbits(128)
+        self.id = given if given and _ID.fullmatch(given) else "req-" + secrets.token_hex(16)
 
     @property
     def query(self) -> Dict[str, str]:
@@ -204,6 +210,11 @@ class Router:
         for route in routes:
             self._methods(route.path)[route.method] = route
 
+    def methods(self) -> str:
+        """Return the methods that any path takes, for an Allow header."""
+        tables = list(self._exact.values()) + [methods for _, methods in self._patterns]
+        return ", ".join(sorted({"OPTIONS"}.union(*tables)))
+
     def find(self, method: str, path: str) -> Tuple[Route, Dict[str, str]]:
         """Return the route and what its {names} stood for. Raises APIError 404, or 405 with Allow."""
         methods, params = self._match(path)
@@ -212,9 +223,9 @@ class Router:
             return route, params
         if methods:
             allow = ", ".join(sorted(methods))
-            message = "%s does not take %s; it takes %s." % (path, method, allow)
+            message = "%s does not take %s; it takes %s." % (shown(path), shown(method, 20), allow)
             raise APIError(405, message, "method_not_allowed", headers=[("Allow", allow)])
-        raise APIError(404, "There is nothing at %s." % path, "unknown_path")
+        raise APIError(404, "There is nothing at %s." % shown(path), "unknown_path")
 
     def _methods(self, path: str) -> Dict[str, Route]:
         if "{" not in path:
@@ -292,14 +303,27 @@ class Config:
         0, "requests that each API key may make in a minute; more get 429; 0 for any number", "access",
         check=between(0, 1 << 20),
     )  # fmt: skip
-    cors_origin: str = setting("*", "the origin whose web pages may call; empty for none", "access")
+    allowed_host: Tuple[str, ...] = setting(
+        (), "a further name that clients may call this server by, .DOMAIN for all below, * for any; repeatable",
+        "access", many=True, check=check_name, metavar="NAME",
+    )  # fmt: skip
+    cors_origin: Tuple[str, ...] = setting(
+        (), "an origin whose web pages may call, such as https://chat.example.com, or * for any; repeatable", "access",
+        many=True, check=check_origin,
+    )  # fmt: skip
     access_log: bool = setting(False, "log one line a request to stderr", "access")
-    max_body: int = setting(16 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
-    max_connections: int = setting(4096, "connections at once; more get 503", "limits", check=between(1, 1 << 20))
+    max_body: int = setting(4 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
+    max_bodies: int = setting(
+        256 << 20, "bytes that all request bodies may take at once; more get 503", "limits", check=between(1, 1 << 50)
+    )
+    max_connections: int = setting(
+        4096, "connections at once; for more, idle ones are closed; where none idles, they get 503", "limits",
+        check=between(1, 1 << 20),
+    )  # fmt: skip
     header_timeout: float = setting(10.0, "seconds a client may take to send its headers", "limits", check=_seconds)
     body_timeout: float = setting(60.0, "seconds a client may take to send its body", "limits", check=_seconds)
     idle_timeout: float = setting(75.0, "seconds a kept-alive connection may idle", "limits", check=_seconds)
-    write_timeout: float = setting(60.0, "seconds a client may take nothing of its answer", "limits", check=_seconds)
+    write_timeout: float = setting(60.0, "seconds a client may lag behind its answer", "limits", check=_seconds)
     ping_interval: float = setting(15.0, "seconds of silence before a ping in a stream", "limits", check=_seconds)
     drain_timeout: float = setting(
         30.0, "seconds that running requests get to finish when stopping", "limits", check=between(0, 86400, float)
@@ -309,8 +333,7 @@ class Config:
 # ----------------------------------------------------------------------------------------------- service
 
 
-class _NoHandshake(Exception):
-    """A client of an https service does not speak TLS, or not in time."""
+_PAUSE_SECONDS = 0.1
 
 
 class _Server(ThreadingHTTPServer):
@@ -323,6 +346,8 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, service: "Service"):
         self.service = service
+        self.short = False  # no descriptor was left for a connection
+        self._complained = float("-inf")
         self.tls = _tls_context(service.config)
         host, port = service.config.host, service.config.port
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -333,39 +358,67 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
 
+    def get_request(self) -> Any:
+        """Accept a connection. Where no descriptor is left, make room or pause: it would fail again at once."""
+        try:
+            sock, address = super().get_request()
+        except OSError as error:
+            if is_short(error):
+                self._run_short(error)
+            raise
+        return self._secured(sock), address
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread, or turn it away where there are too many."""
-        if self.service.connections_open() >= self.service.config.max_connections:
+        connections = self.service.connections
+        if not connections.has_room():
             self._turn_away(request)
             return
-        self.service.opened(request)
+        connections.opened(request)
         try:
             super().process_request(request, client_address)
-        except BaseException:
-            self.service.closed(request)
-            raise
+        except BaseException as error:
+            connections.closed(request)
+            if not is_short(error):
+                raise
+            self._complain(error)
+            self._turn_away(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection, and count it out."""
         try:
             if self.tls:
-                plain, request = request, self._secure(request)
-                self.service.closed(plain)
-                self.service.opened(request)
+                shake_hands(request, self.service.config.header_timeout)
             super().process_request_thread(request, client_address)
-        except _NoHandshake:
+        except (OSError, ValueError, TimedOut) as error:
+            log.debug("no TLS handshake: %s", error)
             self.shutdown_request(request)
         finally:
-            self.service.closed(request)
+            self.service.connections.closed(request)
 
-    def _secure(self, sock: Any) -> Any:
-        """Return a TLS socket in place of a plain one; its handshake is done, in time. Raises _NoHandshake."""
+    def _secured(self, sock: Any) -> Any:
+        """Return a TLS socket in place of a plain one, where TLS is on; its thread shakes hands. Raises OSError."""
+        if not self.tls:
+            return sock
+        sock.setblocking(False)
         try:
-            sock.settimeout(self.service.config.header_timeout)
-            return self.tls.wrap_socket(sock, server_side=True)
+            return self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         except (OSError, ValueError) as error:
-            log.debug("no TLS handshake: %s", error)
-            raise _NoHandshake()
+            sock.close()
+            raise OSError(str(error))
+
+    def _run_short(self, error: OSError) -> None:
+        self.short = True
+        self._complain(error)
+        if not self.service.connections.make_room():
+            time.sleep(_PAUSE_SECONDS)
+
+    def _complain(self, error: BaseException) -> None:
+        """Say what this process is short of, once a minute."""
+        now = time.monotonic()
+        if now - self._complained > 60:
+            self._complained = now
+            log.warning("a new connection has to wait: %s (%d are open)", error, len(self.service.connections))
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection; over TLS, say first that this is the end."""
@@ -376,8 +429,9 @@ class _Server(ThreadingHTTPServer):
 
     def accept_the_rest(self) -> None:
         """Take the connections that the kernel has already taken for us: their clients count on an answer."""
+        self.short = False
         for _ in range(self.request_queue_size):
-            if self.socket.fileno() < 0 or not readable([self.socket], 0):
+            if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
                 return
             self._handle_request_noblock()
 
@@ -385,11 +439,14 @@ class _Server(ThreadingHTTPServer):
         """Log what escaped a connection's thread: a defect, never the client's doing."""
         log.error("connection from %s failed:\n%s", client_address, traceback.format_exc())
 
-    def _turn_away(self, sock: socket.socket) -> None:
+    def _turn_away(self, sock: Any) -> None:
+        """Say 503 and close. It never waits, so over TLS, where there was no handshake yet, it says nothing."""
         error = APIError(503, "Too many connections.", "too_many_connections", headers=[("Retry-After", "1")])
         with contextlib.suppress(OSError):
-            sock.settimeout(1)
-            sock.sendall(_head(503, "application/json", error.headers, close=True) + _framed(error_body(error)))
+            sock.setblocking(False)
+            if not self.tls:
+                sock.send(_head(503, "application/json", error.headers, close=True) + _framed(error_body(error)))
+                sock.recv(_MAX_HEAD)  # what is left unread would reset the connection
         self.shutdown_request(sock)
 
 
@@ -415,22 +472,33 @@ class Service:
         …
         service.drain(30)   # no new connections; running requests finish; then everything is closed
 
-    `fallback` answers every path that no route names. `name` is the metrics' prefix.
+    `fallback` answers every path that no route names. `name` is the metrics' prefix. `keys` are those of routes that
+    check a key of their own: like an API key, they let a request in whatever host name it has. A connection needs up to
+    `descriptors` file descriptors.
     """
 
     def __init__(
-        self, config: Config, routes: Iterable[Route], fallback: Optional[Handler] = None, name: str = "comeapi"
+        self,
+        config: Config,
+        routes: Iterable[Route],
+        fallback: Optional[Handler] = None,
+        name: str = "comeapi",
+        keys: Sequence[str] = (),
+        descriptors: int = 1,
     ):
         self.config = config
         self.metrics = Metrics()
         self._router = Router(routes, fallback)
         self._keys = [key.encode("utf-8") for key in config.api_key]
+        self._all_keys = self._keys + [key.encode("utf-8") for key in keys]
+        self._hosts = Hosts(config.host, config.allowed_host)
+        self._origins = Origins(config.cors_origin)
         self._limits = KeyLimits(config.key_requests, config.key_rate)
+        self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
-        self._changed = threading.Condition()  # guards the three below; notified when a request ends
         self._draining = False
-        self._connections: Dict[socket.socket, Optional["Connection"]] = {}
-        self._active = 0
+        self._descriptors = descriptors
+        self.connections = Connections(config.max_connections)
         self._count = _HTTPMetrics(self.metrics, name, self)
 
     # ---- life
@@ -438,8 +506,16 @@ class Service:
     def start(self) -> "Service":
         """Bind and serve in a background thread. Raises OSError where the address can't be had."""
         self._server = _Server(self)
+        self._fit_into_process()
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
         return self
+
+    def _fit_into_process(self) -> None:
+        """Allow no more connections than this process may have open files for."""
+        fit = room(self._descriptors)
+        if fit is not None and fit < self.connections.most:
+            self.connections.most = fit
+            log.info("the limit of open files (ulimit -n) leaves room for %d connections at once", fit)
 
     @property
     def port(self) -> int:
@@ -465,77 +541,52 @@ class Service:
 
         Returns how many requests had to be cut off.
         """
-        with self._changed:
-            self._draining = True
+        self._draining = True
         if self._server:
             self._server.shutdown()
             self._server.accept_the_rest()
             self._server.server_close()
-        with self._changed:
-            for connection in self._connections.values():
-                if connection:
-                    connection.end_if_idle()
-            self._changed.wait_for(lambda: not self._connections, timeout)
-            cut, rest = self._active, [each for each in self._connections.values() if each]
-        for connection in rest:
-            connection.cut()
-        return cut
+        self.connections.end_idle()
+        self.connections.wait_until_closed(timeout)
+        return self.connections.cut()
 
-    # ---- counting, called by connections
+    # ---- counting
 
     def connections_open(self) -> int:
         """How many connections are open."""
-        return len(self._connections)
+        return len(self.connections)
 
     def requests_active(self) -> int:
         """How many requests are being answered."""
-        return self._active
-
-    def opened(self, sock: socket.socket, connection: Optional["Connection"] = None) -> None:
-        """Count a connection in: when it is accepted, and again when its thread has begun."""
-        with self._changed:
-            self._connections[sock] = connection
-
-    def closed(self, sock: socket.socket) -> None:
-        """Count a connection out."""
-        with self._changed:
-            self._connections.pop(sock, None)
-            self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def busy(self, connection: "Connection") -> Iterator[None]:
-        """Count a request as running; a drain waits for it."""
-        with self._changed:
-            self._active += 1
-            connection.idle = False
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._active -= 1
-                connection.idle = True
-                self._changed.notify_all()
+        return self.connections.active()
 
     # ---- answering
 
     def respond(self, request: Request, read_body: Callable[[], bytes]) -> Any:
         """Return the Reply or Stream for a request: route, key, body, handler; every error as its envelope."""
         try:
-            if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
-                return Reply(status=204, headers=self._preflight())
+            self._check_host(request)
+            if _is_preflight(request):
+                return Reply(status=204, headers=self._origins.preflight(request.headers))
+            if request.target == "*":
+                return self._about_all(request)
             route = self._authorized_route(request)
             request.body = read_body()
+            request.wire.begin_request(request.version)
             return route.handler(request)
         except APIError as error:
             return error_reply(error)
         except (HangUp, TimedOut):
             raise
-        except Exception:
+        except Exception as error:
+            if is_short(error):
+                return error_reply(_short(error))
             log.error("%s %s (%s) failed:\n%s", request.method, request.path, request.id, traceback.format_exc())
             return error_reply(internal_error())
 
     def finished(self, request: Request, status: int, size: int, seconds: float) -> None:
         """Count and log one request."""
+        self.bodies.give_back(request.held)
         if request.key:
             self._limits.leave(request.key)
         self._count.finished(request, status, seconds)
@@ -543,26 +594,37 @@ class Service:
             line = '%s %s "%s %s" %d %dB %.1fms'
             access_log.info(line, request.peer, request.id, request.method, request.target, status, size, seconds * 1e3)
 
-    def cors(self) -> Sequence[Tuple[str, str]]:
-        """Return the headers that let web pages read a reply."""
-        if not self.config.cors_origin:
-            return ()
-        vary = () if self.config.cors_origin == "*" else (("Vary", "Origin"),)
-        return (
-            ("Access-Control-Allow-Origin", self.config.cors_origin),
-            ("Access-Control-Expose-Headers", "X-Request-Id"),
-        ) + vary
+    def cors(self, request: Request) -> Sequence[Tuple[str, str]]:
+        """Return the headers that let a web page read the reply, where it may."""
+        return self._origins.headers(request.headers.get("origin", ""))
+
+    def _about_all(self, request: Request) -> Reply:
+        """Answer a request whose target is the whole server: OPTIONS * (RFC 9110, section 9.3.7)."""
+        if request.method != "OPTIONS":
+            raise bad_request("The target * is for OPTIONS only.")
+        return Reply(status=204, headers=[("Allow", self._router.methods())])
 
     def _authorized_route(self, request: Request) -> Route:
         try:
             route, request.params = self._router.find(request.method, request.path)
             request.route = route.path
         except APIError:
+            self._check_origin(request, public=False)
             self._check_key(request)  # without a key, nobody learns which paths there are
             raise
+        self._check_origin(request, route.public)
         if not route.public:
             self._check_key(request)
         return route
+
+    def _check_host(self, request: Request) -> None:
+        """Raise APIError 403 for a request by a foreign name, unless it has a key, as no page has that rebinds one."""
+        host = request.headers.get("host", "")
+        if not self._hosts.allow(host) and not key_is_one_of(presented_key(request.headers), self._all_keys):
+            raise host_error(host)
+
+    def _check_origin(self, request: Request, public: bool) -> None:
+        self._origins.check(request.method, request.path, request.headers, public)
 
     def _check_key(self, request: Request) -> None:
         """Raise APIError 401 unless the request carries one of the keys, 429 where that has reached its limit."""
@@ -574,12 +636,9 @@ class Service:
         self._limits.enter(given, time.monotonic())
         request.key = given
 
-    def _preflight(self) -> Sequence[Tuple[str, str]]:
-        return (
-            ("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS"),
-            ("Access-Control-Allow-Headers", "*, Authorization"),
-            ("Access-Control-Max-Age", "86400"),
-        )
+
+def _is_preflight(request: Request) -> bool:
+    return request.method == "OPTIONS" and {"origin", "access-control-request-method"} <= request.headers.keys()
 
 
 class _HTTPMetrics:
@@ -617,6 +676,10 @@ def local_host(host: str) -> str:
 def http_url(host: str, port: int, scheme: str = "http") -> str:
     """Return the URL of a host, which may be an IPv6 address, and a port."""
     return "%s://%s:%d" % (scheme, "[%s]" % host if ":" in host else host, port)
+
+
+def _short(error: Exception) -> APIError:
+    return APIError(503, "The server is short of resources: %s." % error, "short", headers=[("Retry-After", "1")])
 
 
 def internal_error() -> APIError:
@@ -660,6 +723,10 @@ def _head(status: int, content_type: str, headers: Iterable[Tuple[str, str]], cl
     return ("\r\n".join(lines) + "\r\n").encode("latin-1", "replace")
 
 
+def _chunk(piece: bytes, chunked: bool) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece
+
+
 def _framed(body: bytes) -> bytes:
     return b"Content-Length: %d\r\n\r\n" % len(body) + body
 
@@ -672,15 +739,12 @@ class Connection(BaseHTTPRequestHandler):
     """
 
     server: _Server
-    idle = True  # between requests; guarded by the service's lock
 
     def setup(self) -> None:
-        """Send small packets at once: Nagle's algorithm against delayed ACKs costs 40 ms a reply."""
+        """Count the connection in, now that its thread has begun."""
         self.service = self.server.service
         self.wire = Wire(self.request, self.service.config.write_timeout)
-        with contextlib.suppress(OSError):
-            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self.service.opened(self.request, self)
+        self.service.connections.opened(self.request, self.wire)
 
     def finish(self) -> None:
         """Leave the closing and the counting out to the server."""
@@ -692,19 +756,8 @@ class Connection(BaseHTTPRequestHandler):
             patience = 0.1 if self.service.draining else self.service.config.idle_timeout
             if not self.wire.wait(time.monotonic() + patience):
                 return
-            with self.service.busy(self):
+            with self.service.connections.busy(self.request):
                 self.handle_one_request()
-
-    def end_if_idle(self) -> None:
-        """Wake a connection that waits for its next request; one that has just arrived is still answered."""
-        if self.idle and not readable([self.request], 0):
-            with contextlib.suppress(OSError):
-                self.request.shutdown(socket.SHUT_RD)
-
-    def cut(self) -> None:
-        """Break the connection."""
-        with contextlib.suppress(OSError):
-            self.request.shutdown(socket.SHUT_RDWR)
 
     # ---- one request
 
@@ -755,52 +808,29 @@ class Connection(BaseHTTPRequestHandler):
             raise bad_request("Lines must end in CRLF.")
         method, target, version = request_line(lines[0])
         headers = parse_headers(lines[1:])
-        request = Request(method, origin_form(target), version, headers, self.wire, self.client_address[0])
+        check_host(version, headers)
+        target, host = split_target(target)
+        if host:  # it takes the place of the header (RFC 9112, section 3.2.2)
+            headers["host"] = host
+        request = Request(method, target, version, headers, self.wire, self.client_address[0])
         check_framing(version, headers)
         self._body_pending = has_body(headers)
         self.close_connection = wants_close(version, headers)
         return request
 
     def _read_body(self, request: Request) -> bytes:
-        """Read the body. Raises APIError 411 or 413, HangUp, TimedOut."""
-        limit = self.service.config.max_body
-        deadline = time.monotonic() + self.service.config.body_timeout
-        length = int(request.headers.get("content-length", 0))
-        if length > limit:
-            raise _too_large(limit)
-        if not has_body(request.headers):
-            if request.method in ("POST", "PUT", "PATCH") and "content-length" not in request.headers:
-                raise APIError(411, "Send a Content-Length, or the body in chunks.", "length_required")
-            return b""
-        if request.headers.get("expect", "").lower() == "100-continue" and request.version == "HTTP/1.1":
-            self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if "transfer-encoding" in request.headers:
-            body = self._read_chunks(limit, deadline)
-        else:
-            body = self.wire.read_exactly(length, deadline)
+        """Read the body. Raises APIError 400, 411, 413, 503, HangUp, TimedOut."""
+        config = self.service.config
+        deadline = time.monotonic() + config.body_timeout
+
+        def took(size: int) -> None:
+            self.service.bodies.take(size)
+            request.held += size
+
+        head = (request.method, request.version, request.headers)
+        body = read_body(self.wire, *head, limit=config.max_body, deadline=deadline, took=took)
         self._body_pending = False
         return body
-
-    def _read_chunks(self, limit: int, deadline: float) -> bytes:
-        """Read a chunked body (RFC 9112, section 7.1); its trailers are dropped."""
-        body = bytearray()
-        while True:
-            line = self.wire.read_line(256, deadline)
-            size_text = line.partition(b";")[0].strip(b" \t")
-            if b"\n" in line or b"\r" in line or not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", size_text):
-                raise APIError(400, "A chunk's size is not a hexadecimal number.", "bad_chunk")
-            size = int(size_text, 16)
-            if size == 0:
-                break
-            if len(body) + size > limit:
-                raise _too_large(limit)
-            body += self.wire.read_exactly(size, deadline)
-            if self.wire.read_exactly(2, deadline) != b"\r\n":
-                raise APIError(400, "A chunk is longer than its size says.", "bad_chunk")
-        for _ in range(MAX_HEADERS):
-            if not self.wire.read_line(_MAX_HEAD, deadline):
-                return bytes(body)
-        raise APIError(400, "Too many trailers.", "bad_chunk")
 
     # ---- writing
 
@@ -824,11 +854,11 @@ class Connection(BaseHTTPRequestHandler):
             return self._send(request, error_reply(error))
         chunked = request.version == "HTTP/1.1"
         self.close_connection = self.close_connection or not chunked
+        self.wire.begin_answer(_chunk(reply.ping, chunked) or None)
         head = self._reply_head(request, reply) + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
         size, piece = 0, first
         while piece is not None:
-            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
-            self.wire.write(head + framed)
+            self.wire.write(head + _chunk(piece, chunked))
             head = b""
             size += len(piece)
             piece = self._next_piece_or_error(reply)
@@ -865,10 +895,6 @@ class Connection(BaseHTTPRequestHandler):
 
     def _reply_head(self, request: Request, reply: Any) -> bytes:
         headers = [("X-Request-Id", request.id)]
-        headers += self.service.cors()
+        headers += self.service.cors(request)
         headers += reply.headers
         return _head(reply.status, reply.content_type if reply.status != 204 else "", headers, self.close_connection)
-
-
-def _too_large(limit: int) -> APIError:
-    return APIError(413, "The body is larger than %d bytes." % limit, "body_too_large")

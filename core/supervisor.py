@@ -345,6 +345,7 @@ _BACKEND_OPTIONS = [
     each.name for each in dataclasses.fields(EngineSettings) if each.name not in ("slots", "threads")
 ] + [
     "max_body", "access_log", "drain_timeout", "header_timeout", "body_timeout", "write_timeout", "ping_interval",
+    "allowed_host",
 ]  # fmt: skip
 _BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
     each.name for each in dataclasses.fields(service.Config) if each.name not in ("host", "port", "api_key")

@@ -27,7 +27,7 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.I)
 
 def post(path=b"/generate", body=BODY):
     """Return a request as bytes."""
-    head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     return head % (path, len(body)) + body
 
 

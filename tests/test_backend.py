@@ -166,7 +166,7 @@ def send_and_leave(backend, body):
     data = json.dumps(body).encode()
     host, port = backend.url.split("//")[1].split(":")
     sock = socket.create_connection((host, int(port)))
-    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
     return sock
 
 

@@ -78,7 +78,7 @@ def front():
 
     def make(*servers, **settings):
         things.extend(servers)
-        settings = dict({"health_timeout": 0.5, "recovery_timeout": 0.0, "health_interval": 30.0}, **settings)
+        settings = dict({"health_timeout": 0.3, "recovery_timeout": 0.0, "health_interval": 30.0}, **settings)
         balancer = Balancer(Config(port=0, backend=tuple(each.url for each in servers), **settings)).start()
         things.insert(0, balancer)
         wait_until(lambda: all(each["last_check"] for each in balancer.status()["backends"]))

@@ -434,7 +434,7 @@ def test_a_client_that_leaves_is_dropped_from_the_queue_at_once(made, front):
 
     def come_and_go():
         sock = socket.create_connection(("127.0.0.1", balancer.service.port))
-        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
         wait_until(lambda: balancer.status()["queued"] == 1)
         sock.close()
         return seconds_until(lambda: balancer.status()["queued"] == 0)
@@ -615,7 +615,7 @@ def test_a_stream_is_relayed_piece_by_piece_as_it_comes(made, front):
 
     balancer = front(made(StandIn, lambda request: event_stream(pieces())))
     with socket.create_connection(("127.0.0.1", balancer.service.port)) as sock:
-        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
         received = b""
         while b'{"n": 1}' not in received:
             received += sock.recv(65536)
@@ -648,7 +648,7 @@ def test_a_client_that_hangs_up_is_noticed_by_the_backend(made, front, streaming
 
     balancer = front(made(StandIn, lambda request: Stream(endless()) if streaming else whole(request)))
     sock = socket.create_connection(("127.0.0.1", balancer.service.port))
-    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    sock.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
     assert begun.wait(PATIENCE)
     sock.close()
     assert noticed.wait(PATIENCE)
@@ -783,7 +783,7 @@ def test_a_client_that_leaves_is_seen_in_the_backends_gauges_within_half_a_secon
 
     def come_and_go():
         sock = socket.create_connection(("127.0.0.1", balancer.service.port))
-        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
         wait_until(lambda: gauge(stand_in.url, "comeapi_http_requests_active") == 2)  # the other is who asks
         if streaming:
             assert sock.recv(65536)
@@ -804,7 +804,7 @@ def test_a_client_that_leaves_a_stream_frees_a_real_backends_slot_within_half_a_
 
     def come_and_go():
         sock = socket.create_connection(("127.0.0.1", balancer.service.port))
-        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         wait_until(lambda: gauge(url, "comeapi_backend_busy_slots") == 1)
         sock.close()
         return seconds_until(lambda: gauge(url, "comeapi_backend_busy_slots") == 0)

@@ -161,7 +161,7 @@ def test_a_second_signal_stops_at_once(system):
     pids = running_system.pids()
     # A request whose body never comes is a running request: it would hold the drain up.
     with socket.create_connection(("127.0.0.1", running_system.port)) as sock:
-        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        sock.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
         wait_until(lambda: "comeapi_http_requests_active 2" in call(running_system.url + "/metrics").body.decode())
         running_system.program.process.send_signal(signal.SIGINT)
         running_system.program.wait_for_line("again to stop at once")

@@ -13,9 +13,9 @@ TOP = {
     "comeapi.py", "backend.py", "balancer.py", "core", "models", "tests", "setup.cfg", "README.md", ".gitignore",
     "LICENSE", ".ci",
 }  # fmt: skip
-GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type")}
+GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type", "shown")}
 GROUND |= {"core.jsonbody", "core.jsonbody.read_json"}
-HTTP_ROOMS = ("access", "heads", "metrics", "service", "wire")
+HTTP_ROOMS = ("access", "bodies", "connections", "descriptors", "heads", "metrics", "origins", "service", "wire")
 ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
 
 

@@ -1,10 +1,11 @@
-"""What each API key may ask for: so many requests at once, so many a minute."""
+"""What each API key may ask for: so many requests at once, so many a minute; and what a process may: open files."""
 
+import os
 import socket
 import threading
 
 import pytest
-from conftest import PATIENCE, call, wait_until
+from conftest import PATIENCE, ROOT, call, in_parallel, wait_until
 
 from core.access import KeyLimits
 from core.errors import APIError, HangUp
@@ -98,7 +99,53 @@ def test_a_request_that_fails_or_is_left_gives_its_place_back(limited):
         wait_until(free)
     begun.clear()
     sock = socket.create_connection(("127.0.0.1", service.port))
-    sock.sendall(b"GET /x?stay=1 HTTP/1.1\r\nHost: x\r\nX-Api-Key: one\r\n\r\n")
+    sock.sendall(b"GET /x?stay=1 HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: one\r\n\r\n")
     assert begun.wait(PATIENCE)
     sock.close()
     wait_until(lambda: with_key(service, "one").status == 400)
+
+
+# --------------------------------------------------------------------------------------------- open files
+
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (%d, %d))
+sys.path.insert(0, %r)
+sys.argv = [%r] + sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def cpu_seconds(pid):
+    with open("/proc/%d/stat" % pid) as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="reads the processor time from /proc")
+@pytest.mark.parametrize("soft, hard, idle", [(128, 128, 140), (64, 200, 210)])
+def test_more_idle_connections_than_open_files_stop_nothing_and_cost_nothing(start, tmp_path, soft, hard, idle):
+    """The balancer raises its soft limit to the hard one; each request needs two descriptors there."""
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED % (soft, hard, ROOT, os.path.join(ROOT, "balancer.py")))
+    echo = Service(Config(), [Route("GET", "/health", lambda request: json_reply({"slots": 8}), public=True)],
+                   lambda request: json_reply({"size": len(request.body)})).start()  # fmt: skip
+    balancer = start(str(script), "--child", "--port", 0, "--backend", echo.url)
+    url = balancer.wait_for_event("listening")["url"]
+    balancer.wait_for_event("up")
+    held = []
+    try:
+        for _ in range(idle):
+            held.append(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), PATIENCE))
+        for _ in range(3):
+            assert call(url + "/health").status == 200
+            answers = in_parallel(lambda number: call(url + "/generate", {"n": number}), range(20))
+            assert [answer.status for answer in answers] == [200] * 20
+        assert len(os.listdir("/proc/%d/fd" % balancer.pid)) < hard
+        before = cpu_seconds(balancer.pid)
+        threading.Event().wait(1.5)
+        assert cpu_seconds(balancer.pid) - before < 0.5
+    finally:
+        for sock in held:
+            sock.close()
+        echo.drain(0)

@@ -120,6 +120,15 @@ def test_a_program_ends_though_its_writer_thread_was_halted_by_pythons_end():
     assert (done.returncode, done.stdout) == (0, b"told\n")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_a_terminal_can_not_spell_is_told_all_the_same(unbuffered):
+    code = "import sys; sys.path.insert(0, %r); from core import output; output.install(); print('\\u2696 up')" % ROOT
+    surroundings = dict(os.environ, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONUNBUFFERED=unbuffered)
+    surroundings.pop("PYTHONIOENCODING", None)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, env=surroundings, timeout=PATIENCE)
+    assert done.stdout.decode("ascii") == "? up\n"
+
+
 # ------------------------------------------------------------------------------------------------- programs
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import PATIENCE, ROOT, free_ports, leave_out_the_users_surroundings, wait_until
@@ -99,10 +100,13 @@ def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked
     ports = {"comeapi.py": ["--base-port", port, "--port", port + 3]}.get(name, ["--port", port])
     program = barren(name, *ports, root=str(root))
     said = []
+    too_late = threading.Timer(PATIENCE, program.kill)
+    too_late.start()
     for line in program.stdout:
         said.append(line.decode("ascii"))
         if "http://127.0.0.1:%d" % int(ports[-1]) in said[-1]:
             break
+    too_late.cancel()
     assert program.poll() is None, said
     wait_until(lambda: catches(program.pid, signal.SIGINT))
     program.send_signal(signal.SIGINT)

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import PATIENCE, wait_until
@@ -84,7 +85,7 @@ def ask(client, path, body):
 
 def test_requests_pass_through_https_on_both_sides_on_kept_connections(backend, balancer, client):
     assert backend.url.startswith("https://") and balancer.url.startswith("https://")
-    for size in (0, 10, 70000, 5 << 20):
+    for size in (0, 10, 70000, 3 << 20):
         answer = json.loads(ask(client, "/size", b"x" * size).decode())
         assert answer["size"] == size and answer["headers"]["x-forwarded-proto"] == "https"
     assert len(ask(client, "/large", b"")) > 5 << 20
@@ -113,7 +114,7 @@ def test_a_certificate_for_another_name_is_not_accepted(backend, certificate):
         Client(ca_file=certificate[0]).open("https://localhost:%d/health" % backend.port)
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01", b""])
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01", b""])
 def test_a_client_that_does_not_speak_tls_costs_nobody_anything(balancer, client, data, caplog):
     with socket.create_connection(("127.0.0.1", balancer.service.port)) as sock:
         sock.sendall(data)
@@ -124,6 +125,38 @@ def test_a_client_that_does_not_speak_tls_costs_nobody_anything(balancer, client
         assert json.loads(ask(client, "/size", b"ab").decode())["size"] == 2
     wait_until(lambda: balancer.service.connections_open() == 1)
     assert not caplog.records
+
+
+def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate):
+    """The oldest first, and no accept loop waits for any of them."""
+    config = service.Config(tls_cert=certificate[0], tls_key=certificate[1], max_connections=3)
+    served = Service(config, [Route("GET", "/health", lambda request: json_reply({}))]).start()
+    silent = [socket.create_connection(("127.0.0.1", served.port), PATIENCE) for _ in range(5)]
+    client = Client(ca_file=certificate[0])
+    answer = client.open(served.url + "/health", timeout=PATIENCE)
+    assert answer.status == 200
+    for sock in silent[:3]:
+        while sock.recv(100):  # an alert, and the end
+            pass
+    for sock in silent:
+        sock.close()
+    answer.read_and_close()
+    client.close()
+    served.drain(0)
+
+
+def test_a_handshake_that_drips_wins_no_time(certificate):
+    config = service.Config(tls_cert=certificate[0], tls_key=certificate[1], header_timeout=0.3)
+    served = Service(config, []).start()
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as sock:
+        sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        began = time.monotonic()
+        while served.connections_open():
+            assert time.monotonic() - began < PATIENCE / 4
+            with contextlib.suppress(OSError):
+                sock.sendall(b"x")
+            threading.Event().wait(0.05)
+    served.drain(0)
 
 
 def test_an_https_service_drains_without_losing_a_stream(balancer, backend, client):

@@ -1,0 +1,65 @@
+"""File descriptors: how many a process may open, and how many connections that leaves room for. Imports nothing.
+
+    raise_limit()    a program's first step; who embeds a service decides that himself
+    room(each)       the connections that fit, where each may need so many descriptors
+    is_short(error)  whether an error says that there is none left, or no thread
+"""
+
+import contextlib
+import errno
+import os
+from typing import Optional
+
+_MOST = 1 << 20  # more than anybody needs; some systems have no limit at all
+_OPEN_MAX = 10240  # what macOS takes where it says that there is no limit
+
+
+def raise_limit() -> None:
+    """Raise this process' soft limit of open files to its hard one."""
+    with contextlib.suppress(ImportError):
+        import resource  # POSIX only
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for wanted in (_bounded(hard, resource.RLIM_INFINITY), _OPEN_MAX):
+            if 0 <= soft < wanted:  # -1 is RLIM_INFINITY
+                with contextlib.suppress(OSError, ValueError):
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                    return
+
+
+def room(each: int) -> Optional[int]:
+    """Return how many connections fit into this process, where each may need `each` descriptors; None: unknown.
+
+    What is open already is left out, and a reserve: for accepting, probes, files, and connections that are closing.
+    """
+    limit = _limit()
+    if limit is None:
+        return None
+    reserve = 32 + limit // 16
+    return max(1, (limit - _open_now() - reserve) // each)
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether an error says that no descriptor, no memory for a socket or no thread is left."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+
+
+def _limit() -> Optional[int]:
+    try:
+        import resource  # POSIX only
+    except ImportError:
+        return None
+    return _bounded(resource.getrlimit(resource.RLIMIT_NOFILE)[0], resource.RLIM_INFINITY)
+
+
+def _bounded(limit: int, infinity: int) -> int:
+    return _MOST if limit == infinity else min(limit, _MOST)
+
+
+def _open_now() -> int:
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        with contextlib.suppress(OSError):
+            return len(os.listdir(folder))
+    return 0
