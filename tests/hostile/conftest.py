@@ -36,6 +36,12 @@ def target(request):
     return front, (front, engine)
 
 
+@pytest.fixture
+def alone(engine):
+    """The backend alone, in the same form: for what the balancer only passes on."""
+    return engine, (engine,)
+
+
 def pytest_runtest_logreport(report):
     if HERE in report.nodeid and (report.when == "call" or (report.when == "setup" and report.failed)):
         _figures["tried"] += 1

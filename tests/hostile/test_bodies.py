@@ -38,7 +38,7 @@ def check(target, path, body, wanted, param=None, seconds=FLOOD_SECONDS):
         assert str(reply.status) in wanted.split("/"), (reply.status, reply.body[:300])
         if reply.status != 200:
             assert reply.error["message"] and len(reply.body) < 4096, reply.body[:300]
-        if param and reply.status == 400:
+        if param and reply.status == 400 and reply.error["code"] != "invalid_json":
             assert (reply.error["param"] or "").startswith(param), reply.error
     return reply
 
@@ -71,9 +71,9 @@ NO_INTEGERS = NO_NUMBERS + [0.5, 1e300]
 
 @pytest.mark.parametrize("name", NUMBERS + INTEGERS)
 @pytest.mark.parametrize("path", MAKERS)
-def test_a_number_of_a_wrong_type(target, path, name):
+def test_a_number_of_a_wrong_type(alone, path, name):
     for wrong in NO_NUMBERS if name in NUMBERS else NO_INTEGERS:
-        check(target, path, merged(path, {name: wrong}), "400", name)
+        check(alone, path, merged(path, {name: wrong}), "400", name)
 
 
 EXTREMES = ["1e999", "-1e999", "1e308", "-1e308", "1e-320", "-0.0", "2147483647", "2147483648", "-2147483648",
@@ -84,20 +84,20 @@ EXTREMES = ["1e999", "-1e999", "1e308", "-1e308", "1e-320", "-0.0", "2147483647"
 @pytest.mark.parametrize("name", NUMBERS + INTEGERS + ["n_probs", "max_tokens", "n_predict", "n", "best_of", "logprobs",
                                                        "n_keep", "id_slot", "t_max_predict_ms", "num_ctx"])  # fmt: skip
 @pytest.mark.parametrize("path", ["/generate", "/completion", "/v1/chat/completions", "/api/generate"])
-def test_a_number_at_the_ends_of_the_world(target, path, name):
+def test_a_number_at_the_ends_of_the_world(alone, path, name):
     whole = json.dumps(merged(path, {name: 123454321}))
     for extreme in EXTREMES:
         if name in ("max_tokens", "n_predict") and extreme in ("2147483647", "2147483648"):
             continue  # as many tokens as fit: right, and long
-        check(target, path, whole.replace("123454321", extreme).encode(), "200/400", name)
+        check(alone, path, whole.replace("123454321", extreme).encode(), "200/400", name)
 
 
 @pytest.mark.parametrize("name", SAMPLING + ["max_tokens", "stop", "stream", "cache_prompt", "model"])
 @pytest.mark.parametrize("path", MAKERS)
-def test_null_is_the_default(target, path, name):
+def test_null_is_the_default(alone, path, name):
     if name in GOOD[path]:
         pytest.skip("the good body needs it")
-    check(target, path, merged(path, {name: None}), "200")
+    check(alone, path, merged(path, {name: None}), "200")
 
 
 BIASES = [
@@ -119,10 +119,10 @@ def test_a_logit_bias(target, path, bias, wanted):
 
 
 @pytest.mark.parametrize("extreme", EXTREMES)
-def test_a_logit_bias_at_the_ends_of_the_world(target, extreme):
+def test_a_logit_bias_at_the_ends_of_the_world(alone, extreme):
     for bias in ('{"5": %s}', "[[5, %s]]", "[[%s, 1]]", '{"%s": 1}'):
         whole = json.dumps(merged("/completion", {"logit_bias": "HERE"})).replace('"HERE"', bias % extreme)
-        check(target, "/completion", whole.encode(), "200/400", "logit_bias")
+        check(alone, "/completion", whole.encode(), "200/400", "logit_bias")
 
 
 # ----------------------------------------------------------------------------------- every other field's type
@@ -140,9 +140,9 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("path, name", [(path, name) for path, names in FLAGS.items() for name in names])
-def test_a_flag_of_a_wrong_type(target, path, name):
+def test_a_flag_of_a_wrong_type(alone, path, name):
     for wrong in ("true", "", 1, 0, 1.5, [], [True], {}):
-        check(target, path, merged(path, {name: wrong}), "400", name)
+        check(alone, path, merged(path, {name: wrong}), "400", name)
 
 
 STOPS = [
@@ -163,7 +163,7 @@ def test_stop_strings(target, path, stop, wanted):
 def test_a_model_of_a_wrong_type_or_an_unknown_one(target, path):
     name = "model_name" if path == "/generate" else "model"
     if path in ("/tokenize", "/detokenize"):
-        return check(target, path, dict(GOOD[path], model="no.gguf"), "200/404")
+        pytest.skip("it uses the model that is loaded")
     for wrong in (1, 1.5, True, [], ["demo.gguf"], {"name": "demo.gguf"}):
         check(target, path, dict(GOOD[path], **{name: wrong}), "400", "model")
     for unknown in NAMES:
@@ -194,7 +194,7 @@ def test_a_text_of_a_wrong_type(target, path, name):
 @pytest.mark.parametrize("path, name", TEXTS)
 def test_a_text_of_odd_characters(target, path, name):
     odd = "\0\x01\x1b[2J\x7f\x80\u2028\u202e\ufeff\ufffe\uffff\U0010ffff e\u0301\u0301 \u200d\u200d ﷽"
-    for text in (odd, odd * 20, "\0", "\n" * 300, " " * 300, "\t\r\n", "\ud83d\ude00" if False else "\U0001f600" * 20):
+    for text in (odd, odd * 20, "\0", "\n" * 300, " " * 300, "\t\r\n", "\U0001f600" * 20):
         check(target, path, merged(path, {name: text}), "200/400", name)
 
 
@@ -297,6 +297,7 @@ def test_tool_calls_of_an_earlier_answer(target, path, number):
 
 
 def deep(depth, inner="x"):
+    """Return a value of twice so many levels."""
     for _ in range(depth):
         inner = {"a": [inner]}
     return inner
@@ -425,7 +426,7 @@ def test_a_field_of_one_dialect(target, number):
 
 @pytest.mark.parametrize("path", list(GOOD))
 def test_a_body_of_many_levels(target, path):
-    for depth in (90, 400, 490):
+    for depth in (40, 90, 150, 300):
         check(target, path, dict(GOOD[path], metadata=deep(depth)), "200/400")
         name = next(name for name in ("prompt", "messages", "content", "tokens") if name in GOOD[path])
         check(target, path, dict(GOOD[path], **{name: deep(depth)}), "400")
