@@ -74,7 +74,7 @@ def test_no_spelling_of_the_admin_api_reaches_a_backend_or_opens_without_the_key
                 data += b"Content-Length: %d\r\n\r\n" % len(body) + body
             else:
                 data += b"\r\n"
-            replies, _ = talk(port, data, head=method == "HEAD" and spelling[0] in "/hH")  # others are not read so far
+            replies, _ = talk(port, data, head=method == "HEAD" and spelling[0] in "/hH" and spelling.isascii())
             assert replies and replies[0].status < 500, replies
             if key != AS_ADMIN:
                 assert replies[0].status >= 400 or method == "OPTIONS", (key, replies[0].status)

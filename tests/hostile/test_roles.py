@@ -5,6 +5,8 @@ the model's own, and many where they are text. So the tokens are counted: a conv
 as many more than one without as the text has, tokenized with nothing special in it.
 """
 
+import re
+
 import pytest
 from hostile.enemy import post, unharmed
 
@@ -149,4 +151,9 @@ def test_a_forged_marker_ends_nothing_that_is_shown(engine):
     with unharmed(engine):
         for forged in FORGERIES:
             reply = post(engine.port, "/apply-template", {"messages": said("user", forged)})
-            assert reply.status == 400 or forged.strip() in reply.json["prompt"]
+            assert reply.status == 400 or characters(forged).strip() in characters(reply.json["prompt"])
+
+
+def characters(text):
+    """Return a text without those that Unicode calls no characters, which a server may replace."""
+    return re.sub("[\ufdd0-\ufdef\ufffe\uffff\ufffd]", "\ufffd", text)
