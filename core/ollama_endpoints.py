@@ -269,7 +269,7 @@ def _response(message: Body) -> Body:
 
 
 def _line(body: Body) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode("utf-8") + b"\n"
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def _error_line(error: APIError) -> bytes:

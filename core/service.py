@@ -122,7 +122,7 @@ class Reply:
 
 def json_reply(value: Any, status: int = 200, headers: Sequence[Tuple[str, str]] = ()) -> Reply:
     """Return `value` as a JSON reply."""
-    return Reply(json.dumps(value, ensure_ascii=False).encode("utf-8"), status, headers=headers)
+    return Reply(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), status, headers=headers)
 
 
 IDLE = object()  # what a stream's iterator yields when nothing has come for a moment, so that hang-ups are noticed
@@ -149,7 +149,7 @@ class Stream:
 def event(value: Any, name: str = "") -> bytes:
     """Return one server-sent event whose data is `value` as JSON."""
     head = b"event: %s\n" % name.encode("ascii") if name else b""
-    return head + b"data: " + json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n\n"
+    return head + b"data: " + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from conftest import PATIENCE, ROOT, free_ports, leave_out_the_users_surroundings, wait_until
+from conftest import PATIENCE, ROOT, call, free_ports, leave_out_the_users_surroundings, wait_until
 
 from core import service
 from core.service import Route, Service, json_reply
@@ -108,6 +108,8 @@ def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked
             break
     too_late.cancel()
     assert program.poll() is None, said
+    page = "/status" if name == "balancer.py" else "/models"  # a folder's path is in it
+    assert call("http://127.0.0.1:%d%s" % (int(ports[-1]), page)).status == 200
     wait_until(lambda: catches(program.pid, signal.SIGINT))
     program.send_signal(signal.SIGINT)
     assert program.wait(PATIENCE) == 0, said
