@@ -146,9 +146,9 @@ class Backend:
             return json_reply(dict(state, status="ok"))
         return json_reply(dict(state, **problem.envelope()), 503, [("Retry-After", "1")])
 
-    def look(self, paused: bool) -> Dict[str, Any]:
+    def look(self, now: float, paused: bool) -> Dict[str, Any]:
         """Look whether the engine hangs (see Engine.look). Returns what the parent must know."""
-        if not self.engine.look(paused):
+        if not self.engine.look(now, paused):
             return {"wedged": False}
         return {"wedged": True, "why": self._hangs()}
 

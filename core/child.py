@@ -146,13 +146,13 @@ class Child:
         """Forget its silence: whoever should have listened was stopped."""
         self._heard_at, self._stuck = time.monotonic(), ""
 
-    def hangs(self) -> str:
-        """Return why it should be killed, or an empty text."""
+    def hangs(self, now: float) -> str:
+        """Return why it should be killed, or an empty text; `now` is the moment by time.monotonic()."""
         if not self.alive or self._sentence:
             return ""
         if self._stuck:
             return self._stuck
-        silence = time.monotonic() - self._heard_at
+        silence = now - self._heard_at
         if silence > (SILENT_SECONDS if self._listens else START_SECONDS):
             return "it was stopped, or hung: no sign of life for %d s" % silence
         return ""

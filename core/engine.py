@@ -112,16 +112,16 @@ class Engine:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def look(self, paused: bool) -> float:
+    def look(self, now: float, paused: bool) -> float:
         """Look whether the thread hangs in a step; return `stuck`. For one thread, every few seconds.
 
-        `paused` says that the whole process stood still since the last look: that time counts for nothing. Loading is
-        no step; it may take as long as its disk does.
+        `paused` says that the whole process stood still between the last look and `now`, a moment by time.monotonic():
+        that time counts for nothing. Loading is no step; it may take as long as its disk does.
         """
         if paused:
-            self._resumed = time.monotonic()
+            self._resumed = now
         busy = self.status == "ready" and not self._idle
-        age = time.monotonic() - max(self.heartbeat, self._resumed)
+        age = now - max(self.heartbeat, self._resumed)
         self.stuck = age if busy and age > self.step_limit() else 0.0
         return self.stuck
 

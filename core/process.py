@@ -76,12 +76,13 @@ class Announcer:
 class Pulse:
     """A thread that announces "alive" every two seconds, until the process ends.
 
-    `look(paused)` returns facts to announce with it. `paused` says that the whole process stood still since the last
-    look (SIGSTOP, a suspended machine): what seems to have taken long may not have.
+    `look(now, paused)` returns facts to announce with it. `paused` says that the whole process stood still between the
+    last look and `now` (SIGSTOP, a suspended machine): what seems to have taken long may not have. What has happened
+    after `now` is the next look's.
     """
 
     def __init__(self, announce: Callable[..., None]):
-        self.look: Callable[[bool], Dict[str, Any]] = lambda paused: {}
+        self.look: Callable[[float, bool], Dict[str, Any]] = lambda now, paused: {}
         self._announce = announce
 
     def start(self) -> "Pulse":
@@ -94,7 +95,7 @@ class Pulse:
         while True:
             before, moment = moment, time.monotonic()
             try:
-                facts = self.look(moment - before > PULSE_SECONDS + PAUSE_SECONDS)
+                facts = self.look(moment, moment - before > PULSE_SECONDS + PAUSE_SECONDS)
             except Exception:  # the pulse must go on
                 log.error("a look at this process failed:\n%s", traceback.format_exc())
                 facts = {}

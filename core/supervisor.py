@@ -189,7 +189,7 @@ class Supervisor:
         for child in self._children():
             if self._looked - before > process.PAUSE_SECONDS:
                 child.forgive()
-            why = child.hangs()
+            why = child.hangs(self._looked)  # not at a later moment: we may be stopped in the middle of this, too
             if why:
                 child.kill(why)
 

@@ -145,13 +145,15 @@ def test_a_child_has_longer_to_begin_than_to_go_on(child, monkeypatch):
     monkeypatch.setattr(core.child, "START_SECONDS", 3600.0)
     made = child(WAIT)
     time.sleep(0.4)
-    assert not made.hangs()
+    assert not made.hangs(time.monotonic())
     made.heard({"event": "listening"})
-    assert "no sign of life" in wait_until(made.hangs)
+    assert "no sign of life" in wait_until(lambda: made.hangs(time.monotonic()))
+    assert not made.hangs(time.monotonic() - 10)  # it was silent only after that
     made.forgive()
-    assert not made.hangs()
+    assert not made.hangs(time.monotonic())
     monkeypatch.setattr(core.child, "START_SECONDS", 0.0)
-    assert wait_until(child(WAIT).hangs)
+    late = child(WAIT)
+    assert wait_until(lambda: late.hangs(time.monotonic()))
 
 
 def test_a_child_that_prints_nonsense_is_heard_all_the_same(child):

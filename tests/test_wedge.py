@@ -52,6 +52,10 @@ def engine(gate):
     assert engine.stop(PATIENCE)
 
 
+def look(engine, paused):
+    return engine.look(time.monotonic(), paused)
+
+
 def submit(engine):
     job = Job(DEMO, "Once upon a time", max_tokens=5, sampling=Sampling(temperature=0))
     engine.submit(job)
@@ -66,36 +70,37 @@ def end_of(job):
 
 
 def test_a_step_that_does_not_end_is_noticed_and_forgotten_when_it_does(engine, gate):
-    assert engine.look(False) == 0
+    assert look(engine, False) == 0
     gate.clear()
     job = submit(engine)
-    wait_until(lambda: engine.look(False) > engine.step_limit())
+    wait_until(lambda: look(engine, False) > engine.step_limit())
     gate.set()
     assert end_of(job).completion_tokens
-    wait_until(lambda: engine.look(False) == 0)
+    wait_until(lambda: look(engine, False) == 0)
 
 
 def test_an_engine_that_has_nothing_to_do_or_loads_does_not_hang(engine):
     engine.heartbeat = time.monotonic() - 1000
-    assert engine.look(False) == 0 or engine.busy()
+    assert look(engine, False) == 0 or engine.busy()
     engine.status, engine._idle = "loading", False
     engine.heartbeat = time.monotonic() - 1000
-    assert engine.look(False) == 0
+    assert look(engine, False) == 0
 
 
 def test_a_process_that_was_stopped_did_not_hang(engine, gate):
     gate.clear()
     submit(engine)
-    wait_until(lambda: engine.look(False))
-    assert engine.look(True) == 0
-    assert engine.look(False) == 0
+    wait_until(lambda: look(engine, False))
+    now = time.monotonic()
+    assert engine.look(now, True) == 0
+    assert look(engine, False) == 0
 
 
 def test_the_limit_grows_with_the_longest_step(engine, gate):
     assert engine.step_limit() >= 1
     gate.clear()
     job = submit(engine)
-    wait_until(lambda: engine.look(False) > 0.5)
+    wait_until(lambda: look(engine, False) > 0.5)
     gate.set()
     end_of(job)
     assert engine.step_limit() >= 5
