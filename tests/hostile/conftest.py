@@ -1,10 +1,11 @@
 """The servers under attack as fixtures, and the figure: how many hostile cases were tried, how many ended right."""
 
 import pytest
-from hostile.enemy import Fort, small_generate
+
+from hostile.enemy import FUZZED, Fort, small_generate
 
 HERE = "hostile/"
-IMPATIENT = ("--header-timeout", 1.5, "--body-timeout", 3)
+IMPATIENT = ("--header-timeout", 1.5, "--body-timeout", 2)
 _figures = {"tried": 0, "right": 0, "slowest": 0.0, "which": ""}
 
 
@@ -44,7 +45,7 @@ def alone(engine):
 
 def pytest_runtest_logreport(report):
     if HERE in report.nodeid and (report.when == "call" or (report.when == "setup" and report.failed)):
-        _figures["tried"] += 1
+        _figures["tried"] += not report.skipped
         _figures["right"] += report.passed
         if report.duration > _figures["slowest"]:
             _figures.update(slowest=report.duration, which=report.nodeid.partition(HERE)[2])
@@ -55,3 +56,5 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             "hostile: %(tried)d cases tried, %(right)d right, the slowest took %(slowest).2f s (%(which)s)" % _figures
         )
+    if FUZZED["cases"]:
+        terminalreporter.write_line("fuzz: %(cases)d cases tried, the slowest took %(slowest).2f s" % FUZZED)

@@ -21,6 +21,7 @@ from conftest import Program, running
 
 PATIENCE = 20  # seconds after which a server that does not answer counts as hung
 HOST = b"Host: 127.0.0.1\r\n"
+FUZZED = {"cases": 0, "slowest": 0.0}  # what test_fuzz.py has tried, and the seconds of the slowest case
 PROBE = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-Id: probe\r\n\r\n"
 
 

@@ -7,6 +7,7 @@ import json
 from urllib.parse import quote
 
 import pytest
+
 from hostile.enemy import Fort, Upstream, get, post, talk, unharmed
 
 CLIENT, ADMIN = "client-key-4711", "admin-key-0815"
@@ -47,13 +48,16 @@ def guarded(started):
 
 
 SPELLINGS = [
-    "/admin/backends", "/admin/backends/", "/admin/backends//", "//admin/backends", "///admin/backends", "/admin//backends",
+    "/admin/backends", "/admin/backends/", "/admin/backends//", "//admin/backends", "///admin/backends",
+    "/admin//backends",
     "/admin/./backends", "/./admin/backends", "/admin/../admin/backends", "/x/../admin/backends", "/admin/backends/.",
     "/admin/backends/..", "/admin/backends/../backends", "/admin/backends?", "/admin/backends?x=1", "/admin/backends#x",
     "/admin/backends;x", "/admin;x/backends", "/admin/backends.json", "/admin/backends%20", "/admin/backends%00",
     "/admin/backends%0a", "/admin/backends%2f", "/admin%2fbackends", "/admin%2Fbackends", "/admin%5cbackends",
-    "/%61dmin/backends", "/%41dmin/backends", "/admin/%62ackends", "/%2561dmin/backends", "/ADMIN/BACKENDS", "/Admin/backends",
-    "/admin\\backends", "\\admin\\backends", "/admin", "/admin/", "/admin/x", "/admin/backends/x", "/%2e/admin/backends",
+    "/%61dmin/backends", "/%41dmin/backends", "/admin/%62ackends", "/%2561dmin/backends", "/ADMIN/BACKENDS",
+    "/Admin/backends",
+    "/admin\\backends", "\\admin\\backends", "/admin", "/admin/", "/admin/x", "/admin/backends/x",
+    "/%2e/admin/backends",
     "/x/%2e%2e/admin/backends", "/x/..%2fadmin/backends", "/v1/../admin/backends", "/health/../admin/backends",
     "/admin/backends\\", "/.//admin/backends", "/admin/backends*", "/admin/backend%73", "/admin/backends/%2e%2e",
     "http://127.0.0.1/admin/backends", "http://127.0.0.1/admin/backends/", "http://127.0.0.1//admin/backends",
@@ -86,16 +90,24 @@ def test_no_spelling_of_the_admin_api_reaches_a_backend_or_opens_without_the_key
 
 
 KEYS = [
-    ("none", b"", "401"), ("an empty one", b"Authorization: Bearer \r\n", "401"), ("only the scheme", b"Authorization: Bearer\r\n", "401"),
-    ("another scheme", b"Authorization: Basic %b\r\n" % CLIENT.encode(), "401"), ("no scheme", b"Authorization: %b\r\n" % CLIENT.encode(), "401"),
-    ("the beginning", b"Authorization: Bearer client\r\n", "401"), ("one letter more", AS_CLIENT.replace(b"4711", b"47110"), "401"),
-    ("in capitals", AS_CLIENT.replace(b"client-key", b"CLIENT-KEY"), "401"), ("two in one", AS_CLIENT.replace(b"\r\n", b", x\r\n"), "401"),
-    ("quoted", b'Authorization: Bearer "%b"\r\n' % CLIENT.encode(), "401"), ("of 20 KB", b"Authorization: Bearer " + b"a" * 20000 + b"\r\n", "401"),
+    ("none", b"", "401"), ("an empty one", b"Authorization: Bearer \r\n", "401"),
+    ("only the scheme", b"Authorization: Bearer\r\n", "401"),
+    ("another scheme", b"Authorization: Basic %b\r\n" % CLIENT.encode(), "401"),
+    ("no scheme", b"Authorization: %b\r\n" % CLIENT.encode(), "401"),
+    ("the beginning", b"Authorization: Bearer client\r\n", "401"),
+    ("one letter more", AS_CLIENT.replace(b"4711", b"47110"), "401"),
+    ("in capitals", AS_CLIENT.replace(b"client-key", b"CLIENT-KEY"), "401"),
+    ("two in one", AS_CLIENT.replace(b"\r\n", b", x\r\n"), "401"),
+    ("quoted", b'Authorization: Bearer "%b"\r\n' % CLIENT.encode(), "401"),
+    ("of 20 KB", b"Authorization: Bearer " + b"a" * 20000 + b"\r\n", "401"),
     ("bytes over 127", b"Authorization: Bearer \xff\xfe\r\n", "401"), ("the admin's", AS_ADMIN, "401"),
     ("in a query", b"X-Nothing: 1\r\n", "401"), ("in a cookie", b"Cookie: api_key=%b\r\n" % CLIENT.encode(), "401"),
-    ("right, and wrong beside it", AS_CLIENT + b"X-Api-Key: wrong\r\n", "200/401"), ("wrong, and right beside it", b"Authorization: Bearer x\r\nX-Api-Key: %b\r\n" % CLIENT.encode(), "200/401"),
-    ("twice", AS_CLIENT + AS_CLIENT, "400/401"), ("the other field twice", b"X-Api-Key: x\r\nX-Api-Key: %b\r\n" % CLIENT.encode(), "400/401"),
-    ("small letters", AS_CLIENT.replace(b"Bearer", b"bearer"), "200"), ("the other field", b"X-Api-Key: %b\r\n" % CLIENT.encode(), "200"),
+    ("right, and wrong beside it", AS_CLIENT + b"X-Api-Key: wrong\r\n", "200/401"),
+    ("wrong, and right beside it", b"Authorization: Bearer x\r\nX-Api-Key: %b\r\n" % CLIENT.encode(), "200/401"),
+    ("twice", AS_CLIENT + AS_CLIENT, "400/401"),
+    ("the other field twice", b"X-Api-Key: x\r\nX-Api-Key: %b\r\n" % CLIENT.encode(), "400/401"),
+    ("small letters", AS_CLIENT.replace(b"Bearer", b"bearer"), "200"),
+    ("the other field", b"X-Api-Key: %b\r\n" % CLIENT.encode(), "200"),
     ("right", AS_CLIENT, "200"), ("right, two spaces", AS_CLIENT.replace(b"Bearer ", b"Bearer  "), "200/401"),
 ]  # fmt: skip
 
@@ -110,11 +122,13 @@ def test_a_client_key(guarded, row):
             assert str(get(guarded.fort.port, path, row[1]).status) in row[2].split("/"), path
 
 
-@pytest.mark.parametrize("row", [row for row in KEYS if row[0] != "the admin's"], ids=lambda row: row[0].replace(" ", "-"))
+@pytest.mark.parametrize("row", [row for row in KEYS if row[0] != "the admin's"],
+                         ids=lambda row: row[0].replace(" ", "-"))
 def test_a_key_that_is_not_the_admins(guarded, row):
     with unharmed(guarded.fort):
         for method in (b"GET", b"DELETE"):
-            assert get(guarded.fort.port, "/admin/backends?url=" + guarded.backend.url, row[1], method=method).status in (400, 401)
+            assert get(guarded.fort.port, "/admin/backends?url=" + guarded.backend.url, row[1],
+                       method=method).status in (400, 401)
         assert post(guarded.fort.port, "/admin/backends", {"url": "http://127.0.0.1:1"}, row[1]).status in (400, 401)
         assert len(guarded.backends()) == 1
 
@@ -132,13 +146,18 @@ def test_a_backend_is_sent_nobodys_key(guarded):
 
 
 URLS = [
-    1, True, [], {}, ["http://h:1"], "", " ", "//h:1", "http://", "http:///", "http://:1", "http://:p@h:1", "http://u:p@h:1", "http://u@h:1",
-    "http://h:x", "http://h:", "http://h:-1", "http://h:99999", "http://h:1:2", "http://h:١", "http://h:1 ", " http://h:1", "http://h h:1",
-    "http://h\t:1", "http://h\n:1", "http://h:1\r\nX: y", "http://h\0:1", "http://h:1/\0", "http://[::1", "http://::1", "http://[h]:1", "http://h]:1",
-    "ftp://h:1", "file:///etc/passwd", "file://h/etc", "gopher://h:1", "javascript:alert(1)", "unix:///tmp/x", "httpx://h:1", "http:h:1",
+    1, True, [], {}, ["http://h:1"], "", " ", "//h:1", "http://", "http:///", "http://:1", "http://:p@h:1",
+    "http://u:p@h:1", "http://u@h:1",
+    "http://h:x", "http://h:", "http://h:-1", "http://h:99999", "http://h:1:2", "http://h:١", "http://h:1 ",
+    " http://h:1", "http://h h:1",
+    "http://h\t:1", "http://h\n:1", "http://h:1\r\nX: y", "http://h\0:1", "http://h:1/\0", "http://[::1", "http://::1",
+    "http://[h]:1", "http://h]:1",
+    "ftp://h:1", "file:///etc/passwd", "file://h/etc", "gopher://h:1", "javascript:alert(1)", "unix:///tmp/x",
+    "httpx://h:1", "http:h:1",
     "http://h:1?x=1", "http://h:1#x", "http://h:1/?", "http://h:1/../x y", "http://" + "a" * 100000, "http://\ufe56:1",
     "http://h,slots=2:1", "http://%00:1", "http://h%0a:1", "http://h\\evil:1", "http://<script>:1", "http://a..b:1",
-    "http://" + "a" * 64 + ".b:1", "http://*:1", "http://h:1,weight=nan", "http://h:1,slots=0", "http://h:1,slots=99999999999999999999",
+    "http://" + "a" * 64 + ".b:1", "http://*:1", "http://h:1,weight=nan", "http://h:1,slots=0",
+    "http://h:1,slots=99999999999999999999",
 ]  # fmt: skip
 
 
@@ -146,14 +165,18 @@ URLS = [
 def test_a_url_that_is_none(guarded, number):
     with unharmed(guarded.fort):
         reply = post(guarded.fort.port, "/admin/backends", {"url": URLS[number]}, AS_ADMIN)
-        assert reply.status == 400 and reply.error["param"] == "url" and len(reply.body) < 4096, (URLS[number], reply.body[:200])
+        assert reply.status == 400 and reply.error["param"] == "url" and len(reply.body) < 4096, (URLS[number],
+                                                                                                  reply.body[:200])
         assert len(guarded.backends()) == 1
 
 
 FIELDS = [
-    {"slots": 0}, {"slots": -1}, {"slots": 1.5}, {"slots": "4"}, {"slots": True}, {"slots": []}, {"slots": 1 << 70}, {"weight": 0},
-    {"weight": -1}, {"weight": "1"}, {"weight": 1e9}, {"weight": []}, {"weight": True}, {"ttl": 0}, {"ttl": -5}, {"ttl": "5"}, {"ttl": 1e9},
-    {"ttl": []}, {"drain": 1}, {"drain": "true"}, {"drain": []}, {"unknown": 1}, {"": 1}, {"url ": 1}, {"x" * 100000: 1}, {"URL": "x"},
+    {"slots": 0}, {"slots": -1}, {"slots": 1.5}, {"slots": "4"}, {"slots": True}, {"slots": []}, {"slots": 1 << 70},
+    {"weight": 0},
+    {"weight": -1}, {"weight": "1"}, {"weight": 1e9}, {"weight": []}, {"weight": True}, {"ttl": 0}, {"ttl": -5},
+    {"ttl": "5"}, {"ttl": 1e9},
+    {"ttl": []}, {"drain": 1}, {"drain": "true"}, {"drain": []}, {"unknown": 1}, {"": 1}, {"url ": 1},
+    {"x" * 100000: 1}, {"URL": "x"},
 ]  # fmt: skip
 
 
@@ -185,13 +208,15 @@ BODIES = [b"", b"null", b"[]", b"1", b'"x"', b"{", b"\xff", b'{"url": "\\ud800"}
 def test_a_body_that_is_none(guarded, number):
     with unharmed(guarded.fort):
         for method in ("POST", "DELETE"):
-            data = "%s /admin/backends HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n" % (method, len(BODIES[number]))
+            data = "%s /admin/backends HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n" % (method,
+                                                                                                 len(BODIES[number]))
             replies, _ = talk(guarded.fort.port, data.encode() + AS_ADMIN + b"\r\n" + BODIES[number])
             assert replies[0].status == 400, replies[0].body[:200]
         assert len(guarded.backends()) == 1
 
 
-REMOVALS = ["", "?url=", "?url=x", "?url=http://h:x", "?url=http://127.0.0.1:1", "?url=%ff", "?url=%00", "?url=a&url=b", "?" + "url=a&" * 5000,
+REMOVALS = ["", "?url=", "?url=x", "?url=http://h:x", "?url=http://127.0.0.1:1", "?url=%ff", "?url=%00", "?url=a&url=b",
+            "?" + "url=a&" * 5000,
             "?url=" + "a" * 20000, "?url=http://%0d%0aX:1"]  # fmt: skip
 
 
@@ -210,6 +235,7 @@ def test_a_backend_that_is_the_balancer_itself_is_no_endless_loop(guarded):
         post(guarded.fort.port, "/admin/backends", json.dumps({"url": own}).encode(), AS_ADMIN)
         try:
             for _ in range(6):
-                assert post(guarded.fort.port, "/generate", {}, AS_CLIENT, patience=20).status in (200, 401, 404, 502, 503, 508)
+                assert post(guarded.fort.port, "/generate", {}, AS_CLIENT, patience=20).status in (200, 401, 404, 502,
+                                                                                                   503, 508)
         finally:
             get(guarded.fort.port, "/admin/backends?url=" + own, AS_ADMIN, method=b"DELETE")

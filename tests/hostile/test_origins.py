@@ -5,6 +5,7 @@ Sources: the Fetch standard, CVE-2024-28224 (DNS rebinding of Ollama), RFC 9110 
 """
 
 import pytest
+
 from hostile.enemy import Line, get, post, unharmed
 
 BODY = b'{"model_name": "demo.gguf", "prompt": "Hi", "max_tokens": 1}'
@@ -119,9 +120,9 @@ def test_a_web_page(target, row):
 @pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions", "/admin/backends", "/nothing", "*"])
 def test_a_foreign_page_that_asks_first_is_not_encouraged(target, asked, path):
     place, survivors = target
-    fields = b"Access-Control-Request-Method: " + asked + b"\r\nAccess-Control-Request-Headers: authorization\r\n" + EVIL
+    fields = b"Access-Control-Request-Method: " + asked + b"\r\nAccess-Control-Request-Headers: authorization\r\n"
     with unharmed(*survivors):
-        reply = get(place.port, path, fields, method=b"OPTIONS")
+        reply = get(place.port, path, fields + EVIL, method=b"OPTIONS")
         assert reply.status < 500
         assert not reply.header("access-control-allow-origin")
 

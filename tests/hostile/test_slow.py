@@ -10,6 +10,7 @@ import socket
 import time
 
 import pytest
+
 from hostile.enemy import HOST, Fort, Line, Upstream, answer, get, post, small_generate
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,8 @@ def backend(request):
 def balancer(request):
     good = Upstream({"": answer(b'{"good": true}')})
     arguments = ("--child", "--port", 0, "--backend", good.url + ",slots=64") + LIMITS
-    fort = Fort("balancer.py", arguments + getattr(request, "param", ()), lambda fort: post(fort.port, "/generate", {}), "up")
+    fort = Fort("balancer.py", arguments + getattr(request, "param", ()), lambda fort: post(fort.port, "/generate", {}),
+                "up")
     yield fort
     fort.close()
     good.close()
@@ -120,7 +122,8 @@ def test_idle_connections(target):
 
 
 def test_clients_that_ask_and_leave(target):
-    body = json.dumps({"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True}).encode()
+    body = json.dumps({"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 2000,
+                       "ignore_eos": True}).encode()
     head = b"POST /generate HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(body)
     for _ in range(6):
         made = lines(target.port, 40)
@@ -162,7 +165,8 @@ def test_a_client_that_asks_ten_thousand_times_and_reads_nothing(target, path):
 
 
 def test_readers_of_a_byte_now_and_then_hold_no_slot(backend):
-    body = {"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 3500, "stream": True, "n_probs": 50, "ignore_eos": True}
+    body = {"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 3500, "stream": True, "n_probs": 50,
+            "ignore_eos": True}
     data = json.dumps(body).encode()
     head = b"POST /generate HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(data)
     before = backend.memory()

@@ -10,6 +10,7 @@ import json
 import time
 
 import pytest
+
 from hostile import test_http
 from hostile.enemy import FINE, Fort, Hung, Line, Upstream, answer, get, pieces, post, talk, unharmed
 
@@ -31,8 +32,9 @@ class Front:
 
     def __init__(self):
         self.good = Upstream(dict(GOOD, **{"": answer(b'{"good": true}')}))
-        arguments = ("--child", "--port", 0, "--backend", self.good.url, "--admin-key", "adm", "--timeout", 2,
-                     "--health-timeout", 1, "--health-interval", 1, "--recovery-timeout", 0.1, "--retries", 0)  # fmt: skip
+        arguments = ("--child", "--port", 0, "--backend", self.good.url, "--admin-key", "adm", "--timeout", 1,
+                     "--health-timeout", 0.5, "--health-interval", 1, "--recovery-timeout", 0.1, "--retries",
+                     0)  # fmt: skip
         self.fort = Fort("balancer.py", arguments, is_well, "up")
 
     @contextlib.contextmanager
@@ -71,8 +73,8 @@ def ask(port, patience=SECONDS):
     """Ask the hostile backend; return the answer, or the word "cut" where it is unfinished."""
     body = json.dumps(ASK).encode()
     with Line(port, patience) as line:
-        line.send(b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
-        line.send(body)
+        line.send(b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n")
+        line.send(b"Content-Length: %d\r\n\r\n" % len(body) + body)
         try:
             reply = line.reply()
         except Hung:
@@ -123,7 +125,8 @@ ANSWERS = [
     ("a switch of protocols", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "502/504"),
     ("early hints", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + headed(), "200"),
     ("100 early hints", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100 + headed(), "200/502"),
-    ("early hints for ever", pieces(b"HTTP/1.1 103 Early Hints\r\nX: " + b"x" * 1000 + b"\r\n\r\n", 1000000), "502/504"),
+    ("early hints for ever", pieces(b"HTTP/1.1 103 Early Hints\r\nX: " + b"x" * 1000 + b"\r\n\r\n", 1000000),
+     "502/504"),
     ("go on, for ever", pieces(b"HTTP/1.1 100 Continue\r\n\r\n", 100000, 0.01), "502/504"),
     ("a field without a colon", headed(b"nonsense"), "502"),
     ("a field without a name", headed(b": x"), "502"),
@@ -145,10 +148,14 @@ ANSWERS = [
     ("a head for ever", pieces(b"HTTP/1.1 200 OK\r\n" + b"X-A: 1\r\n" * 8000, 100000), "502"),
     ("a dripping head", pieces(b"X", 100000, 0.05), "502/504"),
     ("a dripping good head", lambda: (b"%c" % byte for byte in headed() if not time.sleep(0.001)), "200"),
-    ("forged fields of ours", headed(b"X-ComeAPI-Backend: http://evil", b"x-comeapi-queue-ms: 99", b"X-ComeAPI-Evil: 1"), "200"),
+    ("forged fields of ours",
+     headed(b"X-ComeAPI-Backend: http://evil", b"x-comeapi-queue-ms: 99", b"X-ComeAPI-Evil: 1"), "200"),
     ("a forged id", headed(b"X-Request-Id: evil"), "200"),
-    ("fields for one hop", headed(b"Connection: keep-alive, X-Hop", b"X-Hop: evil", b"Keep-Alive: timeout=5", b"Upgrade: x", b"Proxy-Authenticate: Basic", b"Trailer: X"), "200"),
-    ("leave for every page", headed(b"Access-Control-Allow-Origin: *", b"Access-Control-Allow-Credentials: true"), "200"),
+    ("fields for one hop",
+     headed(b"Connection: keep-alive, X-Hop", b"X-Hop: evil", b"Keep-Alive: timeout=5", b"Upgrade: x",
+            b"Proxy-Authenticate: Basic", b"Trailer: X"), "200"),
+    ("leave for every page", headed(b"Access-Control-Allow-Origin: *", b"Access-Control-Allow-Credentials: true"),
+     "200"),
     ("a length of a superscript", OK + b"Content-Length: \xb2\r\n\r\n" + BODY, "502"),
     ("a length of another script", OK + "Content-Length: ٨\r\n\r\n".encode() + BODY, "502"),
     ("a length of 5,000 digits", OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n" + BODY, "502"),
@@ -163,17 +170,22 @@ ANSWERS = [
     ("too little", OK + b"Content-Length: 100\r\n\r\n" + BODY, "502"),
     ("much too little", OK + b"Content-Length: 10000000\r\n\r\n" + MB, "502/cut"),
     ("a terabyte that does not come", OK + b"Content-Length: 1000000000000\r\n\r\n" + BODY, "502/cut"),
-    ("a length and chunks", OK + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n8\r\n" + BODY + b"\r\n0\r\n\r\n", "200/502"),
-    ("a wrong length and chunks", OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n" + BODY + b"\r\n0\r\n\r\n", "200/502"),
+    ("a length and chunks", OK + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n8\r\n" + BODY + b"\r\n0\r\n\r\n",
+     "200/502"),
+    ("a wrong length and chunks",
+     OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n" + BODY + b"\r\n0\r\n\r\n", "200/502"),
     ("no length", OK + b"\r\n" + BODY, "200"),
     ("gzip as its coding", OK + b"Transfer-Encoding: gzip\r\n\r\n" + BODY, "502"),
     ("two codings", OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + BODY, "502"),
-    ("chunked twice", OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n" + BODY + b"\r\n0\r\n\r\n", "200/502"),
+    ("chunked twice",
+     OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n" + BODY + b"\r\n0\r\n\r\n",
+     "200/502"),
     ("chunks", chunks(b"8\r\n" + BODY + b"\r\n0\r\n\r\n"), "200"),
     ("chunks with extensions", chunks(b'8;a="b"\r\n' + BODY + b"\r\n0;x\r\n\r\n"), "200/502"),
     ("chunks with trailers", chunks(b"8\r\n" + BODY + b"\r\n0\r\nX-Evil: 1\r\n\r\n"), "200/502/cut"),
     ("trailers for ever", pieces(chunks(b"8\r\n" + BODY + b"\r\n0\r\n") + b"X: 1\r\n" * 10000, 10000), "502/504/cut"),
-    ("one trailer for ever", lambda: (each for each in [chunks(b"8\r\n" + BODY + b"\r\n0\r\nX: ")] + [MB] * 2000), "502/504/cut"),
+    ("one trailer for ever", lambda: (each for each in [chunks(b"8\r\n" + BODY + b"\r\n0\r\nX: ")] + [MB] * 2000),
+     "502/504/cut"),
     ("an extension for ever", lambda: (each for each in [chunks(b"8;")] + [MB] * 2000), "502/504/cut"),
     ("a chunk's size for ever", lambda: (each for each in [chunks(b"")] + [b"0" * (1 << 20)] * 2000), "502/504/cut"),
     ("a chunk that is too long", chunks(b"4\r\n" + BODY + b"\r\n0\r\n\r\n"), "502/cut"),
@@ -186,20 +198,26 @@ ANSWERS = [
     ("no last chunk", chunks(b"8\r\n" + BODY + b"\r\n"), "502/cut"),
     ("a body for no status with one", b"HTTP/1.1 204 No Content\r\n" + LENGTH + b"\r\n" + BODY, "204/502"),
     ("a body for not modified", b"HTTP/1.1 304 Not Modified\r\n" + LENGTH + b"\r\n" + BODY, "304/502"),
-    ("a redirection to a file", b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n" + LENGTH + b"\r\n" + BODY, "302"),
+    ("a redirection to a file", b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n" + LENGTH + b"\r\n" + BODY,
+     "302"),
     ("a redirection to itself", b"HTTP/1.1 307 T\r\nLocation: /generate\r\n" + LENGTH + b"\r\n" + BODY, "307"),
     ("a demand for a password", b"HTTP/1.1 401 U\r\nWWW-Authenticate: Basic\r\n" + LENGTH + b"\r\n" + BODY, "401"),
     ("a demand of a proxy", b"HTTP/1.1 407 P\r\nProxy-Authenticate: Basic\r\n" + LENGTH + b"\r\n" + BODY, "407/502"),
     ("Retry-After of nonsense", b"HTTP/1.1 503 S\r\nRetry-After: \xff -1e9\r\n" + LENGTH + b"\r\n" + BODY, "503"),
     ("an error of 500", b"HTTP/1.1 500 E\r\n" + LENGTH + b"\r\n" + BODY, "500"),
-    ("a busy server's body for ever", lambda: (each for each in [b"HTTP/1.1 503 S\r\n\r\n"] + [MB] * 2000), "502/503/504"),
-    ("a busy server's dripping body", lambda: (each for each in [b"HTTP/1.1 503 S\r\n\r\n"] + [b"x"] * 2000 if not time.sleep(0.05)), "502/503/504"),
+    ("a busy server's body for ever", lambda: (each for each in [b"HTTP/1.1 503 S\r\n\r\n"] + [MB] * 2000),
+     "502/503/504"),
+    ("a busy server's dripping body",
+     lambda: (each for each in [b"HTTP/1.1 503 S\r\n\r\n"] + [b"x"] * 2000 if not time.sleep(0.05)), "502/503/504"),
     ("a bad gateway's chunks for ever",
-     lambda: (each for each in [b"HTTP/1.1 502 B\r\nTransfer-Encoding: chunked\r\n\r\n"] + [b"100000\r\n" + MB + b"\r\n"] * 2000), "502/503/504"),
-    ("a busy server's gigabyte", lambda: (each for each in [b"HTTP/1.1 503 S\r\nContent-Length: 1073741824\r\n\r\n"] + [MB] * 1024), "502/503/504"),
+     lambda: (each for each in [chunks(b"").replace(b"200 OK", b"502 B")] + [b"100000\r\n" + MB + b"\r\n"] * 2000),
+     "502/503/504"),
+    ("a busy server's gigabyte",
+     lambda: (each for each in [b"HTTP/1.1 503 S\r\nContent-Length: 1073741824\r\n\r\n"] + [MB] * 1024), "502/503/504"),
     ("events that break off", chunks(b"9\r\ndata: 1\n\n\r\n", b"Content-Type: text/event-stream\r\n"), "200/cut"),
     ("silence", None, "504"),
-    ("silence after the head", lambda: (each for each in [OK + LENGTH + b"\r\n", b""] if not (each or time.sleep(4))), "504/502"),
+    ("silence after the head", lambda: (each for each in [OK + LENGTH + b"\r\n", b""] if not (each or time.sleep(4))),
+     "504/502"),
     ("a type of nonsense", headed(b"Content-Type: \xff\xfe;;=\x80"), "200/502"),
     ("a type of 60 KB", headed(b"Content-Type: " + b"x" * 60000), "200/502"),
     ("two types", headed(b"Content-Type: a/b", b"Content-Type: c/d"), "200/502"),
@@ -223,9 +241,11 @@ def test_an_answer(front, row):
 def check_fields(reply, url):
     """What no client may ever see of a backend's answer."""
     names = [name.lower() for name, _ in reply.headers]
-    assert not {"set-cookie", "x-evil", "x-hop", "keep-alive", "upgrade", "access-control-allow-credentials"} & set(names)
+    assert not {"set-cookie", "x-evil", "x-hop", "keep-alive", "upgrade",
+                "access-control-allow-credentials"} & set(names)
     assert "x-comeapi-evil" not in names and reply.header("x-comeapi-backend") in ("", url)
-    assert reply.header("x-comeapi-queue-ms") in ("", "0", "1", "2", "3") or int(reply.header("x-comeapi-queue-ms")) < 90
+    assert reply.header("x-comeapi-queue-ms") in ("", "0", "1", "2",
+                                                  "3") or int(reply.header("x-comeapi-queue-ms")) < 90
     assert reply.header("x-request-id") != "evil"
     if reply.status >= 500 and b'"error"' in reply.body:
         assert len(reply.body) < 4096 and reply.error["message"].isprintable()
@@ -257,8 +277,10 @@ PROBES = [
     ("health for ever", {"GET /health": lambda: (each for each in [OK + b"\r\n"] + [MB] * 3000)}),
     ("health in chunks for ever",
      {"GET /health": lambda: (each for each in [chunks(b"")] + [b"100000\r\n" + MB + b"\r\n"] * 3000)}),
-    ("dripping health", {"GET /health": lambda: (each for each in [OK + b"\r\n"] + [b" "] * 400 if not time.sleep(0.02))}),
-    ("health of a gigabyte", {"GET /health": lambda: (each for each in [OK + b"Content-Length: 1073741824\r\n\r\n"] + [MB] * 1024)}),
+    ("dripping health",
+     {"GET /health": lambda: (each for each in [OK + b"\r\n"] + [b" "] * 400 if not time.sleep(0.02))}),
+    ("health of a gigabyte",
+     {"GET /health": lambda: (each for each in [OK + b"Content-Length: 1073741824\r\n\r\n"] + [MB] * 1024)}),
     ("a head for ever", {"GET /health": pieces(OK + b"X: " + b"x" * 60000 + b"\r\n", 50000)}),
     ("silent health", {"GET /health": None}),
     ("health that breaks off", {"GET /health": OK + b"Content-Length: 50\r\n\r\n{}"}),
@@ -282,26 +304,35 @@ PROBES = [
     ("a model with quotes", {"GET /health": well(model='a"}\\'), "GET /models": named('"} 1\ncomeapi_evil 1\n\\')}),
     ("a model of 1 MB", {"GET /models": named("x" * (1 << 20))}),
     ("an empty name", {"GET /models": named("")}),
-    ("100,000 models", {"GET /models": answer(json.dumps({"models": [{"name": str(n)} for n in range(100000)]}).encode())}),
-    ("the same model 1,000 times", {"GET /models": answer(json.dumps({"models": [{"name": "evil.gguf"}] * 1000}).encode())}),
-    ("models of other types", {"GET /models": answer(b'{"models": [1, null, "x", [], {}, {"name": 1}, {"name": null}]}')}),
+    ("100,000 models",
+     {"GET /models": answer(json.dumps({"models": [{"name": str(n)} for n in range(100000)]}).encode())}),
+    ("the same model 1,000 times",
+     {"GET /models": answer(json.dumps({"models": [{"name": "evil.gguf"}] * 1000}).encode())}),
+    ("models of other types",
+     {"GET /models": answer(b'{"models": [1, null, "x", [], {}, {"name": 1}, {"name": null}]}')}),
     ("models that are no list", {"GET /models": answer(b'{"models": {"name": "x"}, "data": 1}')}),
     ("models with odd facts",
-     {"GET /models": answer(b'{"models": [{"name": "a", "loaded": "x", "backends": 1, "id": [], "object": {}, "size_mb": 1e999}]}')}),
-    ("models with half a pair in their facts", {"GET /models": answer(b'{"models": [{"name": "a", "path": "\\ud800", "\\udfff": 1}]}')}),
+     {"GET /models": answer(b'{"models": [{"name": "a", "loaded": "x", "backends": 1, "id": [], "size_mb": 1e999}]}')}),
+    ("models with half a pair in their facts",
+     {"GET /models": answer(b'{"models": [{"name": "a", "path": "\\ud800", "\\udfff": 1}]}')}),
     ("models of 100,000 levels", {"GET /models": answer(b'{"models": [{"name": "a", "x": ' + DEEP + b"}]}")}),
-    ("models of 90 levels", {"GET /models": answer(b'{"models": [{"name": "a", "x": ' + b"[" * 90 + b"]" * 90 + b"}]}")}),
+    ("models of 90 levels",
+     {"GET /models": answer(b'{"models": [{"name": "a", "x": ' + b"[" * 90 + b"]" * 90 + b"}]}")}),
     ("models for ever", {"GET /models": lambda: (each for each in [OK + b"\r\n"] + [MB] * 3000)}),
-    ("models like ours", {"GET /models": answer(b'{"models": [{"name": "good.gguf"}]}'), "": answer(b'{"evil": true}')}),
+    ("models like ours",
+     {"GET /models": answer(b'{"models": [{"name": "good.gguf"}]}'), "": answer(b'{"evil": true}')}),
     ("a reason of 1 MB", {"GET /health": answer(b'{"error": {"message": "' + MB + b'"}}', b"HTTP/1.1 503 X\r\n")}),
     ("a reason of half a pair", {"GET /health": answer(b'{"error": {"message": "\\ud800"}}', b"HTTP/1.1 503 X\r\n")}),
-    ("a reason of control characters", {"GET /health": answer(b'{"error": {"message": "\\u001b[31m\\nforged"}}', b"HTTP/1.1 503 X\r\n")}),
-    ("a reason that is a list", {"GET /health": answer(b'{"error": {"message": [1]}, "status": {}}', b"HTTP/1.1 503 X\r\n")}),
+    ("a reason of control characters",
+     {"GET /health": answer(b'{"error": {"message": "\\u001b[31m\\nforged"}}', b"HTTP/1.1 503 X\r\n")}),
+    ("a reason that is a list",
+     {"GET /health": answer(b'{"error": {"message": [1]}, "status": {}}', b"HTTP/1.1 503 X\r\n")}),
     ("an error that is a text", {"GET /health": answer(b'{"error": "x", "status": ["x"]}', b"HTTP/1.1 500 X\r\n")}),
     ("status 299", {"GET /health": answer(FINE, b"HTTP/1.1 299 X\r\n")}),
     ("a redirection", {"GET /health": answer(b"", b"HTTP/1.1 302 X\r\nLocation: http://127.0.0.1:1/\r\n")}),
     ("props of nonsense", {"GET /health": answer(b"{}"), "GET /props": answer(b'{"total_slots": 1e999}')}),
-    ("props for ever", {"GET /health": answer(b"{}"), "GET /props": lambda: (each for each in [OK + b"\r\n"] + [MB] * 3000)}),
+    ("props for ever",
+     {"GET /health": answer(b"{}"), "GET /props": lambda: (each for each in [OK + b"\r\n"] + [MB] * 3000)}),
     ("a comment instead of JSON", {"GET /health": answer(b"// ok"), "GET /models": answer(b"<html>")}),
 ]  # fmt: skip
 
@@ -338,7 +369,8 @@ def test_nothing_is_smuggled_past_the_balancer(front, row):
     front.good.bodies.clear()
     with unharmed():
         replies, _ = talk(front.fort.port, row[1] + test_http.head(b"GET /marker HTTP/1.1"), 2)
-    seen = [head for head in front.good.heads if not head.startswith((b"GET /health", b"GET /models", b"GET /props", b"GET /v1/"))]
+    seen = [head for head in front.good.heads if not head.startswith((b"GET /health", b"GET /models", b"GET /props",
+                                                                      b"GET /v1/"))]
     assert len(seen) <= len(replies)
     for head, body in zip(front.good.heads, front.good.bodies):
         names = [line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:]]
@@ -380,3 +412,34 @@ def test_a_request_for_another_host_goes_to_nobody_but_our_backends(front):
             talk(front.fort.port, target + b"\r\nHost: " + host + b"\r\n\r\n")
         talk(front.fort.port, b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % other.port)
         assert not other.heads
+
+
+FORGED = "\r\n\x1b[2J\x85\u2028forged: all is well"
+SAYINGS = [
+    ("a reason", {"GET /health": answer(json.dumps({"error": {"message": FORGED}}).encode(), b"HTTP/1.1 500 X\r\n")}),
+    ("a head", {"GET /health": FORGED.encode()}),
+    ("a length", {"GET /health": OK + b"Content-Length: \rforged: all is well\r\n\r\n"}),
+]
+
+
+@pytest.mark.parametrize("row", SAYINGS, ids=[row[0].replace(" ", "-") for row in SAYINGS])
+def test_nothing_that_a_backend_says_writes_a_line_of_its_own_into_the_log(front, row):
+    upstream = Upstream({"GET /models": EVIL})
+    program = front.fort.program
+    with unharmed(front.fort), front.facing(upstream):
+        said = len(program.errors)
+        upstream.script.update(row[1])
+        upstream.script[""] = FORGED.encode()
+        ask(front.fort.port)
+        deadline = time.monotonic() + SECONDS
+        while state_of(front.fort, upstream.url) == "up":
+            assert time.monotonic() < deadline, "the backend stays up"
+            time.sleep(0.02)
+        deadline = time.monotonic() + SECONDS
+        while len(program.errors) == said:
+            assert time.monotonic() < deadline, "the log says nothing"
+            time.sleep(0.02)
+        for line in program.errors[said:]:
+            assert not line.startswith("forged") and line.isprintable(), line
+        reason = get(front.fort.port, "/status").json["backends"][-1]["why"]
+        assert reason.isprintable() and len(reason) < 1000, reason
