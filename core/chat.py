@@ -215,6 +215,6 @@ def arguments_of(call: Dict[str, str]) -> Dict[str, Any]:
     """Return the arguments of a message's call as an object; of a call that was cut short, an empty one."""
     try:
         value = json.loads(call["arguments"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

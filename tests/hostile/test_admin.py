@@ -66,7 +66,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS"])
 def test_no_spelling_of_the_admin_api_reaches_a_backend_or_opens_without_the_key(guarded, spelling, method):
     port = guarded.fort.port
     guarded.backend.heads.clear()

@@ -123,8 +123,8 @@ BIASES = [
 
 @pytest.mark.parametrize("bias, wanted", BIASES, ids=["%d" % n for n in range(len(BIASES))])
 @pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions", "/api/chat"])
-def test_a_logit_bias(target, path, bias, wanted):
-    check(target, path, merged(path, {"logit_bias": bias}), wanted, "logit_bias")
+def test_a_logit_bias(alone, path, bias, wanted):
+    check(alone, path, merged(path, {"logit_bias": bias}), wanted, "logit_bias")
 
 
 @pytest.mark.parametrize("extreme", EXTREMES)
@@ -164,9 +164,9 @@ STOPS = [
 
 @pytest.mark.parametrize("stop, wanted", STOPS, ids=["%d" % n for n in range(len(STOPS))])
 @pytest.mark.parametrize("path", MAKERS)
-def test_stop_strings(target, path, stop, wanted):
+def test_stop_strings(alone, path, stop, wanted):
     name = "stop_sequences" if path == "/v1/messages" else "stop"
-    check(target, path, merged(path, {name: stop}), wanted, name)
+    check(alone, path, merged(path, {name: stop}), wanted, name)
 
 
 @pytest.mark.parametrize("path", list(GOOD))
@@ -205,10 +205,10 @@ def test_a_text_of_a_wrong_type(target, path, name):
 
 
 @pytest.mark.parametrize("path, name", TEXTS)
-def test_a_text_of_odd_characters(target, path, name):
+def test_a_text_of_odd_characters(alone, path, name):
     odd = "\0\x01\x1b[2J\x7f\x80\u2028\u202e\ufeff\ufffe\uffff\U0010ffff e\u0301\u0301 \u200d\u200d ﷽"
     for text in (odd, odd * 20, "\0", "\n" * 300, " " * 300, "\t\r\n", "\U0001f600" * 20):
-        check(target, path, merged(path, {name: text}), "200/400", name)
+        check(alone, path, merged(path, {name: text}), "200/400", name)
 
 
 @pytest.mark.parametrize("path", ["/generate", "/completion", "/v1/completions", "/api/generate"])
@@ -231,8 +231,8 @@ TOKENS = [
 
 @pytest.mark.parametrize("tokens, wanted", TOKENS, ids=["%d" % n for n in range(len(TOKENS))])
 @pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
-def test_tokens_for_a_prompt(target, path, tokens, wanted):
-    check(target, path, merged(path, {"prompt": tokens}), wanted, "prompt")
+def test_tokens_for_a_prompt(alone, path, tokens, wanted):
+    check(alone, path, merged(path, {"prompt": tokens}), wanted, "prompt")
 
 
 @pytest.mark.parametrize("path", ["/detokenize"])
@@ -316,9 +316,9 @@ CALLS = [
 
 @pytest.mark.parametrize("number", range(len(CALLS)))
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/apply-template"])
-def test_tool_calls_of_an_earlier_answer(target, path, number):
+def test_tool_calls_of_an_earlier_answer(alone, path, number):
     messages = HI + [{"role": "assistant", "content": "", "tool_calls": CALLS[number]}] + HI
-    check(target, path, dict(GOOD[path], messages=messages), "200/400")
+    check(alone, path, dict(GOOD[path], messages=messages), "200/400")
 
 
 def deep(depth, inner="x"):
@@ -347,11 +347,11 @@ TOOLS = [
 
 @pytest.mark.parametrize("number", range(len(TOOLS)))
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/apply-template", "/v1/messages"])
-def test_tools(target, path, number):
+def test_tools(alone, path, number):
     tools, wanted = TOOLS[number]
     if path == "/v1/messages":
         wanted = "200/400"  # it has another shape
-    check(target, path, dict(GOOD[path], tools=tools), wanted)
+    check(alone, path, dict(GOOD[path], tools=tools), wanted)
 
 
 CHOICES = ["x", 1, [], {}, {"type": "x"}, {"type": "function"}, {"type": "function", "function": 1},
@@ -380,11 +380,11 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_blocks(target, number):
+def test_blocks(alone, number):
     for role in ("user", "assistant"):
         messages = HI + [{"role": role, "content": BLOCKS[number]}]
         for path in ("/v1/messages", "/v1/messages/count_tokens"):
-            check(target, path, dict(GOOD[path], messages=messages), "200/400" if not BLOCKS[number] else "400")
+            check(alone, path, dict(GOOD[path], messages=messages), "200/400" if not BLOCKS[number] else "400")
 
 
 OTHERS = [
@@ -460,11 +460,11 @@ def test_a_field_of_one_dialect(target, number):
 
 
 @pytest.mark.parametrize("path", list(GOOD))
-def test_a_body_of_many_levels(target, path):
+def test_a_body_of_many_levels(alone, path):
     for depth in (40, 90, 150, 300):
-        check(target, path, dict(GOOD[path], metadata=deep(depth)), "200/400")
+        check(alone, path, dict(GOOD[path], metadata=deep(depth)), "200/400")
         name = next(name for name in ("prompt", "messages", "content", "tokens") if name in GOOD[path])
-        check(target, path, dict(GOOD[path], **{name: deep(depth)}), "400")
+        check(alone, path, dict(GOOD[path], **{name: deep(depth)}), "400")
 
 
 @pytest.mark.parametrize("path", list(GOOD))
