@@ -166,11 +166,17 @@ def test_a_grammar_that_takes_all_the_time_there_is(target, row):
 
 
 @pytest.mark.parametrize("row", GRAMMARS, ids=[row[0].replace(" ", "-") for row in GRAMMARS])
-def test_a_grammar(target, row):
+def test_a_grammar(alone, row):
     name, grammar, more, wanted = row
-    reply = check(target, "/generate", dict(ASK, grammar=grammar, **more), wanted)
+    reply = check(alone, "/generate", dict(ASK, grammar=grammar, **more), wanted)
     if reply.status == 400:
         assert reply.error["param"] in ("grammar", "logit_bias", "ignore_eos")
+
+
+@pytest.mark.parametrize("row", GRAMMARS[:30], ids=[row[0].replace(" ", "-") for row in GRAMMARS[:30]])
+def test_a_grammar_through_the_balancer(front, engine, row):
+    name, grammar, more, wanted = row
+    check((front, (front, engine)), "/generate", dict(ASK, grammar=grammar, **more), wanted)
 
 
 @pytest.mark.parametrize("row", GRAMMARS[:12], ids=[row[0].replace(" ", "-") for row in GRAMMARS[:12]])

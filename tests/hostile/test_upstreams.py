@@ -422,6 +422,7 @@ SAYINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", SAYINGS, ids=[row[0].replace(" ", "-") for row in SAYINGS])
 def test_nothing_that_a_backend_says_writes_a_line_of_its_own_into_the_log(front, row):
     upstream = Upstream({"GET /models": EVIL})
