@@ -351,12 +351,38 @@ class _Server(ThreadingHTTPServer):
         self.tls = _tls_context(service.config)
         host, port = service.config.host, service.config.port
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._woken, self._wake = socket.socketpair()
+        self._ended = threading.Event()
         super().__init__((host, port), Connection)
 
     def server_bind(self) -> None:
         """Bind without HTTPServer's look-up of the host's name, which can hang where there is no DNS."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
+
+    def serve_forever(self, poll_interval: float = 3600.0) -> None:
+        """Accept connections until shutdown(), which wakes it at once; socketserver's own loop looks now and then."""
+        try:
+            while True:
+                ready = readable([self.socket, self._woken], poll_interval)
+                if self._woken in ready:
+                    return
+                if ready:
+                    self._handle_request_noblock()
+        finally:
+            self._ended.set()
+
+    def shutdown(self) -> None:
+        """Stop serve_forever() and wait for its end; harmless the second time."""
+        with contextlib.suppress(OSError):
+            self._wake.send(b"\0")
+        self._ended.wait()
+
+    def server_close(self) -> None:
+        """Close all sockets of the accept loop."""
+        super().server_close()
+        self._woken.close()
+        self._wake.close()
 
     def get_request(self) -> Any:
         """Accept a connection. Where no descriptor is left, make room or pause: it would fail again at once."""
@@ -507,7 +533,7 @@ class Service:
         """Bind and serve in a background thread. Raises OSError where the address can't be had."""
         self._server = _Server(self)
         self._fit_into_process()
-        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="accept", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
         return self
 
     def _fit_into_process(self) -> None:

@@ -221,8 +221,8 @@ class Wire:
     def hung_up(self) -> bool:
         """Tell at once whether the client has gone. Bytes of a next request are kept for later."""
         self._read_ahead()
-        if self._silent and not self.ended:
-            self.ended = self._has_left()
+        if self._silent and not self.ended and self._has_left():
+            self.ended = True  # and never False again: another thread may have cut the connection meanwhile
         return self.ended
 
     def _read_ahead(self) -> None:
