@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from conftest import wait_until
 
 from core import service as http
 from core import wire
@@ -603,16 +604,23 @@ def test_for_a_new_connection_the_one_that_has_idled_longest_is_closed(serve, co
     busy, first, second = connect(service), connect(service), connect(service)
     busy.send(request("/"))
     assert gate.arrived.wait(PATIENCE)
-    assert [first.ask().status, second.ask().status, first.ask().status] == [200] * 3
+
+    def ask(client):
+        """Ask, and wait until the connection idles: its client has the answer a moment before."""
+        status = client.ask().status
+        wait_until(lambda: service.requests_active() == 1)
+        return status
+
+    assert [ask(first), ask(second), ask(first)] == [200] * 3
     third = connect(service)
-    assert third.ask().status == 200
+    assert ask(third) == 200
     assert second.rest() == b""
-    assert first.ask().status == 200
+    assert ask(first) == 200
     silent = connect(service)
     assert third.rest() == b""
-    assert connect(service).ask().status == 200
+    assert ask(connect(service)) == 200
     assert first.rest() == b""
-    assert connect(service).ask().status == 200
+    assert ask(connect(service)) == 200
     assert silent.rest() == b""  # that has not sent a request yet idles, too
     gate.go.set()
     assert busy.answer().status == 200
