@@ -57,14 +57,18 @@ class Health:
         self.loop.start()
 
     def stop(self) -> None:
-        """Send no more probes."""
+        """Send no more probes: those that run go on, none is begun any more."""
         self.loop.stop()
+        self._pool.wake()
+        self.loop.stop(_PATIENCE)
 
     def _step(self) -> None:
         """Start the probes that are due; wait up to a second for the first. Raises where a thread can't be had."""
         self._pool.expire()
         due = [(backend, False) for backend in self._pool.due(_PATIENCE)]
         due += [(backend, True) for backend in self._pool.doubted()]
+        if self.loop.stopped:
+            return
         failure: Optional[Exception] = None
         for backend, quick in due:
             try:

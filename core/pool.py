@@ -353,6 +353,11 @@ class Pool:
                 each.probing = True
             return due
 
+    def wake(self) -> None:
+        """Let due() return at once."""
+        with self._lock:
+            self._probe_due.notify_all()
+
     def doubted(self) -> List[Backend]:
         """Take all backends that must be looked at quickly."""
         with self._lock:
