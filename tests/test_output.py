@@ -175,6 +175,7 @@ def outputs(kind):
     return {"preexec_fn": lambda: os.closerange(0, 3)}, []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "stalled", "closed"])
 def test_comeapi_starts_serves_and_restarts_whoever_reads_its_output(kind):
     base = free_ports(2)

@@ -15,7 +15,6 @@ import pytest
 from conftest import ROOT, call, free_ports, running, wait_until
 
 import core.child
-from balancer import Config as BalancerConfig
 from core.child import Child
 
 MODELS = os.path.join(ROOT, "models")
@@ -78,6 +77,7 @@ def system(start, tmp_path):
 # --------------------------------------------------------------------------------------------- who is silent
 
 
+@pytest.mark.slow
 def test_a_stopped_backend_and_a_stopped_balancer_are_started_again(system):
     made = system()
     backend, balancer = pid_in(made.wait_for("🟢 Backend 1")), pid_in(made.wait_for("🚀"))
@@ -91,6 +91,7 @@ def test_a_stopped_backend_and_a_stopped_balancer_are_started_again(system):
     assert not running(backend) and not running(balancer)
 
 
+@pytest.mark.slow
 def test_whoever_was_stopped_himself_blames_nobody(system):
     made = system()
     made.wait_for("🚀")
@@ -183,6 +184,7 @@ def test_a_backend_that_can_not_work_is_tried_again_once_another_serves(system):
     made.wait_for("🟢 Backend 1")
 
 
+@pytest.mark.slow
 def test_a_balancer_that_has_served_is_never_given_up(system, tmp_path):
     made = system()
     pid = pid_in(made.wait_for("🚀"))
@@ -320,7 +322,6 @@ def test_without_keys_nothing_is_locked_on_loopback(system):
     assert "BACKEND_KEY" not in environment_of(pid_in(made.wait_for("🚀")))
 
 
-@pytest.mark.skipif("backend_key" not in BalancerConfig.__dataclass_fields__, reason="this balancer sends no key")
 def test_backends_that_other_machines_reach_are_never_open(system):
     made = system("--backend-host", "0.0.0.0")
     made.wait_for("🟢 Backend 1")

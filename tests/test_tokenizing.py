@@ -79,13 +79,13 @@ def all_safe(model, text):
 
 @pytest.mark.parametrize("char", ["\n", " ", "a", "A", "aB", ".", "漢", "é", "\0", "1", "😀", "<|im_end|>"])
 def test_a_long_run_takes_no_time_and_spells_the_same_text(model, char):
-    text = char * (60000 // len(char))
+    text = char * (20000 // len(char))
     started = time.monotonic()
     tokens = model.tokenize(text, False, True)
     assert time.monotonic() - started < 10
     assert model.detokenize(tokens).decode("utf-8").lstrip(" ") == text.lstrip(" ")
     if char == "<|im_end|>":
-        assert len(set(tokens)) == 1 and len(tokens) == 6000
+        assert len(set(tokens)) == 1 and len(tokens) == 2000
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_it_is_tokenized_whole(model, monkeypatch):
