@@ -905,7 +905,7 @@ def test_one_key_opens_one_door(start, settings):
     arguments = []
     for name, value in settings.items():
         for text in (value,) if isinstance(value, str) else value:
-            arguments += ["--" + name.replace("_", "-"), text]
+            arguments += ["--" + name.replace("_", "-"), os.fsdecode(text.encode("utf-8"))]
     balancer = start("balancer.py", "--port", 0, *arguments)
     assert balancer.end() == 2 and len(balancer.errors) == 1 and "same" not in balancer.errors[0]
 
