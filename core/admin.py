@@ -36,6 +36,8 @@ def is_admin_path(target: str) -> bool:
     way round), `.` and `..`, and parameters after `;`.
     """
     path = target.partition("?")[0]
+    if "%" not in path and "admin" not in path.lower():
+        return False
     for _ in range(_MOST_DECODINGS):
         if _begins_with_admin(path):
             return True

@@ -1,14 +1,14 @@
 """A request's body: read within its limits, and within what all bodies together may take.
 
     BodyBudget                    the bytes of all bodies that are being read or held; more get 503
-    read_body(wire, head, …)      one body, by its Content-Length or in chunks (RFC 9112, section 7.1)
+    read_body(request, …)         one body, by its Content-Length or in chunks (RFC 9112, section 7.1)
 
 Bytes are counted as they come, so that senders who only announce a lot, or are slow, take nothing from others.
 """
 
 import re
 import threading
-from typing import Callable, Iterator, Mapping
+from typing import Any, Iterator
 
 from core.errors import APIError, shown
 from core.heads import MAX_HEADERS, has_body
@@ -39,35 +39,30 @@ class BodyBudget:
             self._left += size
 
 
-def read_body(
-    wire: Wire,
-    method: str,
-    version: str,
-    headers: Mapping[str, str],
-    limit: int,
-    deadline: float,
-    took: Callable[[int], None],
-) -> bytes:
-    """Read a body of `limit` bytes at most; `took` is told each number of bytes that comes, and may raise.
+def read_body(request: Any, limit: int, deadline: float, budget: BodyBudget) -> bytes:
+    """Read a service.Request's body of `limit` bytes at most; its `held` tells what it has taken from the budget.
 
-    Raises APIError 400, 411, 413, 415 (RFC 9110, section 15.5.16), HangUp, TimedOut.
+    Raises APIError 400, 411, 413, 415 (RFC 9110, section 15.5.16), 503, HangUp, TimedOut.
     """
+    headers = request.headers
     length = int(headers.get("content-length", 0))
     if length > limit:
         raise _too_large(limit)
     if not has_body(headers):
-        if method in ("POST", "PUT", "PATCH") and "content-length" not in headers:
+        if request.method in ("POST", "PUT", "PATCH") and "content-length" not in headers:
             raise APIError(411, "Send a Content-Length, or the body in chunks.", "length_required")
         return b""
     coding = headers.get("content-encoding", "identity")
     if coding.lower() != "identity":
         raise APIError(415, "Content-Encoding %s is not supported." % shown(coding), "content_encoding")
-    if headers.get("expect", "").lower() == "100-continue" and version == "HTTP/1.1":
+    wire = request.wire
+    if headers.get("expect", "").lower() == "100-continue" and request.version == "HTTP/1.1":
         wire.write(CONTINUE)
     pieces = _chunks(wire, limit, deadline) if "transfer-encoding" in headers else wire.pieces(length, deadline)
     body = []
     for piece in pieces:
-        took(len(piece))
+        budget.take(len(piece))
+        request.held += len(piece)
         body.append(piece)
     return b"".join(body)
 

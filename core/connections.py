@@ -4,9 +4,8 @@ Where there is no room for a new one, the one that has idled longest is closed, 
 kept-alive connection that has timed out a little early.
 """
 
-import contextlib
 import threading
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Optional
 
 from core.wire import Wire, cut, stop_reading
 
@@ -43,19 +42,18 @@ class Connections:
             self._idle.pop(sock, None)
             self._changed.notify_all()
 
-    @contextlib.contextmanager
-    def busy(self, sock: Any) -> Iterator[None]:
-        """Count a request as running; a drain waits for it."""
+    def begins(self, sock: Any) -> None:
+        """Count a request as running; a drain waits until it ends."""
         with self._changed:
             self._active += 1
             self._idle.pop(sock, None)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._active -= 1
-                self._idle[sock] = None
-                self._changed.notify_all()
+
+    def ends(self, sock: Any) -> None:
+        """Count a request as ended; the connection waits for the next one."""
+        with self._changed:
+            self._active -= 1
+            self._idle[sock] = None
+            self._changed.notify_all()
 
     def has_room(self) -> bool:
         """Whether one more may be opened; an idle one is closed for it."""

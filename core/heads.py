@@ -1,21 +1,36 @@
 """A request's head, taken apart: request line, target, headers, and what they say about the body. Pure functions.
 
 The framing is strict where leniency lets two servers disagree about where a request ends (RFC 9112, section 11.2).
+A kept-alive connection brings the same lines again and again: what was made of a short one is remembered().
 """
 
+import functools
 import ipaddress
 import re
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from core.errors import APIError, shown
 
 MAX_HEADERS = 100
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_REMEMBERED, _SHORT = 1024, 256  # texts, and the characters of each, so that memory is bounded
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab (RFC 9110, section 5.5)
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")
 _AUTHORITY = re.compile(r"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 
 
+def remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Remember what a pure function has returned for the short texts that it was called with last."""
+    known = functools.lru_cache(_REMEMBERED)(function)
+
+    @functools.wraps(function)
+    def call(text: Any) -> Any:
+        return known(text) if len(text) <= _SHORT else function(text)
+
+    return call
+
+
+@remembered
 def request_line(line: str) -> Tuple[str, str, str]:
     """Return method, target and version (RFC 9112, section 3). Raises APIError 400, 505."""
     words = line.split(" ")
@@ -28,6 +43,7 @@ def request_line(line: str) -> Tuple[str, str, str]:
     return words[0], words[1], words[2]
 
 
+@remembered
 def split_target(target: str) -> Tuple[str, str]:
     """Return a target as path and query, and the authority of an absolute one or "". Raises APIError 400."""
     absolute = _ABSOLUTE.fullmatch(target)
@@ -41,6 +57,7 @@ def split_target(target: str) -> Tuple[str, str]:
     return target, ""
 
 
+@remembered
 def split_authority(text: str) -> Optional[Tuple[str, Optional[int]]]:
     """Return the host, in lower case and without brackets, and the port of HOST[:PORT]; None where it is none."""
     match = _AUTHORITY.fullmatch(text)
@@ -62,16 +79,25 @@ def parse_headers(lines: List[str]) -> Dict[str, str]:
         raise APIError(431, "More than %d headers." % MAX_HEADERS, "headers_too_large")
     headers: Dict[str, str] = {}
     for line in lines:
-        name, colon, value = line.partition(":")
-        name, value = name.lower(), value.strip(" \t")
-        if not colon or not _TOKEN.fullmatch(name):
-            raise bad_request("A header line is not 'Name: value'.")
-        if _CONTROL.search(value):
-            raise bad_request("The header %s holds a control character." % shown(name))
-        if name in headers and name in _SINGLE:
-            raise bad_request("The header %s may be sent only once." % name)
-        headers[name] = headers[name] + ", " + value if name in headers else value
+        name, value = _header(line)
+        if name in headers:
+            if name in _SINGLE:
+                raise bad_request("The header %s may be sent only once." % name)
+            value = headers[name] + ", " + value
+        headers[name] = value
     return headers
+
+
+@remembered
+def _header(line: str) -> Tuple[str, str]:
+    """Return a header's name, in lower case, and its value. Raises APIError 400."""
+    name, colon, value = line.partition(":")
+    name, value = name.lower(), value.strip(" \t")
+    if not colon or not _TOKEN.fullmatch(name):
+        raise bad_request("A header line is not 'Name: value'.")
+    if _CONTROL.search(value):
+        raise bad_request("The header %s holds a control character." % shown(name))
+    return name, value
 
 
 _SINGLE = frozenset(["content-length", "transfer-encoding", "host", "authorization", "content-type"])

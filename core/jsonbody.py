@@ -1,8 +1,8 @@
 """Reading a body's JSON: what is refused before, and while, Python's own reader builds it.
 
-    bytes ── bounds by counting ── json.loads ── bounds of each number ──> dict
+    bytes ── bounds by counting ── JSONDecoder ── bounds of each number ──> dict
 
-json.loads keeps all other threads waiting (it holds the GIL), so that a body of many small values would stall every
+json's decoder keeps all other threads waiting (it holds the GIL), so that a body of many small values would stall every
 stream. Their number is known beforehand from commas, colons and brackets; a text that holds many of them, such as a
 pasted table, is one value, so where there are many they are counted again outside of strings. Every step here is a few
 passes of C code over the bytes. Sources: RFC 8259; its section 6 for numbers, which here are what a double can hold.
@@ -29,9 +29,7 @@ def read_json(body: bytes) -> Dict[str, Any]:
     """
     _check_size(body)
     try:
-        value = json.loads(
-            body.decode("utf-8"), parse_int=_whole, parse_float=_fraction, parse_constant=_refuse_constant
-        )
+        value = _DECODER.decode(body.decode("utf-8"))
         if _SURROGATE.search(body):
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates such as "\ud800"
     except UnicodeEncodeError:
@@ -116,3 +114,6 @@ def _brief(text: str) -> str:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError("%s is not allowed" % name)
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_refuse_constant)

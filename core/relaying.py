@@ -19,6 +19,7 @@ _HOP_BY_HOP = frozenset(
      "transfer-encoding", "upgrade"]
 )  # fmt: skip
 _NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect", "origin"}
+_OF_BROWSERS = "sec-fetch-"  # like Origin: of the page, checked against our own name, and a backend has another one
 REFUSED = (502, 503)  # statuses after which another backend is asked
 _HELD = 16 << 20  # bytes of an answer of known length that are held back, so that a broken one can be asked for again
 _HELD_RATE = 64 << 10  # bytes a second that it comes at, at least, beside the timeout
@@ -29,21 +30,18 @@ _OURS = _HOP_BY_HOP | {"content-length", "content-type", "server", "date", "x-re
 
 def sent_on(request: Request) -> Dict[str, str]:
     """Return the headers that a backend gets of a request."""
-    headers = {name: value for name, value in request.headers.items() if _is_sent_on(name)}
-    for option in tokens(request.headers.get("connection", "")):
-        headers.pop(option, None)
+    dropped = _NOT_SENT_ON | tokens(request.headers.get("connection", ""))
+    headers = {
+        name: value
+        for name, value in request.headers.items()
+        if name not in dropped and not name.startswith(_OF_BROWSERS)
+    }
     before = headers.get("x-forwarded-for")
     headers["x-forwarded-for"] = before + ", " + request.peer if before else request.peer
     headers["x-forwarded-proto"] = request.scheme
     headers["x-forwarded-host"] = request.headers.get("host", "")
     headers["x-request-id"] = request.id
     return headers
-
-
-def _is_sent_on(name: str) -> bool:
-    """Whether a backend gets a header. What browsers say of the page they call for has been checked, against our own
-    name; a backend has another one."""
-    return name not in _NOT_SENT_ON and not name.startswith("sec-fetch-")
 
 
 def passed_back(answer: Answer) -> List[Tuple[str, str]]:

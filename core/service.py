@@ -25,6 +25,7 @@ Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the WHATWG stan
 the OpenAI API reference for the error envelope.
 """
 
+import collections
 import contextlib
 import http
 import json
@@ -40,7 +41,7 @@ import traceback
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import parse_qs, unquote
 
 from core.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
@@ -86,7 +87,7 @@ class Request:
         self.body = b""
         self.held = 0  # bytes that the body takes from the service's budget
         given = headers.get("x-request-id")
-        self.id = given if given and _ID.fullmatch(given) else "req-" + secrets.token_hex(16)
+        self.id = given if given and _ID.fullmatch(given) else _new_id()
 
     @property
     def query(self) -> Dict[str, str]:
@@ -108,6 +109,22 @@ class Request:
 
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
+_ids: Deque[str] = collections.deque()  # drawn many at once: each call of the system hands the GIL over
+
+
+def _new_id() -> str:
+    """Return an id that nobody can guess."""
+    while True:
+        try:
+            return "req-" + _ids.popleft()
+        except IndexError:
+            drawn = secrets.token_hex(16 * _DRAWN)
+            _ids.extend(drawn[at : at + 32] for at in range(0, len(drawn), 32))
+
+
+_DRAWN = 256
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.clear)  # or both processes would give the same ones
 
 
 @dataclass
@@ -588,7 +605,7 @@ class Service:
 
     # ---- answering
 
-    def respond(self, request: Request, read_body: Callable[[], bytes]) -> Any:
+    def respond(self, request: Request, read_body: Callable[[Request], bytes]) -> Any:
         """Return the Reply or Stream for a request: route, key, body, handler; every error as its envelope."""
         try:
             self._check_host(request)
@@ -597,7 +614,7 @@ class Service:
             if request.target == "*":
                 return self._about_all(request)
             route = self._authorized_route(request)
-            request.body = read_body()
+            request.body = read_body(request)
             request.wire.begin_request(request.version)
             return route.handler(request)
         except APIError as error:
@@ -782,28 +799,33 @@ class Connection(BaseHTTPRequestHandler):
             patience = 0.1 if self.service.draining else self.service.config.idle_timeout
             if not self.wire.wait(time.monotonic() + patience):
                 return
-            with self.service.connections.busy(self.request):
+            self.service.connections.begins(self.request)
+            try:
                 self.handle_one_request()
+            finally:
+                self.service.connections.ends(self.request)
 
     # ---- one request
 
     def handle_one_request(self) -> None:
         """Read one request and answer it."""
         started = time.monotonic()
-        request = Request("GET", "", "HTTP/1.1", {}, self.wire, self.client_address[0])  # until a better one is read
+        request: Optional[Request] = None
         self._body_pending = True
         try:
             request = self.parse_request()
-            reply = self.service.respond(request, lambda: self._read_body(request))
+            reply = self.service.respond(request, self._read_body)
         except APIError as error:
             reply = error_reply(error)
         except TimedOut:
             reply = error_reply(APIError(408, "The request took too long to arrive.", "request_timeout"))
         except HangUp:
             self.close_connection = True
-            if request.target:  # it had arrived
+            if request:  # it had arrived
                 self.service.finished(request, 499, 0, time.monotonic() - started)
             return
+        if request is None:  # nothing of it could be read
+            request = Request("GET", "", "HTTP/1.1", {}, self.wire, self.client_address[0])
         self._answer(request, reply, started)
 
     def _answer(self, request: Request, reply: Any, started: float) -> None:
@@ -848,13 +870,7 @@ class Connection(BaseHTTPRequestHandler):
         """Read the body. Raises APIError 400, 411, 413, 503, HangUp, TimedOut."""
         config = self.service.config
         deadline = time.monotonic() + config.body_timeout
-
-        def took(size: int) -> None:
-            self.service.bodies.take(size)
-            request.held += size
-
-        head = (request.method, request.version, request.headers)
-        body = read_body(self.wire, *head, limit=config.max_body, deadline=deadline, took=took)
+        body = read_body(request, config.max_body, deadline, self.service.bodies)
         self._body_pending = False
         return body
 

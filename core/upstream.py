@@ -22,9 +22,10 @@ import socket
 import threading
 import time
 import urllib.request
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Tuple
 from urllib.parse import urlsplit
 
+from core.heads import remembered
 from core.wire import readable, would_block, writable
 
 MAX_IDLE_SECONDS = 5.0  # below every server's own limit, so that a connection is rarely closed under a request
@@ -38,6 +39,7 @@ _MAX_INTERIM = 8  # heads of status 1xx before the answer's
 _HEAD_SECONDS = 10.0  # from a head's first byte to its last
 _MAX_LINE = 4096  # bytes of a chunk's size and extensions, or of a trailer
 _MAX_TRAILERS = 100
+_BEGINNING = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
@@ -197,7 +199,7 @@ class Answer:
         if within is not None:
             self._deadline = min(self._deadline, time.monotonic() + within)
         try:
-            return b"".join(self._pieces_up_to(most))
+            return b"".join(self.pieces() if most is None else self._pieces_up_to(most))
         finally:
             self.close()
 
@@ -275,7 +277,7 @@ class Answer:
         while True:
             end = buffer.find(b"\r\n\r\n", max(0, searched - 3))
             size = len(buffer) if end < 0 else end
-            if size > _MAX_HEAD or bytes(buffer[:7]) != b"HTTP/1."[: len(buffer)]:
+            if size > _MAX_HEAD or not buffer.startswith(_BEGINNING[: len(buffer)]):
                 raise Broken("no answer: %r" % bytes(buffer[:80]))
             if end >= 0:
                 return self._connection.take(end + 4)[:-4]
@@ -305,11 +307,11 @@ class Answer:
 
     # ---- the body
 
-    def _pieces_up_to(self, most: Optional[int]) -> Iterator[bytes]:
+    def _pieces_up_to(self, most: int) -> Iterator[bytes]:
         size = 0
         for piece in self.pieces():
             size += len(piece)
-            if most is not None and size > most:
+            if size > most:
                 raise TooLarge("the answer is larger than %d bytes" % most)
             yield piece
 
@@ -360,6 +362,7 @@ class Answer:
             self.close()
 
 
+@remembered
 def _header(line: bytes) -> Tuple[str, str]:
     """Return a header line's name and value. Raises Broken for one that could not be sent on as it is."""
     name, colon, value = line.partition(b":")
@@ -378,9 +381,10 @@ def _length(text: str) -> int:
     return int(number)
 
 
-def tokens(value: str) -> Set[str]:
+@remembered
+def tokens(value: str) -> FrozenSet[str]:
     """Return what a header's list holds, in lower case."""
-    return {token.strip().lower() for token in value.split(",")}
+    return frozenset(token.strip().lower() for token in value.split(","))
 
 
 class _Dechunker:

@@ -6,7 +6,7 @@
 A client that has left looks like one that has only closed its sending side (`printf … | nc -N`): both send an end.
 They differ in what they do with bytes: a client that has left answers them with a reset. So it is asked: by an interim
 100 Continue before the answer, by a ping within a stream of events. It is asked at once where its end comes while it
-waits, as those who leave do; after a second where the end came with the request, as those do who half-close. Where
+waits, as those who leave do; a little later where the end came with the request, as those do who half-close. Where
 neither can be sent, the first kind has left, and the second has not.
 
 What a slow client has not taken yet waits in the kernel first. Only what does not fit there any more is seen to wait,
@@ -28,7 +28,8 @@ _READ_AHEAD = 65536  # what may wait in memory while a request is being answered
 _UNSENT = 128 << 10  # bytes that may wait in the kernel before they are sent
 _LINGER_SECONDS = 2.0
 _LOOK_SECONDS = 0.25  # between two looks whether a half-closed client is still there
-_ASK_SECONDS = 1.0  # until a client whose end came with its request is asked
+_ASK_SECONDS = 0.2  # until a client whose end came with its request is asked: most have their answer by then
+_TOGETHER_SECONDS = 0.05  # an end that is found so soon has come with the request
 _RESET_SECONDS = 0.01  # for a client nearby to answer with a reset
 SLOWEST = 16 << 10  # bytes a second that a client must take in the long run
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -144,7 +145,7 @@ class Wire:
         self.ended = False  # the client has gone, or the connection broke
         self._silent = False  # the client has closed its sending side
         self._probe: Optional[bytes] = None  # what to ask it with whether it has left; None: it has; b"": asked already
-        self._ask_at = 0.0
+        self._begun = self._ask_at = 0.0
         self._write_timeout = self._patience = write_timeout
         self._buffer = bytearray()
 
@@ -209,14 +210,16 @@ class Wire:
         self._patience = min(self._write_timeout, max(0.0, self._patience + len(data) / SLOWEST - waited))
 
     def begin_request(self, version: str) -> None:
-        """The whole request is here; a client that is found to have closed its sending side by now does not leave."""
+        """The whole request is here; a client whose end came with it has only closed its sending side."""
         self.begin_answer(CONTINUE if version == "HTTP/1.1" else None)
 
     def begin_answer(self, probe: Optional[bytes]) -> None:
         """From now on, a client that has closed its sending side may be sent `probe`, to see whether it has left."""
-        self._read_ahead()
-        self._probe = b"" if self._silent and not probe else probe
-        self._ask_at = time.monotonic() + _ASK_SECONDS if self._silent else 0.0
+        self._probe, self._begun = probe, time.monotonic()
+        if not probe:  # only now can it be told from one that leaves; else the look, dear for its time, can wait
+            self._read_ahead()
+            self._probe = b"" if self._silent else None
+        self._ask_at = self._begun + _ASK_SECONDS
 
     def hung_up(self) -> bool:
         """Tell at once whether the client has gone. Bytes of a next request are kept for later."""
@@ -232,6 +235,8 @@ class Wire:
                 break
             self._buffer += data
             self._silent = not data
+            if self._silent and time.monotonic() >= self._begun + _TOGETHER_SECONDS:
+                self._ask_at = 0.0
 
     def _has_left(self) -> bool:
         """Tell a client that has left from one that has closed its sending side only; see the module's docstring."""

@@ -9,6 +9,7 @@ its number and when it was sent. It and the clients are one thread each with non
 they take little from what is measured. The clients' times hold their own work, too.
 """
 
+import contextlib
 import heapq
 import json
 import os
@@ -289,7 +290,8 @@ def memory(pid):
 def keep_on_one_core(pid):
     """Do as `taskset -c 0` would: threads that take turns at the interpreter's lock do so faster on one core."""
     for thread in os.listdir("/proc/%d/task" % pid):
-        os.sched_setaffinity(int(thread), {0})
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread), {0})
 
 
 class Setup:
