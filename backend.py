@@ -21,25 +21,29 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
-from core import descriptors, fields, options, process, service
+from core import descriptors, fields, options, process, server
+from core.access import check_key
 from core.anthropic_endpoints import AnthropicEndpoints
 from core.errors import APIError
 from core.jobs import Job
+from core.messages import IDLE, Request, json_reply
 from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, locate
 from core.native_endpoints import NativeEndpoints
 from core.ollama_endpoints import OllamaEndpoints
 from core.openai_endpoints import OpenAIEndpoints
 from core.opening import Opening
+from core.options import between, setting
 from core.process import BOOT_FAILURE
 from core.registration import Registrar, reachable_url
+from core.routing import Route
 from core.runner import Answer, Runner
 from core.sampling import read_sampling
-from core.service import IDLE, Request, Route, between, event_stream, json_reply, setting
 from core.settings import ChildSettings, EngineSettings, FolderSettings
+from core.sse import event_stream
 
 
 @dataclass(frozen=True)
-class Config(service.Config, EngineSettings, FolderSettings, ChildSettings):
+class Config(server.Config, EngineSettings, FolderSettings, ChildSettings):
     """A backend's settings."""
 
     port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
@@ -47,7 +51,7 @@ class Config(service.Config, EngineSettings, FolderSettings, ChildSettings):
         "", "a balancer to make this backend known to, such as http://balancer:9000", "network", metavar="URL"
     )
     admin_key: str = setting(
-        "", "the balancer's admin key, or @FILE, for --register", "network", secret=True, check=service.check_key,
+        "", "the balancer's admin key, or @FILE, for --register", "network", secret=True, check=check_key,
         metavar="KEY",
     )  # fmt: skip
     advertise: str = setting(
@@ -87,7 +91,7 @@ class Backend:
         self._started = time.monotonic()
         self.engine = engine.Engine(config, self._engine_event, self._engine_failed)
         self.runner = Runner(self.engine, self.folder)
-        self.service = service.Service(config, self._routes(), name="comeapi_backend")
+        self.service = server.Service(config, self._routes(), name="comeapi_backend")
         self._measure()
 
     def start(self, find: Optional[Callable[[], ModelFile]]) -> "Backend":

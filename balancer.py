@@ -38,7 +38,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from core import access, asking, descriptors, loops, options, process, service
+from core import access, asking, descriptors, loops, options, process, server
 from core.admin import Admin, is_admin_path
 from core.asking import Wish
 from core.catalogue import Catalogue
@@ -48,9 +48,11 @@ from core.discovery import Discovery, parse_target
 from core.errors import APIError, shown
 from core.forwarding import Forwarder
 from core.health import Health
+from core.messages import Reply, Request, http_url, json_reply
+from core.options import between, setting
 from core.policies import POLICIES
 from core.pool import Pool
-from core.service import Reply, Request, Route, between, json_reply, setting
+from core.routing import Route
 from core.settings import ChildSettings, RelaySettings
 from core.specs import Spec, checked_key, parse_spec, specs_in_file
 from core.upstream import Client
@@ -65,7 +67,7 @@ def _named_well(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Config(service.Config, RelaySettings, ChildSettings):
+class Config(server.Config, RelaySettings, ChildSettings):
     """A balancer's settings. `backend` names each; where it is empty, host, first port and number do."""
 
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
@@ -112,7 +114,7 @@ class Config(service.Config, RelaySettings, ChildSettings):
         """Return the backends as the options name them."""
         if self.backends_file or self.discover:
             return tuple(parse_spec(text) for text in self.backend)
-        numbered = tuple(service.http_url(self.backend_host, self.base_port + i) for i in range(self.backends))
+        numbered = tuple(http_url(self.backend_host, self.base_port + i) for i in range(self.backends))
         return tuple(parse_spec(text) for text in self.backend or numbered)
 
 
@@ -151,7 +153,7 @@ class Balancer:
         self.loops = [self._health.loop]  # of this program: /health tells of them
         self.loops += [self._discovery.loop] if config.discover else []
         self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
-        self.service = service.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
+        self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         counts = Counts(self.service.metrics, self.pool)
         self._forwarder = Forwarder(
             config, self.pool, self._client, credentials, counts, lambda: self.service.draining

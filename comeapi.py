@@ -22,11 +22,11 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
-from core import bench, machine, options, process, service
+from core import bench, machine, options, process, server
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
 from core.opening import attempts
+from core.options import between, setting
 from core.plan import Plan, make_plan
-from core.service import between, setting
 from core.settings import EngineSettings, FolderSettings, RelaySettings
 from core.supervisor import Supervisor, own_environment
 
@@ -34,7 +34,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @dataclass(frozen=True)
-class Config(service.Config, RelaySettings, EngineSettings, FolderSettings):
+class Config(server.Config, RelaySettings, EngineSettings, FolderSettings):
     """The system's settings. 0 leaves a number to the plan. `host` and `port` are the balancer's."""
 
     port: int = setting(9000, "the balancer's port", "network", check=between(1, 65535))

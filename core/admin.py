@@ -20,8 +20,9 @@ from core import fields
 from core.access import key_error, key_is_one_of, presented_key
 from core.asking import read_body
 from core.errors import APIError
+from core.messages import Reply, Request, json_reply
 from core.pool import Pool
-from core.service import Reply, Request, Route, json_reply
+from core.routing import Route
 from core.specs import Spec, make_spec, quoted
 
 PATH = "/admin/backends"

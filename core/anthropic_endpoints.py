@@ -15,9 +15,11 @@ from core import fields
 from core.chat import ChatAsk, Conversation, Endpoints, Message, arguments_of, read, steps
 from core.errors import APIError, json_type
 from core.jobs import UNLIMITED, Finished, Job
+from core.messages import IDLE, Request, json_reply
 from core.openai_api import DEFAULTS
+from core.routing import Route
 from core.sampling import read_sampling
-from core.service import IDLE, Request, Route, event, event_stream, json_reply
+from core.sse import event, event_stream
 from core.template import read_messages
 from core.toolcalls import Delta, read_tools
 

@@ -31,7 +31,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import machine, options
 from core.models import BadModel, ModelFile, choose, locate
-from core.service import between, setting
+from core.options import between, setting
 from core.settings import FolderSettings
 from core.upstream import Client
 

@@ -40,7 +40,7 @@ class BodyBudget:
 
 
 def read_body(request: Any, limit: int, deadline: float, budget: BodyBudget) -> bytes:
-    """Read a service.Request's body of `limit` bytes at most; its `held` tells what it has taken from the budget.
+    """Read a messages.Request's body of `limit` bytes at most; its `held` tells what it has taken from the budget.
 
     Raises APIError 400, 411, 413, 415 (RFC 9110, section 15.5.16), 503, HangUp, TimedOut.
     """

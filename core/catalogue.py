@@ -13,8 +13,9 @@ from core import asking
 from core.credentials import Credentials
 from core.errors import APIError
 from core.health import Health
+from core.messages import Reply, Request, json_reply
 from core.pool import Backend, Pool
-from core.service import Reply, Request, Route, json_reply
+from core.routing import Route
 from core.specs import quoted
 
 _MOST_LISTED = 50  # names in an error's message

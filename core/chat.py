@@ -22,11 +22,11 @@ from typing import Sequence as Many
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job, Piece
 from core.markers import markers_of, text_of
+from core.messages import IDLE
 from core.models import ModelFile
 from core.runner import Answer, Runner
 from core.sampling import Sampling
 from core.schema import json_grammar
-from core.service import IDLE
 from core.template import ChatTemplate
 from core.toolcalls import AnswerParser, Delta, Syntax, Tools, forced_grammar, syntax_of
 

@@ -8,8 +8,8 @@ A client's key is for the balancer. A backend, which may be somebody else's, get
 
 from typing import Dict
 
+from core.messages import Request
 from core.relaying import sent_on
-from core.service import Request
 from core.specs import Spec
 
 _CLIENTS = ("authorization", "x-api-key", "api-key", "proxy-authorization")

@@ -23,18 +23,18 @@ happen `retries` times at most, together. Whatever else a backend answers goes t
 
 from typing import Any, Callable, Iterator, Optional, Set
 
-from core import service
 from core.asking import Wish
 from core.catalogue import no_backend
 from core.counting import Counts
 from core.credentials import Credentials
 from core.errors import APIError, HangUp
 from core.keepalive import Patience, Pings
+from core.messages import Request, Stream, error_reply
 from core.pool import Backend, Pool, Ticket
 from core.quarantine import Quarantine, has_died, killed
 from core.queueing import Full
 from core.relaying import REFUSED, Relay, RetryBudget, held, passed_back
-from core.service import Request, Stream
+from core.sse import EVENT_STREAM, error_event
 from core.upstream import Answer, Broken, Client, Slow, Unreachable
 from core.watching import GaveUp, Watch
 
@@ -105,7 +105,7 @@ class Forwarder:
         while True:
             ticket = self._admit(errand)
             if ticket is None:
-                return errand.failure or service.error_reply(no_backend(self._pool))
+                return errand.failure or error_reply(no_backend(self._pool))
             errand.tried.add(ticket.backend)
             errand.sent += 1
             backend = ticket.backend
@@ -125,7 +125,7 @@ class Forwarder:
                 errand.failure, why = reply, str(reply.status)  # 3
             errand.failures += 1
             if not self._may_go_on(errand, why):
-                return errand.failure if why not in (_BROKE, _DIED) else service.error_reply(_broke(errand.failures))
+                return errand.failure if why not in (_BROKE, _DIED) else error_reply(_broke(errand.failures))
             self._count.retries.inc(why)
 
     def _may_go_on(self, errand: _Errand, why: str) -> bool:
@@ -266,7 +266,7 @@ class Forwarder:
 
     def _stream(self, ticket: Ticket, errand: _Errand, answer: Answer, patience: Patience, headers: Any) -> Stream:
         kind = answer.header("content-type")
-        of_events = kind.startswith(service.EVENT_STREAM)
+        of_events = kind.startswith(EVENT_STREAM)
         course = _Course(answer, patience, of_events, lambda: self._passed(ticket, errand))
         relay = Relay(
             course, lambda: self._ended(ticket), lambda why, lost: self._cut(ticket, errand, why, lost, course.silent)
@@ -341,7 +341,7 @@ class _Course:
 
     def last_event(self, error: APIError) -> bytes:
         """Return the event that tells of an error, after the end of one that was cut in the middle."""
-        return (b"" if not self._pings or self._pings.between else b"\n\n") + service.error_event(error)
+        return (b"" if not self._pings or self._pings.between else b"\n\n") + error_event(error)
 
     def _listen(self, piece: bytes) -> None:
         if not self._pings or self._pings.life_in(piece):

@@ -17,11 +17,13 @@ from core.chat import ChatAsk, Endpoints, template_of
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job, Prompt
 from core.markers import text_of
+from core.messages import IDLE, Request, json_reply
 from core.openai_api import DEFAULTS, read_schema
+from core.routing import Route
 from core.runner import Answer
 from core.sampling import RANDOM_SEED, Sampling, read_sampling
 from core.schema import json_grammar
-from core.service import IDLE, Request, Route, event_stream, json_reply
+from core.sse import event_stream
 from core.template import read_messages
 from core.toolcalls import read_tools
 

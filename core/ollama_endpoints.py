@@ -18,11 +18,12 @@ from core import fields
 from core.chat import ChatAsk, Conversation, Endpoints, Message, arguments_of, read, steps
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job
+from core.messages import IDLE, Request, Stream, json_reply
 from core.models import ModelFile
 from core.openai_api import DEFAULTS
+from core.routing import Route
 from core.sampling import read_sampling
 from core.schema import JSON_OBJECT
-from core.service import IDLE, Request, Route, Stream, json_reply
 from core.template import read_messages
 from core.toolcalls import read_tools
 

@@ -14,9 +14,11 @@ from typing import Any, Dict, Iterator, List
 from core import openai_api
 from core.chat import Conversation, Endpoints, read, seed_of, steps
 from core.jobs import Finished, Job, Prompt
+from core.messages import IDLE, Request, json_reply
 from core.openai_api import Chats, CompletionAsk, Completions, Origin, Streaming
+from core.routing import Route
 from core.runner import Runner
-from core.service import IDLE, Request, Route, event_stream, json_reply
+from core.sse import event_stream
 
 
 class OpenAIEndpoints(Endpoints):

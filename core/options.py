@@ -1,6 +1,6 @@
 """One frozen dataclass describes a program's settings; this makes its command line of it.
 
-Every field made with service.setting() becomes an option `--field-name`, an environment variable `COMEAPI_FIELD_NAME`
+Every field made with setting() becomes an option `--field-name`, an environment variable `COMEAPI_FIELD_NAME`
 and a line of `--help`, all with the same default, check and text. The command line wins over the environment, which
 wins over the default. Positional arguments are a second way to write some of the options.
 """
@@ -10,11 +10,35 @@ import dataclasses
 import os
 import re
 import sys
-from typing import Any, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar
 
 C = TypeVar("C")
 PREFIX = "COMEAPI_"
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+def setting(default: Any, help: str, group: str, **how: Any) -> Any:
+    """Return a dataclass field that a command line can show: its default, its help text and its group of options.
+
+    `how` may hold `flags` (further names), `check` (text → value, raising ValueError), `secret`, `many`, `metavar`.
+    """
+    return dataclasses.field(default=default, metadata=dict(how, help=help, group=group))
+
+
+def between(low: float, high: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    """Return a check that a text is a number of `kind` from `low` to `high`. The check raises ValueError."""
+
+    def check(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # NaN is not between anything
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError("%r is not %s from %g to %g" % (text, what, low, high))
+        return value
+
+    return check
 
 
 def parse(

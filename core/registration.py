@@ -14,7 +14,7 @@ from typing import Any, Dict
 from urllib.parse import quote, urlsplit
 
 from core.loops import Loop
-from core.service import http_url
+from core.messages import http_url
 from core.upstream import Broken, Client, Slow, Unreachable
 
 log = logging.getLogger("comeapi.registration")

@@ -3,7 +3,7 @@
 sent_on(request)         the headers that a backend gets
 passed_back(answer)      the headers that the client gets
 held(answer, …)          a whole answer that is small enough to be held back, or None
-Relay(answer, …)         a backend's answer as a service.Stream's chunks
+Relay(answer, …)         a backend's answer as a messages.Stream's chunks
 RetryBudget              how many requests may be sent again for being refused
 """
 
@@ -11,7 +11,7 @@ import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from core.errors import APIError
-from core.service import Reply, Request, error_reply
+from core.messages import Reply, Request, error_reply
 from core.upstream import Answer, Broken, Slow, TooLarge, tokens
 
 _HOP_BY_HOP = frozenset(
@@ -73,7 +73,7 @@ def held(answer: Answer, headers: Sequence[Tuple[str, str]], timeout: float) -> 
 
 
 class Relay:
-    """A backend's answer as a service.Stream's chunks: the first piece is read at once, the others when due.
+    """A backend's answer as a messages.Stream's chunks: the first piece is read at once, the others when due.
 
     `finished()` is called once, when the answer has ended, however it did; `failed(why, lost)` before that, where the
     backend broke off (lost) or sent nothing for too long.

@@ -14,8 +14,8 @@ from typing import Sequence as Many
 
 from core.errors import APIError, HangUp
 from core.jobs import Embedded, Finished, Job
+from core.messages import IDLE, Request
 from core.models import ModelFile, ModelFolder
-from core.service import IDLE, Request
 
 MOST_PROBABILITIES = 450000  # of tokens, in one whole answer; some 100 MB
 POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there

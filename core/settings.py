@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Tuple
 
+from core.options import between, setting
 from core.policies import POLICIES
-from core.service import between, setting
 
 
 def one_of(*names: str) -> Callable[[str], str]:

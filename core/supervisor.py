@@ -26,8 +26,9 @@ import time
 import traceback
 from typing import Any, Dict, List, Set
 
-from core import options, process, service
+from core import options, process, server
 from core.child import CRASHES, HOPELESS, LONGEST_DELAY, Child
+from core.messages import http_url, local_host
 from core.models import inspect
 from core.plan import Plan
 from core.settings import EngineSettings, RelaySettings
@@ -126,9 +127,9 @@ class Supervisor:
         config = self._config
         program = os.path.join(self._programs, "balancer.py")
         arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
-        host = service.local_host(config.backend_host)
+        host = local_host(config.backend_host)
         arguments += [
-            "--backend=" + service.http_url(host, config.base_port + i) for i in range(self._plan.backends)
+            "--backend=" + http_url(host, config.base_port + i) for i in range(self._plan.backends)
         ]
         return arguments + list(options.as_arguments(config, _BALANCER_OPTIONS))
 
@@ -348,7 +349,7 @@ _BACKEND_OPTIONS = [
     "allowed_host",
 ]  # fmt: skip
 _BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
-    each.name for each in dataclasses.fields(service.Config) if each.name not in ("host", "port", "api_key")
+    each.name for each in dataclasses.fields(server.Config) if each.name not in ("host", "port", "api_key")
 ]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from core.errors import HangUp
 from core.keepalive import Patience
+from core.messages import Request
 from core.pool import Backend, Pool
-from core.service import Request
 from core.upstream import Broken, room_to_send
 from core.vitals import DOWN
 

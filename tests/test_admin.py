@@ -10,10 +10,13 @@ import pytest
 from conftest import PATIENCE, call, free_ports, no_such_name, wait_until
 
 from balancer import Balancer, Config
-from core import service
+from core import server
 from core.admin import is_admin_path
+from core.messages import Stream, json_reply
 from core.registration import Registrar, reachable_url
-from core.service import Route, Service, Stream, event_stream, json_reply
+from core.routing import Route
+from core.server import Service
+from core.sse import event_stream
 from core.upstream import Client
 
 KEY = {"Authorization": "Bearer boss"}
@@ -31,7 +34,7 @@ class Streamer:
             Route("POST", "/stream", lambda request: event_stream(self._count())),
             Route("POST", "/x", lambda request: json_reply({"from": self.url})),
         ]
-        self.service = Service(service.Config(), routes).start()
+        self.service = Service(server.Config(), routes).start()
         self.url = self.service.url
 
     def _count(self):
@@ -225,7 +228,7 @@ def test_other_paths_are_the_backends(path):
 def test_the_admin_key_is_shown_to_no_backend_whatever_the_path_looks_like(backends, method):
     seen = []
     routes = [Route("GET", "/health", lambda request: json_reply({"slots": 8}))]
-    nosy = Service(service.Config(), routes, fallback=lambda request: seen.append(request.target) or json_reply({}))
+    nosy = Service(server.Config(), routes, fallback=lambda request: seen.append(request.target) or json_reply({}))
     balancer = Balancer(Config(port=0, backend=(nosy.start().url + ",pass-key",), admin_key=("boss",))).start()
     wait_until(lambda: balancer.status()["healthy_backends"] == 1)
     del seen[:]
@@ -243,7 +246,7 @@ def test_the_admin_key_is_shown_to_no_backend_whatever_the_path_looks_like(backe
 
 def test_a_backends_key_is_taken_as_it_stands_used_and_told_to_nobody(balancer):
     keys = []
-    locked = Service(service.Config(api_key=("@its-own",)), [
+    locked = Service(server.Config(api_key=("@its-own",)), [
         Route("GET", "/health", lambda request: keys.append(request.headers.get("authorization")) or json_reply({}),
               public=True),
         Route("POST", "/x", lambda request: json_reply({"from": "locked"})),
@@ -318,7 +321,7 @@ def test_a_registrar_outlives_a_balancer_that_never_ends_its_answer(balancer, ba
     def flood(request):
         return Stream(b"x" * 65536 for _ in itertools.repeat(0))
 
-    endless = Service(service.Config(), [], flood).start()
+    endless = Service(server.Config(), [], flood).start()
     monkeypatch.setattr(Client, "open", open_)
     registrar = Registrar(balancer.url, backends[1].url, "boss", 0.05).start()
     wait_until(lambda: balancer.status()["healthy_backends"] == 2)

@@ -15,8 +15,10 @@ import core.health
 from balancer import Balancer, Config
 from core import relaying
 from core.loops import Loop
-from core.service import Config as ServiceConfig
-from core.service import Reply, Route, Service, json_reply
+from core.messages import Reply, json_reply
+from core.routing import Route
+from core.server import Config as ServiceConfig
+from core.server import Service
 
 
 class Raw:

@@ -30,10 +30,13 @@ from conftest import (
 )
 
 from balancer import Balancer, Config
-from core import access, service
+from core import access, messages, server
 from core.errors import APIError
-from core.service import IDLE, Reply, Route, Service, Stream, event_stream, json_reply
+from core.messages import IDLE, Reply, Stream, json_reply
+from core.routing import Route
+from core.server import Service
 from core.specs import backend_url
+from core.sse import event_stream
 from core.upstream import Broken, Client
 from core.wire import readable
 
@@ -53,7 +56,7 @@ class StandIn:
         if self.lists:
             models = {"models": [{"name": "m.gguf", "loaded": True}]}
             routes.append(Route("GET", "/models", lambda request: json_reply(models)))
-        self.service = Service(service.Config(port=port), routes, fallback=self._answer).start()
+        self.service = Service(server.Config(port=port), routes, fallback=self._answer).start()
         self.url = self.service.url
 
     def _answer(self, request):
@@ -181,7 +184,7 @@ def test_row_3_a_backend_that_is_full_or_broken_passes_the_request_on(made, fron
 
 def test_row_3_with_all_of_them_full_the_client_gets_what_the_last_one_said(made, front):
     error = APIError(503, "full", "queue_full", headers=[("Retry-After", "7")])
-    backends = [made(StandIn, lambda request: service.error_reply(error)) for _ in range(2)]
+    backends = [made(StandIn, lambda request: messages.error_reply(error)) for _ in range(2)]
     answer = call(front(*backends).url + "/generate", {})
     assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
     assert answer.json["error"]["code"] == "queue_full"

@@ -16,10 +16,13 @@ import pytest
 from conftest import PATIENCE, ROOT, call, free_ports, in_parallel, wait_until
 
 from balancer import Balancer, Config
-from core import discovery, service
+from core import discovery, server
 from core.discovery import AAAA, CNAME, SRV, A, Discovery, LookupFailed, Target, lookup, parse_target, query
+from core.messages import json_reply
 from core.pool import Pool
-from core.service import Route, Service, event_stream, json_reply
+from core.routing import Route
+from core.server import Service
+from core.sse import event_stream
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is Linux' own")
 NAME = "llm.test"
@@ -390,7 +393,7 @@ class Cluster:
         routes.append(Route("POST", "/stream", lambda request: event_stream(self._numbers())))
         self.end = threading.Event()
         self.services = [
-            Service(service.Config(host=host, port=self.port), routes, lambda request: json_reply({})).start()
+            Service(server.Config(host=host, port=self.port), routes, lambda request: json_reply({})).start()
             for host in self.hosts
         ]
 

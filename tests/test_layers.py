@@ -15,7 +15,11 @@ TOP = {
 }  # fmt: skip
 GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type", "shown")}
 GROUND |= {"core.jsonbody", "core.jsonbody.read_json"}
-HTTP_ROOMS = ("access", "bodies", "connections", "descriptors", "heads", "metrics", "origins", "service", "wire")
+GROUND |= {"core.options", "core.options.between", "core.options.setting"}
+HTTP_ROOMS = (
+    "access", "bodies", "connections", "descriptors", "heads", "messages", "metrics", "origins", "routing",
+    "connection", "server", "sse", "wire",
+)  # fmt: skip
 ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
 
 

@@ -9,7 +9,9 @@ from conftest import PATIENCE, ROOT, call, in_parallel, wait_until
 
 from core.access import KeyLimits
 from core.errors import APIError, HangUp
-from core.service import Config, Route, Service, json_reply
+from core.messages import json_reply
+from core.routing import Route
+from core.server import Config, Service
 
 
 @pytest.fixture

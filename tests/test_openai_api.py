@@ -6,10 +6,10 @@ from core import anthropic_endpoints, native_endpoints, ollama_endpoints, openai
 from core.chat import ChatAsk, Conversation, Message, read, steps
 from core.errors import APIError
 from core.jobs import UNLIMITED, Finished, Job, Piece
+from core.messages import IDLE
 from core.models import ModelFile
 from core.runner import Answer
 from core.sampling import Sampling
-from core.service import IDLE
 from core.toolcalls import CallDelta, Delta
 
 MODEL = ModelFile("m.gguf", "/m/m.gguf", 1, "llama")

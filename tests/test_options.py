@@ -5,7 +5,8 @@ from typing import Tuple
 import pytest
 
 from core import options
-from core.service import between, check_key, setting
+from core.access import check_key
+from core.options import between, setting
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import pytest
 from conftest import PATIENCE, call, wait_until
 
 from balancer import Balancer, Config
-from core import options, service
+from core import options, server
+from core.messages import json_reply
 from core.origins import Hosts, check_name, check_origin
-from core.service import Route, Service, json_reply
+from core.routing import Route
+from core.server import Service
 
 PAGE = "https://chat.example.com"
 
@@ -32,7 +34,7 @@ def serve():
     running = []
 
     def start(**config):
-        running.append(Service(service.Config(**config), routes()).start())
+        running.append(Service(server.Config(**config), routes()).start())
         return running[-1]
 
     yield start
@@ -43,7 +45,7 @@ def serve():
 @pytest.fixture(scope="module")
 def plain():
     """A service without any option."""
-    running = Service(service.Config(), routes()).start()
+    running = Service(server.Config(), routes()).start()
     yield running
     running.drain(0)
 
@@ -266,7 +268,7 @@ def test_what_is_no_origin_is_refused(text):
 @pytest.fixture
 def pair():
     """A balancer in front of one backend; both check."""
-    backend = Service(service.Config(), routes()).start()
+    backend = Service(server.Config(), routes()).start()
     balancer = Balancer(Config(port=0, backend=(backend.url + ",slots=4",), admin_key=("admin",))).start()
     wait_until(lambda: balancer.status()["healthy_backends"] == 1)
     yield balancer
@@ -293,7 +295,7 @@ def test_the_admin_key_lets_a_backend_register_by_any_name(pair):
 
 
 def test_a_backend_that_does_not_go_by_the_name_it_is_called_by_is_down_and_says_what_to_do(monkeypatch):
-    backend = Service(service.Config(), routes()).start()
+    backend = Service(server.Config(), routes()).start()
     monkeypatch.setattr(backend._hosts, "allow", lambda host: False)
     balancer = Balancer(Config(port=0, backend=(backend.url,))).start()
     try:

@@ -11,10 +11,10 @@ import pytest
 from conftest import ROOT, call, free_ports, in_parallel, wait_until
 
 from balancer import Balancer, Config
-from core import service
+from core import routing, server
 from core.errors import APIError
+from core.messages import json_reply
 from core.quarantine import Quarantine, has_died
-from core.service import json_reply
 from core.upstream import Broken, Client
 
 POISON = {"n": 0, "seconds": 0.1, "text": "POISON"}
@@ -195,12 +195,12 @@ def test_a_server_that_ends_at_a_request_on_a_kept_connection_has_seen_that_requ
     ],
 )
 def test_a_server_that_answers_has_died_only_where_it_is_another_process(client, health, life, died):
-    route = service.Route("GET", "/health", lambda request: json_reply(health, 503))
-    server = service.Service(service.Config(), [route])
+    route = routing.Route("GET", "/health", lambda request: json_reply(health, 503))
+    service = server.Service(server.Config(), [route])
     try:
-        assert has_died(client, server.start().url, {}, life) is died
+        assert has_died(client, service.start().url, {}, life) is died
     finally:
-        server.drain(0)
+        service.drain(0)
 
 
 def test_a_server_that_is_too_slow_to_tell_has_not_died(client, monkeypatch):

@@ -13,11 +13,13 @@ import urllib.request
 import pytest
 from conftest import wait_until
 
-from core import service as http
-from core import wire
+from core import connection, messages, server, wire
 from core.errors import APIError, HangUp
+from core.messages import Reply, Stream, json_reply
 from core.metrics import Metrics
-from core.service import Config, Reply, Route, Service, Stream, event_stream, json_reply
+from core.routing import Route
+from core.server import Config, Service
+from core.sse import event_stream
 
 PATIENCE = 20  # seconds until a test gives up; none of them waits this long where the code is right
 
@@ -160,7 +162,7 @@ class Pieces:
         try:
             yield from self.before
             while not self.go.wait(0.01) and time.monotonic() < deadline:
-                yield http.IDLE
+                yield messages.IDLE
             if isinstance(self.after, Exception):
                 raise self.after
             yield from self.after
@@ -427,8 +429,8 @@ def test_a_client_that_has_closed_its_sending_side_still_gets_its_answer(house, 
 @pytest.fixture
 def hold(monkeypatch):
     """Begin to serve connections only when the event that this gives is set."""
-    held, handle = threading.Event(), http.Connection.handle
-    monkeypatch.setattr(http.Connection, "handle", lambda connection: held.wait(PATIENCE) and handle(connection))
+    held, handle = threading.Event(), connection.Connection.handle
+    monkeypatch.setattr(connection.Connection, "handle", lambda connection: held.wait(PATIENCE) and handle(connection))
     return held
 
 
@@ -630,7 +632,7 @@ def test_a_lack_of_descriptors_costs_no_time_and_passes(serve, connect, monkeypa
     """The listener stays ready while accept() fails: a loop that just tries again would take a core."""
     service = serve()
     failed, whole = [], threading.Event()
-    accept = http.ThreadingHTTPServer.get_request
+    accept = server.ThreadingHTTPServer.get_request
 
     def fail(server):
         if whole.is_set():
@@ -638,7 +640,7 @@ def test_a_lack_of_descriptors_costs_no_time_and_passes(serve, connect, monkeypa
         failed.append(1)
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(http.ThreadingHTTPServer, "get_request", fail)
+    monkeypatch.setattr(server.ThreadingHTTPServer, "get_request", fail)
     client = connect(service)
     client.send(request())
     eventually(lambda: failed)
@@ -654,31 +656,31 @@ def test_a_lack_of_descriptors_closes_idle_connections(serve, connect, monkeypat
     service = serve()
     idle = connect(service)
     assert idle.ask().status == 200
-    accept = http.ThreadingHTTPServer.get_request
+    accept = server.ThreadingHTTPServer.get_request
 
     def fail_while_full(server):
         if service.connections_open():
             raise OSError(errno.EMFILE, "Too many open files")
         return accept(server)
 
-    monkeypatch.setattr(http.ThreadingHTTPServer, "get_request", fail_while_full)
+    monkeypatch.setattr(server.ThreadingHTTPServer, "get_request", fail_while_full)
     assert connect(service).ask().status == 200
     assert idle.rest() == b""
 
 
 def test_a_lack_of_threads_is_told_and_passes(serve, connect, monkeypatch):
     service = serve()
-    begin = http.ThreadingHTTPServer.process_request
+    begin = server.ThreadingHTTPServer.process_request
 
     def fail(*arguments):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(http.ThreadingHTTPServer, "process_request", fail)
+    monkeypatch.setattr(server.ThreadingHTTPServer, "process_request", fail)
     client = connect(service)
     answer = client.answer()
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert client.rest() == b""
-    monkeypatch.setattr(http.ThreadingHTTPServer, "process_request", begin)
+    monkeypatch.setattr(server.ThreadingHTTPServer, "process_request", begin)
     assert connect(service).ask().status == 200
     eventually(lambda: service.connections_open() == 1)
 
@@ -1278,7 +1280,7 @@ def test_an_error_never_gives_back_much_of_what_was_sent(house, connect):
     for answer in (client.ask("/" + "x" * 30000), client.ask("/hello", "B" * 30000)):
         assert answer.status in (404, 405) and len(answer.body) < 500
     long = APIError(404, "There is no model '%s' here." % ("x" * (5 << 20)), param="y" * 9000)
-    assert len(http.error_body(long)) < 3000
+    assert len(messages.error_body(long)) < 3000
 
 
 def test_an_error_never_gives_back_control_characters():
@@ -1287,7 +1289,7 @@ def test_an_error_never_gives_back_control_characters():
 
 
 def test_an_errors_message_may_hold_anything():
-    body = http.error_body(APIError(400, 'half a pair: \ud800, "quotes", ü'))
+    body = messages.error_body(APIError(400, 'half a pair: \ud800, "quotes", ü'))
     assert json.loads(body.decode("utf-8"))["error"]["message"] == 'half a pair: ?, "quotes", ü'
 
 
@@ -1384,7 +1386,7 @@ def test_a_stream_that_is_not_of_events_is_never_pinged(serve, connect):
     def counted():
         times = 0
         for value in original():
-            times += value is http.IDLE
+            times += value is messages.IDLE
             if times > 20:
                 idle.set()
             yield value
@@ -1636,14 +1638,14 @@ def test_a_drain_waits_for_a_connection_whose_thread_has_yet_to_start(serve, con
 
 def test_a_request_that_has_just_arrived_is_still_answered_by_a_drain(serve, connect, background, monkeypatch):
     service = serve()
-    held, holding, handle = threading.Event(), threading.Event(), http.Connection.handle
+    held, holding, handle = threading.Event(), threading.Event(), connection.Connection.handle
 
     def hold(connection):
         holding.set()
         held.wait(PATIENCE)
         handle(connection)
 
-    monkeypatch.setattr(http.Connection, "handle", hold)
+    monkeypatch.setattr(connection.Connection, "handle", hold)
     client = connect(service)
     client.send(request())
     assert holding.wait(PATIENCE)

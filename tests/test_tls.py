@@ -14,8 +14,11 @@ import pytest
 from conftest import PATIENCE, wait_until
 
 from balancer import Balancer, Config
-from core import service
-from core.service import Route, Service, event_stream, json_reply
+from core import server
+from core.messages import json_reply
+from core.routing import Route
+from core.server import Service
+from core.sse import event_stream
 from core.upstream import Client, Unreachable
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
@@ -52,7 +55,7 @@ def backend(certificate):
         Route("POST", "/size", lambda request: json_reply({"size": len(request.body), "headers": request.headers})),
         Route("POST", "/large", lambda request: json_reply({"text": "x" * (5 << 20)})),
     ]
-    config = service.Config(tls_cert=certificate[0], tls_key=certificate[1])
+    config = server.Config(tls_cert=certificate[0], tls_key=certificate[1])
     backend = Service(config, routes).start()
     backend.gone = gone
     yield backend
@@ -129,7 +132,7 @@ def test_a_client_that_does_not_speak_tls_costs_nobody_anything(balancer, client
 
 def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate):
     """The oldest first, and no accept loop waits for any of them."""
-    config = service.Config(tls_cert=certificate[0], tls_key=certificate[1], max_connections=3)
+    config = server.Config(tls_cert=certificate[0], tls_key=certificate[1], max_connections=3)
     served = Service(config, [Route("GET", "/health", lambda request: json_reply({}))]).start()
     silent = [socket.create_connection(("127.0.0.1", served.port), PATIENCE) for _ in range(5)]
     client = Client(ca_file=certificate[0])
@@ -146,7 +149,7 @@ def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate)
 
 
 def test_a_handshake_that_drips_wins_no_time(certificate):
-    config = service.Config(tls_cert=certificate[0], tls_key=certificate[1], header_timeout=0.3)
+    config = server.Config(tls_cert=certificate[0], tls_key=certificate[1], header_timeout=0.3)
     served = Service(config, []).start()
     with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as sock:
         sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
