@@ -21,25 +21,26 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
-from core import descriptors, fields, options, process, server
-from core.access import check_key
-from core.anthropic_endpoints import AnthropicEndpoints
+from core import fields, options, process
+from core.apis.anthropic import AnthropicEndpoints
+from core.apis.endpoint import Runner
+from core.apis.llamacpp import NativeEndpoints
+from core.apis.ollama import OllamaEndpoints
+from core.apis.openai import OpenAIEndpoints
+from core.balancing.registration import Registrar, reachable_url
+from core.engine.jobs import Job, Result
+from core.engine.sampling import read_sampling
 from core.errors import APIError
-from core.jobs import Job
-from core.messages import IDLE, Request, json_reply
+from core.http import descriptors, server
+from core.http.access import check_key
+from core.http.messages import IDLE, Request, json_reply
+from core.http.routing import Route
+from core.http.sse import event_stream
 from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, locate
-from core.native_endpoints import NativeEndpoints
-from core.ollama_endpoints import OllamaEndpoints
-from core.openai_endpoints import OpenAIEndpoints
 from core.opening import Opening
 from core.options import between, setting
 from core.process import BOOT_FAILURE
-from core.registration import Registrar, reachable_url
-from core.routing import Route
-from core.runner import Answer, Runner
-from core.sampling import read_sampling
 from core.settings import ChildSettings, EngineSettings, FolderSettings
-from core.sse import event_stream
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Backend:
         announce: Callable[..., None] = lambda what, sentence="", **facts: None,
         on_failure: Callable[[str, int], None] = lambda message, status: None,
     ):
-        from core import engine  # here, so that settings and --help work where llama_cpp is missing
+        from core.engine import engine  # here, so that settings and --help work where llama_cpp is missing
 
         self.config = config
         self.folder = ModelFolder(config.models)
@@ -192,7 +193,7 @@ class Backend:
         job = self._job(body)
         if fields.flag(body, "stream", False):
             return event_stream(self._stream(job))
-        answer = self.runner.answers([job], request)[0]
+        answer = self.runner.results([job], request)[0]
         return json_reply(dict({"response": answer.text}, **_summary(answer), **_probabilities(answer)))
 
     # ---- state
@@ -300,7 +301,7 @@ class Backend:
 
     def _stream(self, job: Job) -> Iterator[Any]:
         """Yield an answer's pieces with their tokens, then its summary."""
-        new = Answer(job)
+        new = Result(job)
         with contextlib.closing(self.runner.events([job])) as events:
             for each in events:
                 if each is IDLE:
@@ -312,7 +313,7 @@ class Backend:
                     yield dict(last, **_summary(new), **_probabilities(new))
                 elif new.text:
                     yield dict({"response": new.text, "tokens": new.tokens, "done": False}, **_probabilities(new))
-                    new = Answer(job)
+                    new = Result(job)
 
 
 def _text_of(path: str) -> str:
@@ -323,11 +324,11 @@ def _text_of(path: str) -> str:
         return file.read()
 
 
-def _probabilities(answer: Answer) -> Dict[str, Any]:
+def _probabilities(answer: Result) -> Dict[str, Any]:
     return {"completion_probabilities": answer.probabilities} if answer.probabilities else {}
 
 
-def _summary(answer: Answer) -> Dict[str, Any]:
+def _summary(answer: Result) -> Dict[str, Any]:
     return {
         "model": answer.job.model.name,
         "finish_reason": answer.end.reason,
@@ -408,7 +409,7 @@ def _register(config: Config, backend: Backend) -> Optional[Registrar]:
 def _require_llama() -> None:
     """End the program with advice where llama_cpp can't be imported."""
     try:
-        import core.engine  # noqa: F401
+        import core.engine.engine  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         options.fail(
             "llama-cpp-python can't be used: %s. Install it with: pip install llama-cpp-python" % error, BOOT_FAILURE
@@ -417,7 +418,7 @@ def _require_llama() -> None:
 
 def _print_probe() -> None:
     _require_llama()
-    from core import llama
+    from core.engine import llama
 
     print(json.dumps(llama.build_facts()))
 

@@ -17,15 +17,18 @@ What happens to a request:
     Balancer.relay ── what it asks for ── Forwarder.forward ── a backend ── Reply | Stream
                                               the table of retries
 
-    core/asking.py      what a request asks for           core/pool.py         the backends, and the numbered choice
-    core/forwarding.py  its way there, and retries        core/policies.py     round-robin, least-busy, prefix
-    core/queueing.py    the queue, fair between clients   core/vitals.py       when a backend may be used
-    core/upstream.py    urllib, with kept connections     core/health.py       the thread that probes them
-    core/relaying.py    headers, and answers in pieces    core/credentials.py  the keys that backends are shown
-    core/quarantine.py  requests that end backends        core/catalogue.py    the models behind it
-    core/specs.py       how backends are named            core/admin.py        backends, changed while it runs
-    core/watching.py    how a request waits there         core/facts.py        what is believed of what backends tell
-    core/keepalive.py   what is a sign of life
+In core/balancing:
+
+    request.py      what a request asks for           pool.py         the backends, and the numbered choice
+    forwarding.py   its way there, and retries        policies.py     round-robin, least-busy, prefix
+    queueing.py     the queue, fair between clients   vitals.py       when a backend may be used
+    relaying.py     headers, and answers in pieces    health.py       the thread that probes them
+    quarantine.py   requests that end backends        credentials.py  the keys that backends are shown
+    specs.py        how backends are named            catalogue.py    the models behind it
+    watching.py     how a request waits there         admin.py        backends, changed while it runs
+    keepalive.py    what is a sign of life            facts.py        what is believed of what backends tell
+
+core/http/client.py is the client that calls them: urllib, with kept connections.
 """
 
 import json
@@ -38,24 +41,25 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from core import access, asking, descriptors, loops, options, process, server
-from core.admin import Admin, is_admin_path
-from core.asking import Wish
-from core.catalogue import Catalogue
-from core.counting import Counts
-from core.credentials import Credentials
-from core.discovery import Discovery, parse_target
+from core import loops, options, process
+from core.balancing.admin import Admin, is_admin_path
+from core.balancing.catalogue import Catalogue
+from core.balancing.counting import Counts
+from core.balancing.credentials import Credentials
+from core.balancing.discovery import Discovery, parse_target
+from core.balancing.forwarding import Forwarder
+from core.balancing.health import Health
+from core.balancing.policies import POLICIES
+from core.balancing.pool import Pool
+from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, read_body
+from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
 from core.errors import APIError, shown
-from core.forwarding import Forwarder
-from core.health import Health
-from core.messages import Reply, Request, http_url, json_reply
+from core.http import access, descriptors, server
+from core.http.client import Client
+from core.http.messages import Reply, Request, http_url, json_reply
+from core.http.routing import Route
 from core.options import between, setting
-from core.policies import POLICIES
-from core.pool import Pool
-from core.routing import Route
 from core.settings import ChildSettings, RelaySettings
-from core.specs import Spec, checked_key, parse_spec, specs_in_file
-from core.upstream import Client
 
 log = logging.getLogger("comeapi.balancer")
 
@@ -224,7 +228,7 @@ class Balancer:
     # ---- what goes to a backend
 
     def relay(self, request: Request) -> Any:
-        """Send a request to a backend and its answer to the client, as core/forwarding.py says."""
+        """Send a request to a backend and its answer to the client, as core/balancing/forwarding.py says."""
         if is_admin_path(request.target):  # spelt in a way that a backend may take for its own /admin
             raise APIError(404, "There is nothing at %s." % shown(request.path), "unknown_path")
         return self._forwarder.forward(request, self._wish(request))
@@ -234,16 +238,16 @@ class Balancer:
         who = access.presented_key(request.headers) if self.config.api_key else request.peer
         if request.method in ("GET", "HEAD", "DELETE"):
             return Wish(who, works=False)
-        fields = asking.read_body(request.body)
-        named = asking.model_of(fields)
+        fields = read_body(request.body)
+        named = model_of(fields)
         model = self._catalogue.real_name(named)
         if model != named:
-            fields.update({field: model for field in asking.MODEL_FIELDS if field in fields})
+            fields.update({field: model for field in MODEL_FIELDS if field in fields})
             request.body = json.dumps(fields).encode("ascii")
         if model:
             self._catalogue.require(model, request)
-        beginnings = asking.beginnings(fields) if self.config.policy == "prefix" else ()
-        return Wish(who, model, beginnings=beginnings)
+        marks = beginnings(fields) if self.config.policy == "prefix" else ()
+        return Wish(who, model, beginnings=marks)
 
 
 # --------------------------------------------------------------------------------------------- the program

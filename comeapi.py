@@ -9,8 +9,9 @@
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
 
-    Config    the settings          core/plan.py         what to start, and why
-    main      plan, check, start    core/supervisor.py   start, watch, start again, stop     core/child.py   one process
+    Config    the settings          core/system/plan.py         what to start, and why
+    main      plan, check, start    core/system/supervisor.py   start, watch, start again, stop
+                                    core/system/child.py        one process
 """
 
 import json
@@ -22,13 +23,15 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
-from core import bench, machine, options, process, server
+from core import hardware, options, process
+from core.commands import bench
+from core.http import server
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
 from core.opening import attempts
 from core.options import between, setting
-from core.plan import Plan, make_plan
 from core.settings import EngineSettings, FolderSettings, RelaySettings
-from core.supervisor import Supervisor, own_environment
+from core.system.plan import Plan, make_plan
+from core.system.supervisor import Supervisor, own_environment
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -63,7 +66,7 @@ def main() -> NoReturn:
         sys.exit(bench.main(sys.argv[2:]))
     config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
     model = _first_model(config)
-    plan = make_plan(config, model, machine.cores(), machine.available_memory(), _probe_gpu())
+    plan = make_plan(config, model, hardware.cores(), hardware.available_memory(), _probe_gpu())
     _check_ports(config, plan)
     process.warn_if_open(config)  # the backends are never open: see Supervisor
     for note in plan.notes:

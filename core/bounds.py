@@ -2,7 +2,7 @@
 
 A small body can ask for much work: 100,000 prompts are 400 kB. Each bound is far above what a client that means well
 sends, and so low that the request that reaches it takes memory of megabytes and seconds at most. What is bounded by
-its tokens (a prompt by the context) is bounded in core/tokenizing.py.
+its tokens (a prompt by the context) is bounded in core/engine/tokenizing.py.
 """
 
 from typing import NamedTuple

@@ -4,8 +4,9 @@ A field that is missing or null has its default. A wrong one raises APIError 400
 API does. Fields that nobody reads are ignored.
 """
 
+import contextlib
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from core.bounds import STOP_LENGTH, STOPS, Bound
 from core.errors import APIError, json_type
@@ -83,6 +84,27 @@ def mapping(body: Body, name: str) -> Optional[Body]:
     if value is not None and not isinstance(value, dict):
         raise _wrong(name, "must be an object, not %s" % json_type(value))
     return value
+
+
+@contextlib.contextmanager
+def named(own: Callable[[str], str]) -> Iterator[None]:
+    """Let errors about a translated body name the client's own fields: `own` makes their path of the translated one."""
+    try:
+        yield
+    except APIError as error:
+        if error.param is None or own(error.param) == error.param:
+            raise
+        path = own(error.param)
+        message = error.message.replace(error.param, path)
+        raise APIError(error.status, message, error.code, path, error.type, error.headers)
+
+
+def own_path(paths: Mapping[str, str], path: str) -> str:
+    """Return a path with its longest beginning that `paths` knows replaced, whole names only."""
+    end = len(path)
+    while end > 0 and path[:end] not in paths:
+        end = max(path.rfind(".", 0, end), path.rfind("[", 0, end))
+    return paths[path[:end]] + path[end:] if end > 0 else path
 
 
 def _get(body: Body, name: str, default: Any) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from core.errors import APIError
+from core.names import plain_name
 
 # ggml's tensor types: number -> (name, elements in a block, bytes in a block)
 _TYPES: Dict[int, Tuple[str, int, int]] = {
@@ -102,12 +103,14 @@ class ModelFolder:
         return [self._inspect(name) for name in names if self._is_first_part(name)]
 
     def find(self, name: str, param: str = "model_name") -> ModelFile:
-        """Return the model with this name; ".gguf" may be left out. Raises APIError 404, or 500 for a broken file.
+        """Return the model with this name, in any spelling (core/names.py). Raises APIError 404, 500 for a broken file.
 
-        `param` is the request's field that names it.
+        `param` is the request's field that names it. Where spellings of two files meet, the exact one wins.
         """
         every = self.list()
-        model = next((each for each in every if name in (each.name, each.name[: -len(".gguf")])), None)
+        spelt = [each for each in every if plain_name(each.name) == plain_name(name)]
+        exact = [each for each in spelt if name in (each.name, each.name[: -len(".gguf")])]
+        model = next(iter(exact + spelt), None)
         if model is None:
             known = ", ".join(each.name for each in every) or "none"
             message = "There is no model %r here. Models: %s." % (name[:200], known)

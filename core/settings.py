@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Tuple
 
+from core.balancing.policies import POLICIES
 from core.options import between, setting
-from core.policies import POLICIES
 
 
 def one_of(*names: str) -> Callable[[str], str]:

@@ -10,10 +10,10 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from core.messages import json_reply  # noqa: E402
-from core.routing import Route  # noqa: E402
-from core.server import Config, Service  # noqa: E402
-from core.sse import event_stream  # noqa: E402
+from core.http.messages import json_reply  # noqa: E402
+from core.http.routing import Route  # noqa: E402
+from core.http.server import Config, Service  # noqa: E402
+from core.http.sse import event_stream  # noqa: E402
 
 pace = [1.0]
 

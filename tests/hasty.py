@@ -12,10 +12,10 @@ import threading
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import core.child  # noqa: E402
 import core.opening  # noqa: E402
 import core.process  # noqa: E402
-import core.supervisor  # noqa: E402
+import core.system.child  # noqa: E402
+import core.system.supervisor  # noqa: E402
 
 PROGRAM = """
 import sys
@@ -35,7 +35,7 @@ def write_programs(folder):
 def run(name):
     """Run a program's main()."""
     core.process.PULSE_SECONDS, core.process.PAUSE_SECONDS = 0.5, 1.0
-    core.child.SILENT_SECONDS, core.supervisor.LONGEST_DELAY = 3.0, 1.0
+    core.system.child.SILENT_SECONDS, core.system.supervisor.LONGEST_DELAY = 3.0, 1.0
     core.opening.LOOK_SECONDS = 0.2
     program = importlib.import_module(name)
     if name == "comeapi":
@@ -47,13 +47,13 @@ def run(name):
 
 def let_decode_hang(path):
     """Let llama_decode wait while a file is there."""
-    import core.llama
+    import core.engine.llama
 
-    decode = core.llama.Context.decode
+    decode = core.engine.llama.Context.decode
 
     def hanging(self, chunks):
         while os.path.exists(path):
             threading.Event().wait(0.05)
         return decode(self, chunks)
 
-    core.llama.Context.decode = hanging
+    core.engine.llama.Context.decode = hanging

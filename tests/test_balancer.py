@@ -30,15 +30,15 @@ from conftest import (
 )
 
 from balancer import Balancer, Config
-from core import access, messages, server
+from core.balancing.specs import backend_url
 from core.errors import APIError
-from core.messages import IDLE, Reply, Stream, json_reply
-from core.routing import Route
-from core.server import Service
-from core.specs import backend_url
-from core.sse import event_stream
-from core.upstream import Broken, Client
-from core.wire import readable
+from core.http import access, messages, server
+from core.http.client import Broken, Client
+from core.http.messages import IDLE, Reply, Stream, json_reply
+from core.http.routing import Route
+from core.http.server import Service
+from core.http.sockets import readable
+from core.http.sse import event_stream
 
 # ------------------------------------------------------------------------------------------------ stand-ins
 
@@ -629,9 +629,10 @@ def test_a_model_that_has_just_come_is_found(made, front):
     wait_until(lambda: call(balancer.url + "/generate", {"model_name": "new"}).status == 200, timeout=20)
 
 
-def test_an_alias_stands_for_a_model(made, front):
+@pytest.mark.parametrize("spelling", ["gpt-4o", "GPT-4o", "gpt-4o:latest"])
+def test_an_alias_stands_for_a_model(made, front, spelling):
     balancer = front(made(Server, has("a.gguf")), made(Server, has("b.gguf")), alias=("gpt-4o=b.gguf",))
-    answer = call(balancer.url + "/v1/chat/completions", {"model": "gpt-4o", "messages": [{"content": "é"}]})
+    answer = call(balancer.url + "/v1/chat/completions", {"model": spelling, "messages": [{"content": "é"}]})
     assert answer.json["asked"] == {"model": "b.gguf", "messages": [{"content": "é"}]}
     listed = {each["name"]: each for each in call(balancer.url + "/models").json["models"]}
     assert set(listed) == {"a.gguf", "b.gguf", "gpt-4o"} and listed["gpt-4o"]["alias_of"] == "b.gguf"

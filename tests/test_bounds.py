@@ -4,10 +4,11 @@ import time
 
 import pytest
 
-from core import anthropic_endpoints, bounds, native_endpoints, ollama_endpoints, openai_api
+from core import bounds
+from core.apis import anthropic, llamacpp, ollama, openai_shapes
+from core.engine.sampling import read_sampling
 from core.errors import APIError
-from core.sampling import read_sampling
-from core.schema import json_grammar
+from core.grammar.schema import json_grammar
 
 SAY = [{"role": "user", "content": "Hello."}]
 CALL = {"id": "1", "type": "function", "function": {"name": "go", "arguments": "{}"}}
@@ -18,27 +19,27 @@ def tools(count):
 
 
 def chat(**body):
-    return openai_api.read_chat(dict({"messages": SAY}, **body))
+    return openai_shapes.read_chat(dict({"messages": SAY}, **body))
 
 
 def claude(**body):
-    return anthropic_endpoints.read_messages_body(dict({"messages": SAY, "max_tokens": 5}, **body))
+    return anthropic.read_messages_body(dict({"messages": SAY, "max_tokens": 5}, **body))
 
 
 def llama(**body):
-    return ollama_endpoints.read_chat(dict({"messages": SAY, "model": "m"}, **body))
+    return ollama.read_chat(dict({"messages": SAY, "model": "m"}, **body))
 
 
 def complete(**body):
-    return openai_api.read_completion(dict({"prompt": "x"}, **body))
+    return openai_shapes.read_completion(dict({"prompt": "x"}, **body))
 
 
 def native(**body):
-    return native_endpoints.read_completion(dict({"prompt": "x"}, **body))
+    return llamacpp.read_completion(dict({"prompt": "x"}, **body))
 
 
 def embed(**body):
-    return openai_api.read_embeddings(body)
+    return openai_shapes.read_embeddings(body)
 
 
 def sampling(**body):

@@ -16,9 +16,9 @@ import pytest
 from conftest import MODELS, PATIENCE, RAMBLE, ROOT, Streaming, call, free_ports, running, wait_until
 
 from comeapi import Config
-from core.child import RestartPolicy
 from core.models import ModelFile
-from core.plan import make_plan
+from core.system.child import RestartPolicy
+from core.system.plan import make_plan
 
 STORY = {"model_name": "demo.gguf", "prompt": "Once upon a time in a magical forest,", "max_tokens": 60}
 GB = 10**9

@@ -1,6 +1,7 @@
 """The architecture, held by reading the source: who may import whom, and what may stand where."""
 
 import ast
+import glob
 import os
 import subprocess
 import sys
@@ -13,21 +14,32 @@ TOP = {
     "comeapi.py", "backend.py", "balancer.py", "core", "models", "tests", "setup.cfg", "README.md", ".gitignore",
     "LICENSE", ".ci",
 }  # fmt: skip
-GROUND = {"core.errors"} | {"core.errors." + name for name in ("APIError", "HangUp", "TimedOut", "json_type", "shown")}
-GROUND |= {"core.jsonbody", "core.jsonbody.read_json"}
-GROUND |= {"core.options", "core.options.between", "core.options.setting"}
-HTTP_ROOMS = (
-    "access", "bodies", "connections", "descriptors", "heads", "messages", "metrics", "origins", "routing",
-    "connection", "server", "sse", "wire",
-)  # fmt: skip
+# What a package may reach, itself and the files beside it included, through whatever it imports.
+GROUND = {"errors", "bounds", "jsonbody", "options", "loops", "fields", "models", "hardware", "settings", "process"}
+GROUND |= {"opening", "output", "names"}
+LAW = {
+    "http": {"errors", "bounds", "jsonbody", "options"},
+    "balancing": GROUND | {"http"},
+    "system": GROUND | {"http", "balancing"},
+    "grammar": {"errors"},
+    "chat": GROUND | {"engine", "grammar", "balancing"},
+    "engine": GROUND | {"grammar", "balancing"},
+    "apis": GROUND | {"http", "chat", "engine", "grammar", "balancing"},
+}
 ALLOWED_OUTSIDE = {"llama_cpp", "numpy", "jinja2"}
 
 
 def product_files():
-    for folder in ("", "core"):
-        for name in sorted(os.listdir(os.path.join(ROOT, folder))):
-            if name.endswith(".py"):
-                yield os.path.join(folder, name)
+    found = list(glob.glob(os.path.join(ROOT, "*.py")))
+    found += glob.glob(os.path.join(ROOT, "core", "**", "*.py"), recursive=True)
+    return sorted(os.path.relpath(path, ROOT) for path in found)
+
+
+def module_name(path):
+    return path[: -len(".py")].replace(os.sep, ".")
+
+
+MODULES = {module_name(path): path for path in product_files()}
 
 
 def imports(path):
@@ -68,22 +80,50 @@ def test_nothing_in_core_imports_a_program(path):
     assert not roots(path) & PROGRAMS
 
 
+def neighbours(path):
+    """Return the project's modules that a file imports."""
+    return {name for name in imports(path) if name in MODULES}
+
+
+def reach(start):
+    """Return all the project's modules that some modules import, directly or through others."""
+    known, left = set(), list(start)
+    while left:
+        module = left.pop()
+        if module not in known:
+            known.add(module)
+            left += neighbours(MODULES[module])
+    return known
+
+
+def room(module):
+    """Return a module's package in core, or its own name where it stands in core itself."""
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("package", sorted(LAW))
+def test_a_package_reaches_only_what_the_law_allows(package):
+    inside = [module for module in MODULES if module.startswith("core.%s." % package)]
+    assert inside
+    assert {room(module) for module in reach(inside)} - {package} <= LAW[package]
+
+
+def test_the_engine_knows_of_the_balancer_only_the_names_of_its_policies():
+    used = {module for module in reach(["core.engine.engine"]) if room(module) == "balancing"}
+    assert used == {"core.balancing.policies", "core.balancing.request"}
+
+
+def test_no_file_imports_itself_through_others():
+    assert not [module for module in MODULES if module in reach(neighbours(MODULES[module]))]
+
+
 def test_the_errors_import_nothing_of_the_project():
     assert not roots("core/errors.py") & (PROGRAMS | {"core"})
-    for path in ("core/bounds.py", "core/jsonbody.py"):
-        assert {name.split(".")[1] for name in imports(path) if name.startswith("core.")} <= {"errors", "bounds"}
-
-
-@pytest.mark.parametrize("room", HTTP_ROOMS)
-def test_the_http_rooms_import_nothing_of_the_project_but_errors_and_each_other(room):
-    allowed = tuple("core.%s" % name for name in HTTP_ROOMS)
-    others = {name for name in imports("core/%s.py" % room) if name.startswith("core")} - GROUND
-    assert {name for name in others if not name.startswith(allowed)} == set()
 
 
 def test_only_one_file_imports_llama_cpp():
     users = {path for path in product_files() if "llama_cpp" in roots(path)}
-    assert users == {os.path.join("core", "llama.py")}
+    assert users == {os.path.join("core", "engine", "llama.py")}
 
 
 def test_no_program_imports_another():
@@ -92,8 +132,8 @@ def test_no_program_imports_another():
 
 
 def test_the_balancer_and_the_scheduler_know_nothing_of_the_engine():
-    for path in ("balancer.py", "comeapi.py", "core/scheduler.py", "core/upstream.py"):
-        assert not {"core.engine", "core.llama"} & imports(path), path
+    for module in ("balancer", "core.engine.scheduler"):
+        assert not {"core.engine.engine", "core.engine.llama"} & reach([module]), module
 
 
 @pytest.mark.parametrize("module", ["balancer", "comeapi"])

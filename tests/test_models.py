@@ -113,12 +113,29 @@ def test_a_header_of_noise_never_raises(tmp_path):
         assert inspect(write(tmp_path, "noise.gguf", bytes(noisy))).problem
 
 
-def test_a_model_is_found_by_its_file_name_with_or_without_the_ending(folder):
-    models = ModelFolder(str(folder))
-    assert models.find("demo.gguf") == models.find("demo")
+SPELLINGS = ["demo.gguf", "demo", "demo:latest", "demo.gguf:latest", "DEMO", "Demo.GGUF:latest"]
 
 
-@pytest.mark.parametrize("name", ["../demo.gguf", "/etc/passwd", "..", "", "demo.gguf/", "DEMO", "a" * 5000, "\0"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_model_is_found_however_its_name_is_spelt(folder, name):
+    assert ModelFolder(str(folder)).find(name).name == "demo.gguf"
+
+
+def test_the_exact_spelling_wins_where_two_files_differ_in_case_only(tmp_path):
+    for name in ("Twin.gguf", "twin.gguf"):
+        shutil.copy(DEMO, tmp_path / name)
+    models = ModelFolder(str(tmp_path))
+    found = {name: models.find(name).name for name in ("Twin", "twin", "twin.gguf")}
+    assert found == {"Twin": "Twin.gguf", "twin": "twin.gguf", "twin.gguf": "twin.gguf"}
+
+
+@pytest.mark.parametrize("name", [":latest", ".gguf"])
+def test_an_ending_alone_names_nothing(folder, name):
+    with pytest.raises(APIError):
+        ModelFolder(str(folder)).find(name)
+
+
+@pytest.mark.parametrize("name", ["../demo.gguf", "/etc/passwd", "..", "", "demo.gguf/", "a" * 5000, "\0"])
 def test_nothing_outside_the_folder_can_be_named(folder, name):
     shutil.copy(DEMO, folder.parent / "demo.gguf")
     with pytest.raises(APIError) as raised:

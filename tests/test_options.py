@@ -5,7 +5,7 @@ from typing import Tuple
 import pytest
 
 from core import options
-from core.access import check_key
+from core.http.access import check_key
 from core.options import between, setting
 
 

@@ -11,11 +11,11 @@ import threading
 import pytest
 from conftest import PATIENCE, ROOT, call, free_ports, leave_out_the_users_surroundings, wait_until
 
-from core import server
-from core.messages import json_reply
-from core.routing import Route
-from core.server import Service
-from core.upstream import Client
+from core.http import server
+from core.http.client import Client
+from core.http.messages import json_reply
+from core.http.routing import Route
+from core.http.server import Service
 
 # ------------------------------------------------------------------------------------------------ the tests
 

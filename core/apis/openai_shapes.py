@@ -1,0 +1,403 @@
+"""The OpenAI API's shapes (its API reference): from bodies to what is asked, from answers to bodies.
+
+    read_completion, read_chat, read_embeddings      a request's body, checked; APIError 400 names a wrong field
+    Completions, Chats                               the objects of an answer, whole and in chunks
+    embeddings, model_list, model_card               the others
+
+Pure functions between dicts and dataclasses. Fields that are not known are ignored; llama.cpp's are known, too.
+"""
+
+import base64
+import math
+import struct
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Optional, Tuple
+from typing import Sequence as Many
+
+from core import fields
+from core.bounds import ALL_ANSWERS, ANSWERS, PROMPTS
+from core.chat.conversation import ChatAsk, Message
+from core.chat.template import read_messages
+from core.chat.tools import Delta, read_tools
+from core.engine.jobs import UNLIMITED, Embedded, Finished, Prompt, Result
+from core.engine.sampling import Sampling, read_sampling
+from core.errors import APIError
+from core.grammar.schema import JSON_OBJECT
+from core.models import ModelFile
+
+Body = Dict[str, Any]
+
+# What llama.cpp's server samples with where a request does not say. OpenAI's own top_k and min_p are not known.
+DEFAULTS = Sampling(top_p=0.95, min_p=0.05)
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Whether an answer is wanted in chunks, and with its usage at the end."""
+
+    on: bool = False
+    usage: bool = False
+
+
+@dataclass(frozen=True)
+class CompletionAsk:
+    """What POST /v1/completions asks for: `count` answers to each of `prompts`."""
+
+    prompts: Tuple[Prompt, ...]
+    model: Optional[str]
+    count: int
+    max_tokens: int
+    stop: Tuple[str, ...]
+    sampling: Sampling
+    cache_prompt: bool
+    suffix: Optional[str]
+    echo: bool
+    logprobs: Optional[int]
+    stream: Streaming
+
+
+@dataclass(frozen=True)
+class EmbeddingsAsk:
+    """What POST /v1/embeddings asks for."""
+
+    inputs: Tuple[Prompt, ...]
+    model: Optional[str]
+    dimensions: Optional[int]
+    base64: bool
+
+
+# ----------------------------------------------------------------------------------------------- requests
+
+
+def read_completion(body: Body) -> CompletionAsk:
+    """Return what a body of POST /v1/completions asks for. Raises APIError 400."""
+    logprobs = fields.integer(body, "logprobs", None, 0, 20)
+    count = fields.integer(body, "n", 1, 1, ANSWERS.most)
+    if fields.integer(body, "best_of", count, 1, ANSWERS.most) != count:
+        raise APIError(400, "'best_of' must be as large as 'n': answers are not ranked here.", "unsupported", "best_of")
+    echo = fields.flag(body, "echo", False)
+    if echo and logprobs is not None:
+        raise APIError(
+            400, "'echo' with 'logprobs' is not supported: the prompt's are not kept.", "unsupported", "echo"
+        )
+    prompts = read_prompts(body, "prompt")
+    ALL_ANSWERS.check(len(prompts) * count, "n")
+    return CompletionAsk(
+        prompts=prompts,
+        model=fields.text(body, "model", None),
+        count=count,
+        max_tokens=_max_tokens(body, 16),
+        stop=tuple(fields.texts(body, "stop")),
+        sampling=_sampling(body, logprobs),
+        cache_prompt=fields.flag(body, "cache_prompt", True),
+        suffix=fields.text(body, "suffix", None) if body.get("suffix") != "" else None,
+        echo=echo,
+        logprobs=logprobs,
+        stream=read_streaming(body),
+    )
+
+
+def read_chat(body: Body) -> Tuple[ChatAsk, Streaming, Optional[int]]:
+    """Return what a body of POST /v1/chat/completions asks for, how, and with how many of the likeliest tokens.
+
+    Raises APIError 400.
+    """
+    wanted = fields.flag(body, "logprobs", False)
+    top = fields.integer(body, "top_logprobs", 0, 0, 20)
+    if top and not wanted:
+        raise APIError(400, "'top_logprobs' needs 'logprobs': true.", "invalid_value", "top_logprobs")
+    logprobs = top if wanted else None
+    ask = ChatAsk(
+        messages=read_messages(body),
+        model=fields.text(body, "model", None),
+        tools=read_tools(body),
+        schema=read_schema(body),
+        sampling=_sampling(body, logprobs),
+        max_tokens=_max_tokens(body, UNLIMITED),
+        stop=tuple(fields.texts(body, "stop")),
+        count=fields.integer(body, "n", 1, 1, ANSWERS.most),
+        cache_prompt=fields.flag(body, "cache_prompt", True),
+        template_options=fields.mapping(body, "chat_template_kwargs") or {},
+    )
+    return ask, read_streaming(body), logprobs
+
+
+def read_embeddings(body: Body) -> EmbeddingsAsk:
+    """Return what a body of POST /v1/embeddings asks for. Raises APIError 400."""
+    encoding = fields.text(body, "encoding_format", "float")
+    if encoding not in ("float", "base64"):
+        raise APIError(400, "'encoding_format' must be float or base64.", "invalid_value", "encoding_format")
+    inputs = read_prompts(body, "input")
+    dimensions = fields.integer(body, "dimensions", None, 1, 1 << 20)
+    return EmbeddingsAsk(inputs, fields.text(body, "model", None), dimensions, encoding == "base64")
+
+
+def read_streaming(body: Body) -> Streaming:
+    """Return how the answer is wanted. Raises APIError 400."""
+    options = fields.mapping(body, "stream_options") or {}
+    return Streaming(fields.flag(body, "stream", False), fields.flag(options, "include_usage", False))
+
+
+def read_prompts(body: Body, name: str) -> Tuple[Prompt, ...]:
+    """Return the prompts in a field: a text, an array of texts, an array of tokens, or an array of those.
+
+    Raises APIError 400.
+    """
+    value = body.get(name)
+    if value is None:
+        raise APIError(400, "The field '%s' is missing." % name, "missing_field", name)
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list) or not value:
+        raise APIError(400, "'%s' must be a string or an array that is not empty." % name, "invalid_value", name)
+    if all(_is_token(each) for each in value):
+        return (tuple(value),)
+    PROMPTS.check(len(value), name)
+    return tuple(_prompt(each, name) for each in value)
+
+
+def _prompt(value: Any, name: str) -> Prompt:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(_is_token(each) for each in value):
+        return tuple(value)
+    message = "'%s' must be a string, an array of strings, of token ids, or of arrays of token ids." % name
+    raise APIError(400, message, "invalid_value", name)
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def read_schema(body: Body) -> Any:
+    """Return the JSON schema that the answer must follow, or None. Raises APIError 400 for an unknown format."""
+    given = fields.mapping(body, "response_format")
+    if given is None:
+        return body.get("json_schema")  # llama.cpp's own name for it
+    kind = given.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return given.get("schema") or JSON_OBJECT
+    wrapped = given.get("json_schema")
+    if kind == "json_schema" and isinstance(wrapped, dict) and "schema" in wrapped:
+        return wrapped["schema"]
+    message = "'response_format' must be of type text, json_object, or json_schema with a 'json_schema.schema'."
+    raise APIError(400, message, "invalid_value", "response_format")
+
+
+def _sampling(body: Body, logprobs: Optional[int]) -> Sampling:
+    sampling = read_sampling(body, DEFAULTS)
+    return sampling if logprobs is None else replace(sampling, n_probs=max(1, logprobs))
+
+
+def _max_tokens(body: Body, default: int) -> int:
+    for name in ("max_completion_tokens", "max_tokens", "n_predict"):
+        if body.get(name) is not None:
+            value = fields.integer(body, name, default, -1, UNLIMITED)
+            return UNLIMITED if value < 0 else value
+    return default
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What all objects of one answer say of where they come from. `created` is in seconds since 1970."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+    def object(self, kind: str, choices: List[Body], **more: Any) -> Body:
+        """Return an object of the API."""
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return dict(head, system_fingerprint=self.fingerprint, choices=choices, **more)
+
+
+def total_usage(ends: Many[Finished], count: int) -> Body:
+    """Return the usage of all answers of one request: `count` to each prompt, which is counted once."""
+    firsts = ends[::count]
+    prompt, completion = sum(end.prompt_tokens for end in firsts), sum(end.completion_tokens for end in ends)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(end.cached_tokens for end in firsts)},
+    }
+
+
+class Chats:
+    """The objects of one answer of POST /v1/chat/completions. `logprobs` is how many likely tokens are shown."""
+
+    WHOLE, CHUNK = "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, origin: Origin, logprobs: Optional[int]):
+        self._origin = origin
+        self._logprobs = logprobs
+
+    def begin(self, index: int) -> Body:
+        """Return a choice's first chunk."""
+        return self._chunk(index, {"role": "assistant", "content": ""})
+
+    def chunks(self, index: int, deltas: List[Delta], probabilities: List[Body]) -> List[Body]:
+        """Return the chunks that tell deltas, the first with the tokens' probabilities."""
+        chunks = [self._chunk(index, _delta_body(delta)) for delta in deltas]
+        if probabilities:
+            chunks = chunks or [self._chunk(index, {})]
+            chunks[0]["choices"][0]["logprobs"] = _chat_logprobs(probabilities, self._logprobs or 0)
+        return chunks
+
+    def end(self, index: int, reason: str, **more: Any) -> Body:
+        """Return a choice's last chunk."""
+        return dict(self._chunk(index, {}, finish_reason=reason), **more)
+
+    def usage(self, usage: Body, **more: Any) -> Body:
+        """Return the chunk that tells the usage, after all choices."""
+        return self._origin.object(self.CHUNK, [], usage=usage, **more)
+
+    def _chunk(self, index: int, delta: Body, **more: Any) -> Body:
+        choice = dict({"index": index, "delta": delta, "logprobs": None, "finish_reason": None}, **more)
+        return self._origin.object(self.CHUNK, [choice])
+
+    def whole(self, choices: List[Body], usage: Body, **more: Any) -> Body:
+        """Return the whole answer."""
+        return self._origin.object(self.WHOLE, choices, usage=usage, **more)
+
+    def choice(self, index: int, message: Message, reason: str, probabilities: List[Body]) -> Body:
+        """Return one choice of a whole answer."""
+        logprobs = None if self._logprobs is None else _chat_logprobs(probabilities, self._logprobs)
+        return {"index": index, "message": message_body(message), "logprobs": logprobs, "finish_reason": reason}
+
+
+def message_body(message: Message) -> Body:
+    """Return an assistant's message."""
+    body: Body = {"role": "assistant", "content": message.content}
+    if message.reasoning:
+        body["reasoning_content"] = message.reasoning
+    if message.calls:
+        body["content"] = message.content or None
+        body["tool_calls"] = [
+            {
+                "id": call["id"],
+                "type": "function",
+                "function": {"name": call["name"], "arguments": call["arguments"]},
+            }
+            for call in message.calls
+        ]
+    return body
+
+
+def _delta_body(delta: Delta) -> Body:
+    call = delta.call
+    if not call:
+        return {"reasoning_content": delta.reasoning} if delta.reasoning else {"content": delta.content}
+    if not call.name:
+        return {"tool_calls": [{"index": call.index, "function": {"arguments": call.arguments}}]}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"tool_calls": [{"index": call.index, "id": call.id, "type": "function", "function": function}]}
+
+
+def _chat_logprobs(probabilities: List[Body], top: int) -> Body:
+    tokens = [
+        dict(_token(each), top_logprobs=[_token(one) for one in each["top_logprobs"][:top]]) for each in probabilities
+    ]
+    return {"content": tokens, "refusal": None}
+
+
+def _token(each: Body) -> Body:
+    return {"token": each["token"], "logprob": each["logprob"], "bytes": each["bytes"]}
+
+
+class Completions:
+    """The objects of one answer of POST /v1/completions."""
+
+    KIND = "text_completion"
+
+    def __init__(self, origin: Origin, logprobs: Optional[int]):
+        self._origin = origin
+        self._logprobs = logprobs
+        self._written: Dict[int, int] = {}  # characters of each choice so far
+
+    def chunk(self, index: int, text: str, probabilities: List[Body], reason: Optional[str] = None) -> Body:
+        """Return a chunk of a choice."""
+        return self._origin.object(self.KIND, [self.choice(index, text, probabilities, reason)])
+
+    def choice(self, index: int, text: str, probabilities: List[Body], reason: Optional[str]) -> Body:
+        """Return a choice, or the next piece of one."""
+        start = self._written.get(index, 0)
+        self._written[index] = start + len(text)
+        logprobs = None if self._logprobs is None else _text_logprobs(probabilities, self._logprobs, start)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def whole(self, choices: List[Body], usage: Body, **more: Any) -> Body:
+        """Return the whole answer."""
+        return self._origin.object(self.KIND, choices, usage=usage, **more)
+
+    def usage(self, usage: Body, **more: Any) -> Body:
+        """Return the chunk that tells the usage, after all choices."""
+        return self._origin.object(self.KIND, [], usage=usage, **more)
+
+
+def _text_logprobs(probabilities: List[Body], top: int, start: int) -> Body:
+    offsets = []
+    for each in probabilities:
+        offsets.append(start)
+        start += len(each["token"])
+    return {
+        "tokens": [each["token"] for each in probabilities],
+        "token_logprobs": [each["logprob"] for each in probabilities],
+        "top_logprobs": [
+            {one["token"]: one["logprob"] for one in each["top_logprobs"][:top]} for each in probabilities
+        ],
+        "text_offset": offsets,
+    }
+
+
+def embeddings(ask: EmbeddingsAsk, model: str, answers: Many[Result]) -> Body:
+    """Return the body of an answer of POST /v1/embeddings. Raises APIError 400 where it has not so many dimensions."""
+    tokens = sum(answer.end.prompt_tokens for answer in answers)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _vector(ask, answer.end)}
+        for index, answer in enumerate(answers)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def _vector(ask: EmbeddingsAsk, end: Embedded) -> Any:
+    """Return an embedding as asked for: cut to so many dimensions and made of length 1 again; as base64 of floats."""
+    vector = end.vector
+    if ask.dimensions:
+        if ask.dimensions > len(vector):
+            message = "'dimensions' may be at most %d with this model." % len(vector)
+            raise APIError(400, message, "invalid_value", "dimensions")
+        vector = vector[: ask.dimensions]
+        length = math.sqrt(sum(each * each for each in vector)) or 1.0
+        vector = [each / length for each in vector]
+    if ask.base64:
+        return base64.b64encode(struct.pack("<%df" % len(vector), *vector)).decode("ascii")
+    return vector
+
+
+def model_card(model: ModelFile, created: int) -> Body:
+    """Return what GET /v1/models says of one model; `meta` is llama.cpp's."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "comeapi",
+        "meta": {
+            "n_ctx_train": model.context_length,
+            "n_params": model.parameters,
+            "n_vocab": model.vocabulary,
+            "size": model.size,
+        },
+    }
+
+
+def model_list(cards: List[Body]) -> Body:
+    """Return the body of GET /v1/models."""
+    return {"object": "list", "data": cards}

@@ -1,0 +1,129 @@
+"""The models behind a balancer: which there are, under which names, and how they are listed.
+
+    Catalogue.routes()                      GET /models, /v1/models, /v1/models/{name}
+    Catalogue.real_name(name)               what an alias stands for
+    Catalogue.require(name, request)        404 where no backend has it
+"""
+
+import contextlib
+import threading
+from typing import Any, Dict, Iterable, List
+
+from core.balancing.credentials import Credentials
+from core.balancing.health import Health
+from core.balancing.pool import Backend, Pool
+from core.balancing.specs import quoted
+from core.errors import APIError
+from core.http.messages import Reply, Request, json_reply
+from core.http.routing import Route
+from core.names import plain_name
+
+_MOST_LISTED = 50  # names in an error's message
+
+
+class Catalogue:
+    """The union of what the backends have, and `aliases`, each NAME=MODEL."""
+
+    def __init__(
+        self, pool: Pool, health: Health, credentials: Credentials, aliases: Iterable[str], patience: float
+    ):  # fmt: skip
+        self._pool = pool
+        self._health = health
+        self._credentials = credentials
+        self._aliases = dict(each.split("=", 1) for each in aliases)
+        self._real_names = {plain_name(alias): name for alias, name in self._aliases.items()}
+        self._patience = patience  # seconds that backends may take to list what they have
+        self._refreshed = float("-inf")  # when they were asked last, for a request
+
+    def routes(self) -> List[Route]:
+        """Return the routes that list the models."""
+        return [
+            Route("GET", "/models", self.models),
+            Route("GET", "/v1/models", self.openai_models),
+            Route("GET", "/v1/models/{name}", self.openai_model),
+        ]
+
+    def models(self, request: Request) -> Reply:
+        """GET /models: the union over the backends that are up, and the aliases."""
+        self._refresh_all(request)
+        return json_reply({"models": list(self._known().values())})
+
+    def openai_models(self, request: Request) -> Reply:
+        """GET /v1/models: the same as a list in OpenAI's form."""
+        self._refresh_all(request)
+        return json_reply({"object": "list", "data": [_openai_model(each) for each in self._known().values()]})
+
+    def openai_model(self, request: Request) -> Reply:
+        """GET /v1/models/{name}: one of them."""
+        self._refresh(request)
+        wanted = plain_name(request.params["name"])
+        for name, model in self._known().items():
+            if plain_name(name) == wanted:
+                return json_reply(_openai_model(model))
+        raise self._unknown(request.params["name"])
+
+    def real_name(self, model: str) -> str:
+        """Return the model that a name stands for."""
+        return self._real_names.get(plain_name(model), model)
+
+    def require(self, model: str, request: Request) -> None:
+        """Raise APIError 404 unless there is such a model; the backends are asked before, at most once a second."""
+        if self._pool.knows(model):
+            return
+        if self._pool.clock() - self._refreshed > 1:
+            self._refresh(request)
+        if not self._pool.knows(model):
+            raise self._unknown(model)
+
+    def _known(self) -> Dict[str, Dict[str, Any]]:
+        known = self._pool.models()
+        for alias, name in self._aliases.items():
+            target = next((known[each] for each in known if plain_name(each) == plain_name(name)), None)
+            if target:
+                known[alias] = dict(target, name=alias, alias_of=target["name"])
+        return known
+
+    def _refresh_all(self, request: Request) -> None:
+        """Ask the backends, of which one must be up. Raises APIError 503."""
+        self._refresh(request)
+        if not self._pool.any_up():
+            raise no_backend(self._pool)
+
+    def _refresh(self, request: Request) -> None:
+        """Ask all backends that are up for their models, all at once, as this client."""
+        self._refreshed = self._pool.clock()
+        asked = [
+            threading.Thread(target=self._ask, args=(backend, request), name="probe", daemon=True)
+            for backend in self._pool.everyone()
+            if backend.vitals.up
+        ]
+        with contextlib.suppress(RuntimeError):  # no thread can be had: what the last probes have found out holds
+            for each in asked:
+                each.start()
+        for each in asked:
+            if each.is_alive():
+                each.join(self._patience)
+
+    def _ask(self, backend: Backend, request: Request) -> None:
+        models = self._health.models_of(backend.url, self._credentials.sent_on(request, backend.spec))
+        if models is not None:  # where it could not tell, what its last probe has found out holds
+            self._pool.note_models(backend, models)
+
+    def _unknown(self, name: str) -> APIError:
+        known = list(self._known())
+        listed = ", ".join(known[:_MOST_LISTED]) or "none"
+        more = ", and %d more" % (len(known) - _MOST_LISTED) if len(known) > _MOST_LISTED else ""
+        message = "There is no model %s here. There is: %s%s." % (quoted(name), listed, more)
+        return APIError(404, message, "model_not_found", "model")
+
+
+def no_backend(pool: Pool) -> APIError:
+    """Return the error of a request that no backend is there for; it says why."""
+    states = "; ".join("%s: %s" % (each["url"], each["why"]) for each in pool.describe())
+    return APIError(503, "No backend is up. %s" % states, "no_backend", headers=[("Retry-After", "1")])
+
+
+def _openai_model(model: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a model as OpenAI's list has it, with what else is known of it."""
+    known = {"id": model["name"], "object": "model", "created": 0, "owned_by": "comeapi"}
+    return dict(known, **{key: value for key, value in model.items() if key not in ("name", "object")})

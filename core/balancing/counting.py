@@ -1,0 +1,57 @@
+"""What a balancer counts beside its own HTTP, for /metrics: retries, deaths, waits, streams, its backends' state."""
+
+from core.balancing.pool import Pool
+from core.http.metrics import Metrics
+
+
+class Counts:
+    """What a balancer counts; `metrics` are its service's, `pool` its backends."""
+
+    def __init__(self, metrics: Metrics, pool: Pool):
+        self.retries = metrics.counter("comeapi_retries_total", "Requests sent to another backend.", "why")
+        self.deaths = metrics.counter(
+            "comeapi_deaths_total", "Requests that a backend died under: beside others, or while they ran alone.", "how"
+        )
+        self.queue_wait = metrics.histogram(
+            "comeapi_queue_wait_seconds", "How long those requests waited that had to wait for a slot."
+        )
+        self.first_byte = metrics.histogram(
+            "comeapi_first_byte_seconds", "From sending a request to a backend to its answer's first byte."
+        )
+        self._queued = metrics.gauge("comeapi_queued_requests", "Requests that wait for a slot.")
+        self._streams = metrics.gauge("comeapi_streams_open", "Answers that are being relayed piece by piece.")
+        self._hits = metrics.counter("comeapi_affinity_hits_total", "Requests sent where their beginning was seen.")
+        self._state = metrics.gauge(
+            "comeapi_backend_state", "1 for the state that a backend is in.", "backend", "state"
+        )
+        self._backends = {
+            "healthy": metrics.gauge("comeapi_backend_up", "Whether a backend is up.", "backend"),
+            "in_flight": metrics.gauge("comeapi_backend_requests_in_flight", "Slots in use at a backend.", "backend"),
+            "capacity": metrics.gauge("comeapi_backend_capacity", "Slots of a backend.", "backend"),
+            "requests": metrics.counter("comeapi_backend_requests_total", "Requests sent to a backend.", "backend"),
+            "error_count": metrics.counter(
+                "comeapi_backend_errors_total", "Requests that did not get through.", "backend"
+            ),
+            "ejections": metrics.counter(
+                "comeapi_backend_ejections_total", "How often a backend was left out since its requests failed.",
+                "backend",
+            ),
+        }  # fmt: skip
+        self._pool = pool
+        metrics.collect(self._collect)
+
+    def streams(self, change: int) -> None:
+        """Count a stream in or out."""
+        self._streams.inc(by=change)
+
+    def _collect(self) -> None:
+        self._queued.set(self._pool.queued())
+        self._hits.set(getattr(self._pool.policy, "hits", 0))
+        backends = self._pool.describe()
+        self._state.clear()
+        for field, metric in self._backends.items():
+            metric.clear()  # of backends that have left
+            for each in backends:
+                metric.set(each[field], each["url"])
+        for each in backends:
+            self._state.set(1, each["url"], each["state"])

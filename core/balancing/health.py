@@ -1,0 +1,152 @@
+"""The health thread, and what it asks a backend: is it well, how many slots has it, which models, which one is loaded.
+
+    GET /health       our backends tell all: status, slots, model, pid; any server counts as up that answers no 5xx
+    GET /props        llama-server's slots (total_slots), where /health has not told them
+    GET /models       ours and llama-server's list;  GET /v1/models  that of vLLM, Ollama and others
+
+A probe carries the key that its backend is shown (credentials.py), so that it tells its models. Each of its
+requests ends within the timeout, and after a megabyte. What an answer says is believed as far as facts.py does.
+
+A quick look is a probe of /health alone that gets one second: a backend that has requests and sends nothing is looked
+at so, every second, if it is known to answer its probes at once.
+"""
+
+import logging
+import threading
+import traceback
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from core.balancing.credentials import Credentials
+from core.balancing.facts import good_name, is_wedged, life_of, read_facts, read_models, reason, slots_of
+from core.balancing.pool import LOOK_SECONDS, Backend, Pool, Report
+from core.http.client import Broken, Client, Slow, Unreachable
+from core.loops import LogOnce, Loop
+
+log = logging.getLogger("comeapi.balancer")
+_MOST = 1 << 20  # bytes of an answer to a probe
+_PATIENCE = 1.0  # seconds that the thread waits for a probe to become due
+
+
+class Health:
+    """The thread that probes each backend: at its interval while it is up, every second, backing off, while not.
+
+    Each probe runs in a thread of its own, so that one that hangs delays no other. `on_up` is told the URL of each
+    backend that comes up. `loop` is the thread: core/loops.py says whether it is late.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        client: Client,
+        interval: float,
+        timeout: float,
+        credentials: Credentials = Credentials(),
+        on_up: Callable[[str], None] = lambda url: None,
+    ):
+        self.loop = Loop("health", _PATIENCE, self._step, pauses=False, log=log)
+        self._pool = pool
+        self._client = client
+        self._interval = interval
+        self._timeout = timeout
+        self._credentials = credentials
+        self._on_up = on_up
+        self._once = LogOnce(log)
+
+    def start(self) -> None:
+        """Start probing; the first probes go out at once."""
+        self.loop.start()
+
+    def stop(self) -> None:
+        """Send no more probes: those that run go on, none is begun any more."""
+        self.loop.stop()
+        self._pool.wake()
+        self.loop.stop(_PATIENCE)
+
+    def _step(self) -> None:
+        """Start the probes that are due; wait up to a second for the first. Raises where a thread can't be had."""
+        self._pool.expire()
+        due = [(backend, False) for backend in self._pool.due(_PATIENCE)]
+        due += [(backend, True) for backend in self._pool.doubted()]
+        if self.loop.stopped:
+            return
+        failure: Optional[Exception] = None
+        for backend, quick in due:
+            try:
+                threading.Thread(target=self._probe, args=(backend, quick), name="probe", daemon=True).start()
+            except (RuntimeError, MemoryError) as error:  # "can't start new thread"
+                self._pool.unprobed(backend, quick)
+                failure = error
+        if failure:
+            raise failure
+
+    def _probe(self, backend: Backend, quick: bool) -> None:
+        """Probe a backend, in a thread of its own; whatever goes wrong, it can be probed again."""
+        try:
+            report = self._report(backend.url, self._credentials.own(backend.spec), quick)
+            if self._pool.probed(backend, report, self._interval):
+                self._on_up(backend.url)
+        except Exception as error:
+            self._pool.unprobed(backend, quick)
+            self._once.error("probing %s failed: %r" % (backend.url, error), "\n" + traceback.format_exc())
+
+    def _report(self, url: str, headers: Dict[str, str], quick: bool) -> Report:
+        try:
+            return self.look(url, headers) if quick else self.ask(url, headers)
+        except Slow as error:
+            return Report(False, str(error), timed_out=True, quick=quick)
+        except (Unreachable, Broken) as error:
+            return Report(False, str(error), quick=quick)
+
+    def look(self, url: str, headers: Dict[str, str]) -> Report:
+        """Ask a backend whether it is well, and nothing else; it gets a second. Raises Unreachable, Broken, Slow."""
+        status, facts = self._get(url + "/health", headers, LOOK_SECONDS)
+        return _unwell(status, facts, quick=True) if _is_unwell(status, facts) else Report(True, quick=True)
+
+    def ask(self, url: str, headers: Dict[str, str]) -> Report:
+        """Ask a backend how it is. Raises Unreachable, Broken, Slow."""
+        status, facts = self._get(url + "/health", headers, self._timeout)
+        if _is_unwell(status, facts):
+            return _unwell(status, facts)
+        ours = slots_of(facts.get("slots"))
+        slots = ours or slots_of(self._get_if_it_can(url + "/props", headers).get("total_slots"))
+        models = self.models_of(url, headers)
+        model = good_name(facts.get("model")) or _loaded(models)
+        life = life_of(facts.get("pid"))
+        return Report(True, slots=slots, model=model, told=True, models=models, life=life, prompt=bool(ours))
+
+    def models_of(self, url: str, headers: Dict[str, str]) -> Optional[List[Dict[str, Any]]]:
+        """Return a backend's models as it lists them, each with a "name"; None where it does not tell."""
+        for path in ("/models", "/v1/models"):
+            models = read_models(self._get_if_it_can(url + path, headers))
+            if models is not None:
+                return models
+        return None
+
+    def _get_if_it_can(self, url: str, headers: Dict[str, str]) -> Dict[str, Any]:
+        """Ask what not every server knows: an empty object where this one does not."""
+        try:
+            status, body = self._get(url, headers, self._timeout)
+        except (Unreachable, Broken, Slow):
+            return {}
+        return body if status == 200 else {}
+
+    def _get(self, url: str, headers: Dict[str, str], timeout: float) -> Tuple[int, Dict[str, Any]]:
+        answer = self._client.open(url, headers=headers, timeout=timeout, within=timeout)
+        return answer.status, read_facts(answer.read_and_close(_MOST))
+
+
+def _unwell(status: int, facts: Dict[str, Any], quick: bool = False) -> Report:
+    stuck = status == 503 and is_wedged(facts)
+    return Report(False, reason(status, facts), not_ready=status == 503, wedged=stuck, quick=quick)
+
+
+def _loaded(models: Optional[List[Dict[str, Any]]]) -> Optional[str]:
+    """Return the model that is loaded, where a list says so, or has only one."""
+    loaded = [each["name"] for each in models or () if each.get("loaded", len(models or ()) == 1)]
+    return loaded[0] if loaded else None
+
+
+def _is_unwell(status: int, facts: Dict[str, Any]) -> bool:
+    """Whether a backend is broken, or refuses us for the name that we call it by (ours then needs --allowed-host)."""
+    error = facts.get("error")
+    return status >= 500 or (isinstance(error, dict) and error.get("code") == "host_not_allowed")

@@ -1,0 +1,122 @@
+"""Requests that end backends: which ones a backend has died under, and what becomes of them.
+
+    died beside others ──> suspect: it runs alone from now on ── died alone ──> guilty: it gets 500, unsent
+                              └─ ran to its end alone ──> nothing is known of it any more
+
+So a request that ends every process it reaches ends two, and those that shared the first with it survive: they run
+alone as well. What is remembered are fingerprints, so that an equal request is known again; a stream that its client
+has seen a part of is not sent again, and is a suspect when the client asks again.
+
+    Quarantine    suspects and guilty ones, for a while          has_died    whether a backend's process has ended
+
+A fingerprint is a keyed hash (BLAKE2b, RFC 7693) of method, path and body: nobody can make another body with the same.
+"""
+
+import errno
+import hashlib
+import secrets
+import socket
+import threading
+import time
+from collections import OrderedDict
+from typing import Any, Callable, Dict, Tuple
+
+from core.balancing.facts import life_of, read_facts
+from core.errors import APIError
+from core.http.client import Broken, Client, Slow, TooLarge, Unreachable
+
+REMEMBERED = 256
+SECONDS = 600.0
+CERTAIN_AFTER = 1.5  # seconds in which a port that takes connections and breaks them off may still belong to a process
+_PROBE_SECONDS = 1.0
+_PAUSE = 0.05
+_MOST_READ = 1 << 16
+_OUR_OWN_FAULT = (errno.EMFILE, errno.ENFILE)
+
+
+class Quarantine:
+    """The fingerprints of the last `size` requests that backends died under, each for `seconds`."""
+
+    def __init__(
+        self, size: int = REMEMBERED, seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic
+    ):
+        self._size = size
+        self._seconds = seconds
+        self._clock = clock
+        self._secret = secrets.token_bytes(32)
+        self._known: "OrderedDict[bytes, Tuple[bool, float]]" = OrderedDict()  # -> guilty, and until when
+        self._lock = threading.Lock()  # guards _known
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is remembered, so that no fingerprint need be taken."""
+        return not self._known
+
+    def fingerprint(self, method: str, path: str, body: bytes) -> bytes:
+        """Return what equal requests have in common; only this object knows it again."""
+        mark = hashlib.blake2b(("%s %s\n" % (method, path)).encode("latin-1", "replace"), key=self._secret)
+        mark.update(body)
+        return mark.digest()
+
+    def check(self, fingerprint: bytes) -> bool:
+        """Whether a request must run alone. Raises APIError 500 where it is guilty."""
+        with self._lock:
+            guilty, until = self._known.get(fingerprint, (False, float("-inf")))
+            if self._clock() >= until:
+                self._known.pop(fingerprint, None)
+                return False
+        if guilty:
+            raise killed("It is not sent again for up to %d minutes." % (self._seconds // 60))
+        return True
+
+    def died(self, fingerprint: bytes, alone: bool) -> bool:
+        """A backend has died under a request. Returns whether that is guilty now: it ran alone."""
+        with self._lock:
+            guilty = alone or self._known.get(fingerprint, (False, 0.0))[0]
+            self._known[fingerprint] = (guilty, self._clock() + self._seconds)
+            self._known.move_to_end(fingerprint)
+            while len(self._known) > self._size:
+                self._known.popitem(last=False)
+            return guilty
+
+    def passed(self, fingerprint: bytes) -> None:
+        """A request has run to its end alone: it is no suspect any more."""
+        with self._lock:
+            if not self._known.get(fingerprint, (True, 0.0))[0]:
+                del self._known[fingerprint]
+
+
+def killed(what_follows: str) -> APIError:
+    """Return the error of a request that two backends have died under."""
+    message = "Two backends died while they ran this request, the second one with nothing else to do. " + what_follows
+    return APIError(500, message, "backend_killed")
+
+
+def has_died(client: Client, url: str, headers: Dict[str, str], life: Any) -> bool:
+    """Whether the process behind a connection that broke off has ended: its port refuses, or another process answers.
+
+    `life` is what its /health said its `pid` was, None where it does not tell. Takes CERTAIN_AFTER and a probe's time
+    at most. A server that is too slow to tell counts as alive, and so does one that this process could not ask.
+    """
+    deadline = time.monotonic() + CERTAIN_AFTER
+    while True:
+        try:
+            pid = _pid(client, url, headers)
+        except (Slow, TooLarge):
+            return False
+        except Unreachable as error:
+            cause = error.__context__
+            late = isinstance(cause, (socket.timeout, TimeoutError))
+            return not late and getattr(cause, "errno", None) not in _OUR_OWN_FAULT
+        except Broken:  # while it ends, or where a port is forwarded, this is how a process that is gone looks
+            if time.monotonic() >= deadline:
+                return True
+            time.sleep(_PAUSE)
+        else:
+            return None not in (pid, life) and pid != life
+
+
+def _pid(client: Client, url: str, headers: Dict[str, str]) -> Any:
+    """Return the `pid` in a server's /health, or None. Raises Unreachable, Broken, Slow."""
+    answer = client.open(url + "/health", headers=headers, timeout=_PROBE_SECONDS, within=_PROBE_SECONDS)
+    return life_of(read_facts(answer.read_and_close(_MOST_READ)).get("pid"))

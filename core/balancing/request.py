@@ -1,0 +1,108 @@
+"""What a request asks for, as far as a balancer must know it: who asks, for which model, and how its prompt begins.
+
+    body ── read_body ──> fields ──┬── model_of      the model's name
+                                   └── beginnings    a fingerprint of each longer beginning of the prompt
+
+A body that is not a JSON object asks for nothing in particular: it goes to any backend, which says what is wrong. The
+prompt may be that of /generate, /completion and /v1/completions, the messages of /v1/chat/completions, Anthropic's
+/v1/messages (its system prompt stands apart) or Ollama's /api/chat and /api/generate.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, Tuple
+
+from core.errors import APIError
+from core.jsonbody import read_json
+from core.names import plain_name
+
+CHUNK = 64  # characters that each fingerprint reaches further than the one before: about 16 tokens
+MOST_CHUNKS = 1024  # a longer prompt is told by its beginning
+DEEPEST = 8  # lists in lists that are looked into for texts
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks for. `beginnings` are fingerprints, of the shortest beginning of the prompt first."""
+
+    who: str = ""  # whose turn in the queue it takes
+    model: str = ""  # "" for any
+    works: bool = True  # it needs a slot; a look-up does not
+    beginnings: Tuple[int, ...] = ()
+
+
+def read_body(body: bytes) -> Dict[str, Any]:
+    """Return a body's JSON object, or an empty one for anything else, what core/jsonbody.py refuses included."""
+    if not body.lstrip()[:1] == b"{":
+        return {}
+    try:
+        return read_json(body)
+    except (APIError, MemoryError):
+        return {}
+
+
+def model_of(fields: Dict[str, Any]) -> str:
+    """Return the name of the model that is asked for, or an empty text."""
+    for field in MODEL_FIELDS:
+        name = fields.get(field)
+        if name and isinstance(name, str):
+            return name
+    return ""
+
+
+MODEL_FIELDS = ("model", "model_name")
+
+
+def beginnings(fields: Dict[str, Any]) -> Tuple[int, ...]:
+    """Return fingerprints of the prompt's first 64 characters, first 128, and so on; equal ones mean equal beginnings.
+
+    The last characters that fill no chunk are left out. Fingerprints are hashes of Python: good in this process only.
+    """
+    before = hash(plain_name(model_of(fields)))
+    marks = []
+    for chunk in _chunks(_texts(fields)):
+        before = hash((before, chunk))
+        marks.append(before)
+        if len(marks) == MOST_CHUNKS:
+            break
+    return tuple(marks)
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[str]:
+    """Cut the texts, taken as one, into chunks."""
+    left = ""
+    for text in texts:
+        left += text[: CHUNK * MOST_CHUNKS]
+        start = 0
+        while start + CHUNK <= len(left):
+            yield left[start : start + CHUNK]
+            start += CHUNK
+        left = left[start:]
+
+
+def _texts(fields: Dict[str, Any]) -> Iterator[str]:
+    """Yield what a model is shown, in the order of most chat templates: tools, system prompt, messages, prompt."""
+    for name in ("tools", "system", "instructions"):
+        if fields.get(name):
+            yield _text(fields[name])
+    messages = fields.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict):
+            yield "\0%s\0%s" % (_text(message.get("role")), _text(message.get("content")))
+    for name in ("prompt", "input"):
+        if fields.get(name):
+            yield _text(fields[name])
+
+
+def _text(value: Any, depth: int = 0) -> str:
+    """Return a text as it is, a list of texts' parts by their text, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and depth < DEEPEST:
+        return "\0".join(
+            _text(each.get("text") if isinstance(each, dict) and "text" in each else each, depth + 1) for each in value
+        )
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (ValueError, RecursionError):  # a backend will refuse it
+        return ""

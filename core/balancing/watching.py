@@ -1,0 +1,59 @@
+"""How a request waits for its backend: until bytes come, the client leaves, or the backend is found to be down.
+
+    Client.open(…, wait=Watch(pool, backend, request, patience))
+
+It looks twice a second. While nothing comes, it doubts the backend, so that the health thread has a look at it; and it
+notices what the health thread has found out. Sending a large body waits in the same way as reading an answer. What
+was waited for a stream that only says that it is there adds up (keepalive.py).
+"""
+
+from typing import Any
+
+from core.balancing.keepalive import Patience
+from core.balancing.pool import Backend, Pool
+from core.balancing.vitals import DOWN
+from core.errors import HangUp
+from core.http.client import Broken, room_to_send
+from core.http.messages import Request
+
+SLICE = 0.5  # seconds between two looks whether a backend that is silent is still there
+
+
+class GaveUp(Broken):
+    """The backend is down, as its probes have found out; the connection itself has not ended."""
+
+
+class Watch:
+    """One request's way to wait for its backend; called as upstream.plain_wait is."""
+
+    def __init__(self, pool: Pool, backend: Backend, request: Request, patience: Patience):
+        self._pool = pool
+        self._backend = backend
+        self._request = request
+        self._patience = patience
+
+    def __call__(self, sock: Any, timeout: float, sending: bool = False) -> bool:
+        """Wait for bytes of the backend, or for room to send; False after `timeout` seconds, or when patience is out.
+
+        Raises HangUp the moment the client leaves, GaveUp where the backend is down.
+        """
+        clock, backend = self._pool.clock, self._backend
+        began = clock()
+        deadline = began + (timeout if sending else min(timeout, self._patience.left))
+        while not self._look(sock, min(SLICE, max(0.0, deadline - clock())), sending):
+            if backend.vitals.state == DOWN:
+                raise GaveUp("by its probes, it is down: %s" % backend.vitals.why)
+            if clock() >= deadline:
+                return False
+            self._pool.doubt(backend)
+        if not sending:
+            backend.heard = clock()
+            self._patience.waited(backend.heard - began)
+        return True
+
+    def _look(self, sock: Any, timeout: float, sending: bool) -> bool:
+        if not sending:
+            return self._request.wire.wait_for(sock, timeout)
+        if self._request.hung_up():
+            raise HangUp("the client closed the connection")
+        return room_to_send(sock, timeout)

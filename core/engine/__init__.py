@@ -1,0 +1,1 @@
+"""The engine: llama.cpp, driven by one thread that steps all generations of a model together."""

@@ -1,0 +1,841 @@
+"""What the project uses of llama.cpp, as objects. The only file that imports llama_cpp.
+
+    Model      one GGUF file's weights and vocabulary              (llama_model, llama_vocab)
+    Batch      rows for one decode                                 (llama_batch)
+    Context    the sequences' cells, and one decode step           (llama_context, llama_memory)
+    Sampler    one request's choice of tokens                      (llama_sampler chain, grammar)
+
+Who may touch what, from which thread:
+
+    Model      its vocabulary: any thread; `readers` keeps it from being freed meanwhile. The rest: the engine's thread
+    Context    one thread at a time. The engine's own: the engine's thread; the siding's: the siding's thread in its
+               turns, and the engine's thread while that halts or has ended. After settle(), several threads may read
+               the last decode's logits at once, until the next decode
+    Sampler    one thread at a time. Any thread makes it; then the engine's thread uses it, or, while the engine's
+               thread waits for all of them, one thread of its pool
+
+What llama.cpp refuses becomes an APIError; what would end the process (an assertion in native code) is checked before
+the call. Grammars never reach it: core/grammar reads and follows them (gbnf.py, stacks.py, masks.py).
+"""
+
+import array
+import collections
+import ctypes
+import logging
+import math
+import os
+from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Tuple
+from typing import Sequence as Many
+
+import llama_cpp
+import numpy
+
+from core.bounds import TOKENS
+from core.engine.jobs import Part, Plain, Prompt
+from core.engine.sampling import Sampling
+from core.engine.scheduler import Chunk, Sequence
+from core.engine.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
+from core.errors import APIError
+from core.grammar import gbnf, masks
+from core.grammar.gbnf import Token
+from core.grammar.masks import Texts
+from core.grammar.stacks import TOO_AMBIGUOUS, Stacks
+from core.hardware import cores
+from core.models import ModelFile
+from core.settings import EngineSettings, split_lora
+
+log = logging.getLogger("comeapi.llama")
+
+
+def build_facts() -> Dict[str, Any]:
+    """Return llama-cpp-python's version, and whether its build can use a GPU (llama_supports_gpu_offload)."""
+    return {"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "version": llama_cpp.__version__}
+
+
+def halts_well(settings: EngineSettings) -> bool:
+    """Whether a decode may halt halfway without its other threads wearing the cores out.
+
+    With one thread, always. GNU's OpenMP lets them sleep after a moment; other libraries, and ggml's own threads, spin.
+    On a GPU a decode is not asked whether to halt (llama_set_abort_callback).
+    """
+    if settings.gpu_layers and llama_cpp.llama_supports_gpu_offload():
+        return False
+    return (settings.threads or cores()) == 1 or _loaded("libgomp")
+
+
+def _loaded(library: str) -> bool:
+    """Whether this process has loaded a library; False where the system does not tell."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            return any(library in line for line in maps)
+    except OSError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------- llama.cpp's log
+
+
+class _NativeLog:
+    """Keeps llama.cpp's last complaints, to say why something failed; passes everything on when verbose."""
+
+    ERROR, CONTINUED = 4, 5
+
+    def __init__(self) -> None:
+        self.verbose = False
+        self._errors: Deque[str] = collections.deque(maxlen=3)
+        self._callback = llama_cpp.llama_log_callback(self._take)  # kept: C holds only its address
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def last_errors(self) -> str:
+        """Return the last complaints in one line and forget them."""
+        text = "; ".join(self._errors)
+        self._errors.clear()
+        return text
+
+    def _take(self, level: int, text: bytes, _user_data: Any) -> None:
+        line = text.decode("utf-8", "replace").strip()
+        if level == self.ERROR and line:
+            self._errors.append(line)
+        if self.verbose and line:
+            log.info("llama.cpp: %s", line)
+
+
+_native_log: Optional[_NativeLog] = None
+
+
+def _start_llama(verbose: bool) -> _NativeLog:
+    """Initialise llama.cpp once in this process."""
+    global _native_log
+    if _native_log is None:
+        llama_cpp.llama_backend_init()
+        _native_log = _NativeLog()
+    _native_log.verbose = verbose
+    return _native_log
+
+
+# --------------------------------------------------------------------------------------------------- model
+
+
+class Model:
+    """A loaded GGUF file: its weights and its vocabulary. Raises APIError 500 where llama.cpp refuses it.
+
+    `progress` is told the share that is loaded, and answers whether to go on.
+    """
+
+    def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
+        self.file = file
+        self.readers = Readers()  # guards _pointer against being freed while threads read the vocabulary
+        native_log = _start_llama(settings.verbose)
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = settings.gpu_layers
+        params.load_mode = _load_mode(settings, params.load_mode)
+        if settings.safe_mode:
+            params.use_extra_bufts = False
+        report = llama_cpp.llama_progress_callback(lambda share, _: progress(share))
+        params.progress_callback = report  # a local keeps it alive: llama.cpp calls it only while loading
+        self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(file.path), params)
+        if not self._pointer:
+            why = native_log.last_errors() or "llama.cpp gives no reason"
+            raise APIError(500, "%s can't be loaded: %s" % (file.name, why), "model_broken", "model_name")
+        self.vocab = llama_cpp.llama_model_get_vocab(self._pointer)
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        self.trained_context = llama_cpp.llama_model_n_ctx_train(self._pointer)
+        recurrent = llama_cpp.llama_model_is_recurrent(self._pointer) or llama_cpp.llama_model_is_hybrid(self._pointer)
+        windowed = llama_cpp.llama_model_n_swa(self._pointer) > 0
+        self.plain_cells = not recurrent and not windowed  # whether a slot's cells are one per token, and stay
+        self.forgets_partly = not recurrent  # whether a sequence's last cells can be freed without the others
+        self._enders: Optional[List[int]] = None
+        self._long_texts: Optional[LongTexts] = None
+        self._texts: Optional[Texts] = None
+        if llama_cpp.llama_model_has_encoder(self._pointer) or not llama_cpp.llama_model_has_decoder(self._pointer):
+            self.close()
+            raise APIError(500, "%s does not generate text." % file.name, "model_unsuitable", "model_name")
+        self.adapters = [self._adapter(text) for text in settings.lora]
+
+    def _adapter(self, text: str) -> Tuple[Any, float]:
+        """Load a LoRA adapter (llama_adapter_lora_init); it is freed with the model."""
+        path, scale = split_lora(text)
+        adapter = llama_cpp.llama_adapter_lora_init(self._pointer, os.fsencode(path))
+        if not adapter:
+            self.close()
+            raise APIError(500, "The LoRA adapter %s does not fit %s." % (path, self.file.name), "lora_broken", "lora")
+        return adapter, scale
+
+    @property
+    def pointer(self) -> Any:
+        """The llama_model, for the engine's thread."""
+        return self._pointer
+
+    def prompt_tokens(self, prompt: Prompt, suffix: Optional[str], most: int) -> Optional[List[int]]:
+        """Return a prompt's tokens, those that the model wants at the beginning included; with a suffix, of the gap.
+
+        None if the model has been unloaded. Raises APIError 400 for a token that the model does not have, where it is
+        no model that fills gaps, and, as soon as that is certain, for more tokens than `most`.
+        """
+        try:
+            with self.readers:
+                room = most + 1  # for a first token that is there twice
+                tokens = self._mixed(_parts(prompt), room) if suffix is None else self._gap(prompt, suffix, room)
+                return tokens[1:] if self._begins_twice(tokens) else tokens
+        except Closed:
+            return None
+        except TooLong as problem:
+            raise self._too_long(problem.least, most)
+
+    def _too_long(self, least: int, most: int) -> APIError:
+        message = "The prompt has at least %d tokens; the context holds %d, the answer included." % (least, most + 1)
+        if self.file.embeds:
+            message = "The text has at least %d tokens; an embedding takes at most %d." % (least, most)
+        return APIError(400, message, "context_length_exceeded", "input" if self.file.embeds else "prompt")
+
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
+        """Return a text's tokens (llama_tokenize). Raises APIError 400 above a bound, 503 if it has been unloaded."""
+        try:
+            with self.readers:
+                return self._tokenize(text, add_special, parse_special, TOKENS.most)
+        except Closed:
+            raise _unloaded()
+        except TooLong:
+            raise APIError(400, "'content' may hold at most %d tokens." % TOKENS.most, "invalid_value", "content")
+
+    def detokenize(self, tokens: Many[int], field: str = "tokens") -> bytes:
+        """Return tokens' bytes, special ones' too. `field` is the request's that holds them.
+
+        Raises APIError 400 for an unknown one, 503 if the model has been unloaded.
+        """
+        try:
+            with self.readers:
+                return b"".join(self.piece(self._known(token, field), True) for token in tokens)
+        except Closed:
+            raise _unloaded()
+
+    def _mixed(self, parts: Many[Part], most: int, add_special: bool = True) -> List[int]:
+        """Return the tokens of texts and token ids in turns; a first text gets what the model wants before it."""
+        tokens: List[int] = []
+        for index, part in enumerate(parts):
+            if isinstance(part, int):
+                tokens.append(self._known(part))
+            else:
+                text, plain = (part.text, True) if isinstance(part, Plain) else (part, False)
+                tokens += self._tokenize(text, add_special and index == 0, not plain, most - len(tokens))
+            if len(tokens) > most and index + 1 < len(parts):
+                raise TooLong(len(tokens))
+        return tokens
+
+    def _begins_twice(self, tokens: List[int]) -> bool:
+        """Whether a text brought its own first token: chat templates do, and the vocabulary adds it again."""
+        adds = llama_cpp.llama_vocab_get_add_bos(self.vocab)
+        return bool(adds) and tokens[:2] == [llama_cpp.llama_vocab_bos(self.vocab)] * 2
+
+    def _gap(self, prefix: Prompt, suffix: str, most: int) -> List[int]:
+        """Return the tokens that ask a model to fill the gap between two texts (llama_vocab_fim_pre, _suf, _mid)."""
+        marks = [getattr(llama_cpp, "llama_vocab_fim_" + name)(self.vocab) for name in ("pre", "suf", "mid")]
+        if min(marks) < 0:
+            message = "%s can't fill a gap: it has no tokens for that." % self.file.name
+            raise APIError(400, message, "no_infill", "suffix")
+        before = self._mixed(_parts(prefix), most, add_special=False)
+        after = self._tokenize(suffix, False, True, most - len(before))
+        begin = [llama_cpp.llama_vocab_bos(self.vocab)] if llama_cpp.llama_vocab_get_add_bos(self.vocab) else []
+        return begin + [marks[0]] + before + [marks[1]] + after + [marks[2]]
+
+    def _known(self, token: int, field: str = "prompt") -> int:
+        if not 0 <= token < self.vocabulary:
+            message = "There is no token %d: the model has %d." % (token, self.vocabulary)
+            raise APIError(400, message, "invalid_value", field)
+        return token
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool, most: int) -> List[int]:
+        """Return a text's tokens, of a long one piece by piece. Raises TooLong above `most` of a long one, Closed."""
+        if len(text) <= PIECE:
+            return self.native_tokens(text, add_special, parse_special)
+        if self._long_texts is None:  # two threads may both make it: the same
+            self._long_texts = _long_texts(self)
+        return self._long_texts.tokenize(text, add_special, parse_special, most, self.readers.check)
+
+    def native_tokens(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
+        """Return a text's tokens (llama_tokenize, which releases the GIL)."""
+        data = text.encode("utf-8", "replace")
+        size = len(data) + 16
+        while True:
+            tokens = (ctypes.c_int32 * size)()
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, add_special, parse_special)
+            if count >= 0:
+                return tokens[:count]
+            size = -count
+
+    def markers(self, texts: Many[str]) -> FrozenSet[int]:
+        """Return the tokens of those texts that are one token."""
+        every = [self.native_tokens(text, False, True) for text in texts]
+        return frozenset(tokens[0] for tokens in every if len(tokens) == 1)
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """Return a token's bytes (llama_token_to_piece); none for a special one, unless asked for."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends the answer (llama_vocab_is_eog)."""
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    def ends_all(self) -> List[int]:
+        """Return all tokens that end an answer; they are looked for when first asked for, over the whole vocabulary."""
+        if self._enders is None:
+            self._enders = [token for token in range(self.vocabulary) if self.ends(token)]
+        return self._enders
+
+    def texts(self) -> Optional[Texts]:
+        """Return all tokens' texts, for grammars; None if the model has been unloaded before.
+
+        They are taken apart when first asked for: 150,000 take a second.
+        """
+        if self._texts is None:
+            try:
+                with self.readers:
+                    pieces, enders = [self.piece(token, True) for token in range(self.vocabulary)], self.ends_all()
+            except Closed:
+                return None
+            self._texts = Texts(pieces, enders)
+        return self._texts
+
+    def close(self) -> None:
+        """Free the model, once nobody reads its vocabulary any more; readers stop at their next piece."""
+        left = self.readers.close(_READERS_LEAVE)
+        if self._pointer and left:
+            llama_cpp.llama_model_free(self._pointer)
+        elif self._pointer:
+            log.error("%s stays in memory: a text is still being tokenized", self.file.name)
+        self._pointer = None
+
+
+_READERS_LEAVE = 10.0  # seconds; a piece takes milliseconds, a whole megabyte of a vocabulary without pieces a second
+
+
+def _parts(prompt: Prompt) -> Many[Part]:
+    return (prompt,) if isinstance(prompt, str) else prompt
+
+
+def _unloaded() -> APIError:
+    return APIError(503, "The model has just been unloaded.", "not_ready", headers=[("Retry-After", "1")])
+
+
+def _long_texts(model: Model) -> LongTexts:
+    """Return what tokenizes long texts; it reads the vocabulary, which takes 0.5 s for 150,000 tokens."""
+    vocab, every = model.vocab, range(model.vocabulary)
+    texts = [llama_cpp.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in every]
+    specials = [texts[token] for token in every if llama_cpp.llama_vocab_get_attr(vocab, token) & _SPECIAL]
+    kind = ctypes.create_string_buffer(64)
+    llama_cpp.llama_model_meta_val_str(model.pointer, b"tokenizer.ggml.model", kind, len(kind))
+    begin = [llama_cpp.llama_vocab_bos(vocab)] if llama_cpp.llama_vocab_get_add_bos(vocab) else []
+    end = [llama_cpp.llama_vocab_eos(vocab)] if llama_cpp.llama_vocab_get_add_eos(vocab) else []
+    return LongTexts(model.native_tokens, kind.value.decode("ascii", "replace"), texts, specials, begin, end)
+
+
+_SPECIAL = (  # tokens whose texts are looked for before anything else
+    llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+)
+
+
+# ------------------------------------------------------------------------------------------------- context
+
+
+class Batch:
+    """Rows for one llama_decode, filled with whole blocks of memory: row by row would cost 0.5 µs each."""
+
+    def __init__(self, rows: int, slots: int):
+        self._tokens = (ctypes.c_int32 * rows)()
+        self._positions = (ctypes.c_int32 * rows)()
+        self._counts = (ctypes.c_int32 * rows)(*([1] * rows))
+        self._ids = (ctypes.POINTER(ctypes.c_int32) * rows)()
+        self._logits = (ctypes.c_int8 * rows)()
+        self._slots = (ctypes.c_int32 * slots)(*range(slots))
+        self._size = 0
+        self.native = llama_cpp.llama_batch()
+        self.native.token = ctypes.cast(self._tokens, type(self.native.token))
+        self.native.pos = ctypes.cast(self._positions, type(self.native.pos))
+        self.native.n_seq_id = ctypes.cast(self._counts, type(self.native.n_seq_id))
+        self.native.seq_id = ctypes.cast(self._ids, type(self.native.seq_id))
+        self.native.logits = ctypes.cast(self._logits, type(self.native.logits))
+
+    def clear(self) -> None:
+        """Begin a new batch."""
+        self._size = 0
+
+    def add(self, slot: int, start: int, tokens: Many[int], logits: int) -> int:
+        """Add consecutive tokens of one slot, of which the last `logits` want logits. Returns the batch's size then."""
+        first, count = self._size, len(tokens)
+        self._put(self._tokens, first, array.array("i", tokens))
+        self._put(self._positions, first, array.array("i", range(start, start + count)))
+        address = ctypes.addressof(self._slots) + slot * ctypes.sizeof(ctypes.c_int32)
+        self._put(self._ids, first, array.array(_POINTER_CODE, [address]) * count)
+        self._put(self._logits, first, array.array("b", bytes(count - logits) + b"\1" * logits))
+        self._size += count
+        self.native.n_tokens = self._size
+        return self._size
+
+    @staticmethod
+    def _put(column: Any, first: int, values: array.array) -> None:
+        address, count = values.buffer_info()
+        size = values.itemsize
+        if first + count > len(column):
+            raise ValueError("a batch of %d rows can't take %d more at %d" % (len(column), count, first))
+        ctypes.memmove(ctypes.addressof(column) + first * size, address, count * size)
+
+
+_POINTER_CODE = "Q" if ctypes.sizeof(ctypes.c_void_p) == 8 else "I"
+
+
+class Context:
+    """The cells of all sequences, and the step that fills them. Raises APIError 500 where memory is short.
+
+    `n_ctx` is the tokens that one slot may hold. kv_unified is off: attention does not walk the other sequences' cells.
+    """
+
+    def __init__(self, model: Model, settings: EngineSettings):
+        self.n_ctx = settings.ctx_size or model.trained_context
+        if model.trained_context and not settings.stretches:
+            self.n_ctx = min(self.n_ctx, model.trained_context)
+        params = llama_cpp.llama_context_default_params()
+        _set_sizes(params, settings, self.n_ctx)
+        if model.file.embeds:
+            _set_embedding(params, self.n_ctx)
+        _set_types(params, settings)
+        _set_rope(params, settings)
+        self._pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        if not self._pointer:
+            why = _start_llama(settings.verbose).last_errors() or "not enough memory?"
+            message = "No context of %d x %d tokens for %s: %s" % (settings.slots, self.n_ctx, model.file.name, why)
+            raise APIError(500, message, "no_context", "model_name")
+        self.n_batch = int(llama_cpp.llama_n_batch(self._pointer))
+        self._width = llama_cpp.llama_model_n_embd(model.pointer)
+        self._memory = llama_cpp.llama_get_memory(self._pointer)
+        self._use_adapters(model.adapters)
+        self._batch = Batch(self.n_batch, settings.slots)
+        self._slots = settings.slots
+        self._halt: Any = None
+
+    def _use_adapters(self, adapters: Many[Tuple[Any, float]]) -> None:
+        """Apply LoRA adapters (llama_set_adapters_lora)."""
+        if adapters:
+            pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(adapters))(*[pointer for pointer, _ in adapters])
+            scales = (ctypes.c_float * len(adapters))(*[scale for _, scale in adapters])
+            llama_cpp.llama_set_adapters_lora(self._pointer, pointers, len(adapters), scales)
+
+    @property
+    def pointer(self) -> Any:
+        """The llama_context, for samplers."""
+        return self._pointer
+
+    def decode(self, chunks: Many[Chunk]) -> Tuple[int, Dict[Sequence, int]]:
+        """Evaluate chunks in one batch.
+
+        Returns llama_decode's status, and for each sequence that can sample its last token's row; the rows of its
+        guesses follow.
+        """
+        self._batch.clear()
+        rows = {}
+        for chunk in chunks:
+            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count] + list(chunk.drafts)
+            sampled = 1 + len(chunk.drafts) if chunk.last else 0
+            end = self._batch.add(chunk.sequence.slot, chunk.start, tokens, sampled)
+            if chunk.last:
+                rows[chunk.sequence] = end - sampled
+        return llama_cpp.llama_decode(self._pointer, self._batch.native), rows
+
+    def trim(self, slot: int, count: int) -> bool:
+        """Free all cells of a slot but the first `count` (llama_memory_seq_rm). False where the model can't do that."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, count, -1))
+
+    def reuse(self, source: int, slot: int, count: int) -> int:
+        """Put the first `count` tokens of `source` into `slot`, and nothing else. Returns how many are there now.
+
+        It is all or nothing: recurrent, hybrid and sliding-window models may refuse to give up only their last cells
+        (llama_memory_seq_rm answers False, or the first cells have gone); then the slot is left empty. Copies whole
+        slots only: with kv_unified off, a partial llama_memory_seq_cp ends the process.
+        """
+        if source != slot:
+            self.forget(slot)
+            llama_cpp.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
+        whole = self.positions(slot) == count
+        cut = not whole and count > 0 and self.trim(slot, count)
+        if whole or (cut and self.positions(slot) == count and self._first_position(slot) == 0):
+            return count
+        self.forget(slot)
+        return 0
+
+    def forget(self, slot: int) -> None:
+        """Free a slot's cells."""
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def save(self, slot: int) -> "SavedCells":
+        """Return a copy of a slot's cells, for load(). Raises APIError 500 where llama.cpp gives none."""
+        size = llama_cpp.llama_state_seq_get_size(self._pointer, slot)
+        buffer = numpy.zeros(size + SavedCells.SPARE, numpy.uint8)
+        if not size or llama_cpp.llama_state_seq_get_data(self._pointer, _bytes(buffer), size, slot) != size:
+            raise APIError(500, "The cells of slot %d can't be copied." % slot, "cells_lost")
+        return SavedCells(buffer, size, self._slots, slot)
+
+    def load(self, slot: int, saved: "SavedCells") -> bool:
+        """Put cells that save() has copied, perhaps in another context, into a slot. False if refused."""
+        state = saved.state(self._slots)
+        return bool(llama_cpp.llama_state_seq_set_data(self._pointer, _bytes(state), len(state), slot))
+
+    def call_between(self, halt: Callable[[], bool]) -> None:
+        """Call `halt` between any two operations of a decode on the CPU. It may take its time; True ends the decode.
+
+        decode() answers 2 then (llama_set_abort_callback). It is called in the thread that decodes.
+        """
+        self._halt = llama_cpp.ggml_abort_callback(lambda _: halt())  # kept: C holds only its address
+        llama_cpp.llama_set_abort_callback(self._pointer, self._halt, None)
+
+    def _first_position(self, slot: int) -> int:
+        return llama_cpp.llama_memory_seq_pos_min(self._memory, slot)
+
+    def logits(self, row: int, vocabulary: int) -> Any:
+        """Return a row's logits as an array of float32 that the next decode() overwrites (llama_get_logits_ith)."""
+        return numpy.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._pointer, row), (vocabulary,))
+
+    def log_probabilities(
+        self, row: int, vocabulary: int, token: int, most: int
+    ) -> Tuple[float, List[Tuple[int, float]]]:
+        """Return a token's log probability in a row, and the `most` likeliest tokens with theirs, likeliest first."""
+        logits = self.logits(row, vocabulary).astype(numpy.float64)
+        logits -= logits.max()
+        logits -= math.log(numpy.exp(logits).sum())
+        top = numpy.argpartition(logits, -min(most, vocabulary))[-min(most, vocabulary) :]
+        top = top[numpy.argsort(-logits[top], kind="stable")]
+        return float(logits[token]), [(int(each), float(logits[each])) for each in top]
+
+    def embed(self, sequences: Many[Sequence]) -> Tuple[int, List[List[float]]]:
+        """Evaluate whole prompts in one batch. Returns llama_decode's status, and each one's embedding, of length 1.
+
+        The model's own pooling makes one vector of a prompt's rows (llama_get_embeddings_seq).
+        """
+        self._batch.clear()
+        for sequence in sequences:
+            self._batch.add(sequence.slot, 0, sequence.tokens, len(sequence.tokens))
+        status = llama_cpp.llama_decode(self._pointer, self._batch.native)
+        return status, [] if status else [self._embedding(sequence.slot) for sequence in sequences]
+
+    def _embedding(self, slot: int) -> List[float]:
+        pointer = llama_cpp.llama_get_embeddings_seq(self._pointer, slot)
+        vector = numpy.ctypeslib.as_array(pointer, (self._width,)).astype(numpy.float64)
+        length = math.sqrt(float(vector @ vector))
+        return (vector / length if length else vector).tolist()
+
+    def settle(self) -> None:
+        """Let the last decode's results be read by several threads at once: the first read puts them in order."""
+        llama_cpp.llama_get_logits_ith(self._pointer, -1)
+
+    def positions(self, slot: int) -> int:
+        """Return how many positions a slot's cells hold."""
+        return llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1
+
+    def close(self) -> None:
+        """Free the context."""
+        llama_cpp.llama_free(self._pointer)
+
+
+class SavedCells:
+    """The cells of one slot, as llama_state_seq_get_data writes them, for a context of any number of slots.
+
+    With kv_unified off they begin with words of 32 bits: a magic number, the slot, the number of slots, and then for
+    each slot how many cells it gives and the cells; all slots but the one give none. For another number of slots, words
+    that are 0 are left out before, and added after. Raises APIError 500 for anything else.
+    """
+
+    SPARE = 4 * 256  # bytes; zeros for as many slots as a context may have
+
+    def __init__(self, buffer: Any, size: int, slots: int, slot: int):
+        words = buffer[: 4 * (4 + slot)].view(numpy.uint32)
+        magic, origin, streams, count = words[0], words[1], words[2], words[3 + slot]
+        if streams != slots or words[3 : 3 + slot].any() or not count:
+            raise APIError(500, "This llama.cpp writes cells in a form that is not known.", "cells_unknown")
+        words[slot:] = magic, origin, 1, count
+        self._buffer = buffer[4 * slot :]
+        self._size = size - 4 * (slots - 1)
+
+    def state(self, slots: int) -> Any:
+        """Return the bytes that llama_state_seq_set_data takes in a context of so many slots."""
+        self._buffer[:16].view(numpy.uint32)[2] = slots
+        return self._buffer[: self._size + 4 * (slots - 1)]
+
+
+def _bytes(buffer: Any) -> Any:
+    return buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+
+
+def _load_mode(settings: EngineSettings, default: int) -> int:
+    """Return the llama_load_mode that --mlock and --no-mmap ask for."""
+    if settings.mlock:
+        return llama_cpp.LLAMA_LOAD_MODE_MLOCK if settings.no_mmap else llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK
+    return llama_cpp.LLAMA_LOAD_MODE_NONE if settings.no_mmap else default
+
+
+def _set_sizes(params: Any, settings: EngineSettings, n_ctx: int) -> None:
+    params.n_ctx = n_ctx * settings.slots
+    params.n_batch = settings.rows
+    params.n_ubatch = min(settings.ubatch_size or params.n_batch, params.n_batch)
+    params.n_seq_max = settings.slots
+    params.n_outputs_max = settings.slots * (
+        1 + settings.draft_max
+    )  # else logits are reserved for a whole batch: 300 MB for large vocabularies
+    params.n_threads = settings.threads or cores()
+    params.n_threads_batch = settings.threads_batch or params.n_threads
+    params.kv_unified = False  # attention does not walk the other sequences' cells
+    params.no_perf = True
+
+
+def _set_embedding(params: Any, n_ctx: int) -> None:
+    """Let a context give embeddings: a prompt is pooled, so it must be computed at once, with an output of each row.
+
+    With kv_unified off llama.cpp would cut a batch into parts of equal lengths, and pool the last part of each prompt.
+    """
+    params.embeddings = params.kv_unified = True
+    params.n_batch = params.n_ubatch = params.n_outputs_max = min(n_ctx, max(params.n_batch, LONGEST_EMBEDDING))
+
+
+LONGEST_EMBEDDING = 2048  # tokens; longer texts are refused, unless --batch-size is larger
+
+# ggml's numbers of the types in core/settings.py's CACHE_TYPES; llama_cpp has no name for some of them
+_CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
+_FLASH_ATTENTION = {
+    "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_ROPE_SCALING = {
+    "none": llama_cpp.LLAMA_ROPE_SCALING_TYPE_NONE,
+    "linear": llama_cpp.LLAMA_ROPE_SCALING_TYPE_LINEAR,
+    "yarn": llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN,
+}
+
+
+def _set_types(params: Any, settings: EngineSettings) -> None:
+    params.type_k = _CACHE_TYPES[settings.cache_type_k]
+    params.type_v = _CACHE_TYPES[settings.cache_type_v]
+    params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attn]
+
+
+def _set_rope(params: Any, settings: EngineSettings) -> None:
+    params.rope_freq_base = settings.rope_freq_base
+    params.rope_freq_scale = settings.rope_freq_scale
+    params.yarn_orig_ctx = settings.yarn_orig_ctx
+    if settings.rope_scaling in _ROPE_SCALING:
+        params.rope_scaling_type = _ROPE_SCALING[settings.rope_scaling]
+    if settings.rope_scaling == "yarn":
+        for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_slow", "yarn_beta_fast"):
+            setattr(params, name, getattr(settings, name))
+
+
+class Sampler:
+    """One request's choice of tokens: biases, a chain of llama.cpp's samplers in its order, and a grammar beside it.
+
+    The order runs cheap cuts (top_k) before dear ones (top_p). The grammar stays out of the chain: testing the one
+    chosen token takes microseconds, masking a whole vocabulary takes milliseconds, and is done only when the chosen
+    token is refused. llama.cpp ends the process where no token is left to choose, so that is looked for before.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        sampling: Sampling,
+        seed: int,
+        longest: int,
+        stacks: Optional[Stacks] = None,
+        texts: Optional[Texts] = None,
+    ):
+        """`longest` is how many tokens the context holds: nothing looks back further. `stacks` are the grammar's."""
+        self.model = model
+        self._biases = _biases(model, sampling)
+        self._stacks, self._texts = stacks, texts
+        # llama_sampler_sample is the fastest, where only cuts can take tokens away.
+        self._plain = not stacks and not self._biases and not sampling.dynatemp_range
+        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        for sampler in _samplers(model, sampling, seed, longest):
+            llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+
+    @classmethod
+    def make(cls, model: Model, sampling: Sampling, seed: int, longest: int) -> Optional["Sampler"]:
+        """Return a sampler, made in any thread; None if the model has been unloaded. Raises APIError 400."""
+        grammar = gbnf.read(sampling.grammar) if sampling.grammar else None
+        texts = model.texts() if grammar else None
+        try:
+            with model.readers:
+                tokens = {each.name: _token_id(model, each) for each in grammar.tokens} if grammar else {}
+                return cls(model, sampling, seed, longest, Stacks(grammar, tokens) if grammar else None, texts)
+        except Closed:
+            return None
+
+    def remember(self, tokens: Many[int]) -> None:
+        """Let penalties count tokens that were not sampled here, such as a prompt's (llama_sampler_accept)."""
+        for token in tokens:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def sample(self, context: Context, row: int) -> Optional[int]:
+        """Choose the next token from a row that has logits; None where the grammar and the biases leave none.
+
+        Raises APIError 500 where the model's logits are no numbers.
+        """
+        logits = context.logits(row, self.model.vocabulary)
+        if not math.isfinite(logits.max()):
+            raise APIError(500, "%s gives no numbers for logits." % self.model.file.name, "model_broken")
+        if self._plain:
+            return llama_cpp.llama_sampler_sample(self._chain, context.pointer, row)
+        logits = self._biased(logits)
+        token = self._choose(logits)
+        if token is not None and self._stacks and not self._take(token):
+            takes = masks.allowed(self._stacks, self._texts)
+            token = self._choose(numpy.where(takes, logits, numpy.float32(-math.inf)))
+            if token is not None and not self._take(token):
+                raise gbnf.refusal(TOO_AMBIGUOUS)
+        if token is not None:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _biased(self, logits: Any) -> Any:
+        if self._biases:
+            logits = logits.copy()
+            logits[self._biases[0]] += self._biases[1]
+        return logits
+
+    def _choose(self, logits: Any) -> Optional[int]:
+        """Choose a token; the likeliest, should the chain leave none; None where there is none to begin with."""
+        best = int(logits.argmax())
+        if logits[best] == -math.inf:
+            return None
+        token = _Candidates(logits).choose(self._chain)
+        return best if token is None else token
+
+    def _take(self, token: int) -> bool:
+        """Let the grammar go on by a token, if it takes it."""
+        if self.model.ends(token):
+            return self._stacks.may_end()
+        after = self._stacks.after(token, self.model.piece(token, True))
+        if after:
+            self._stacks.move(after)
+        return bool(after)
+
+    def close(self) -> None:
+        """Free the chain and its samplers."""
+        llama_cpp.llama_sampler_free(self._chain)
+
+
+def _token_id(model: Model, token: Token) -> int:
+    """Return the id of a token that a grammar names by its id or its text. Raises APIError 400 if there is none."""
+    if isinstance(token.name, int):
+        if token.name >= model.vocabulary:
+            raise gbnf.refusal("The grammar names the token %d; the model has %d." % (token.name, model.vocabulary))
+        return token.name
+    ids = model.markers([token.name])
+    if not ids:
+        raise gbnf.refusal("The grammar names the token '%s'; the model has none." % token.name[:40])
+    return next(iter(ids))
+
+
+class _Candidates:
+    """A llama_token_data_array: tokens and their logits, for samplers to cut down and choose from."""
+
+    def __init__(self, logits: Any):
+        self._data = numpy.zeros(len(logits), dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
+        self._data["id"] = numpy.arange(len(logits))
+        self._data["logit"] = logits
+        array_type = llama_cpp.llama_token_data_array
+        data = self._data.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+        self._array = array_type(data=data, size=len(logits), selected=-1, sorted=False)
+
+    def choose(self, chain: Any) -> Optional[int]:
+        """Apply a chain and return the token that it selects; None if it leaves none with a finite logit."""
+        llama_cpp.llama_sampler_apply(chain, ctypes.byref(self._array))
+        selected = self._array.selected
+        if not 0 <= selected < self._array.size or not math.isfinite(self._array.data[selected].logit):
+            return None
+        return int(self._array.data[selected].id)
+
+
+_FARTHEST = 1e6  # as far as a bias need go: no logit is near it, and float32 has digits left for the logit itself
+_COLDEST = 1e-5  # below this temperature logits become too large for float32; the likeliest token is chosen
+
+
+def _biases(model: Model, sampling: Sampling) -> Any:
+    """Return the ids of tokens and what is added to their logits, as two arrays; None if there are none."""
+    biases: Dict[int, float] = {}
+    for token, bias in sampling.logit_bias:
+        if token < model.vocabulary:
+            bias = bias if bias == -math.inf else max(-_FARTHEST, min(bias, _FARTHEST))
+            biases[token] = biases.get(token, 0.0) + bias
+    if sampling.ignore_eos:
+        biases.update((token, -math.inf) for token in model.ends_all())
+    if not biases:
+        return None
+    return numpy.array(list(biases), numpy.int64), numpy.array(list(biases.values()), numpy.float32)
+
+
+def _samplers(model: Model, sampling: Sampling, seed: int, longest: int) -> List[Any]:
+    """Return the samplers of a request, in the order of llama.cpp's common_sampler_init; biases come before them."""
+    made = _penalties(model, sampling, longest) if sampling.penalizes else []
+    if sampling.temperature < _COLDEST:
+        return made + [llama_cpp.llama_sampler_init_greedy()]
+    if sampling.mirostat:
+        return made + _mirostat(model, sampling, seed)
+    return made + _cuts(sampling, seed) + [llama_cpp.llama_sampler_init_dist(seed)]
+
+
+def _penalties(model: Model, sampling: Sampling, longest: int) -> List[Any]:
+    """Return the samplers that look back. -1 tokens means all, and there are never more than `longest`.
+
+    llama.cpp reserves memory for as many as it is told.
+    """
+    last_n = longest if sampling.repeat_last_n < 0 else min(sampling.repeat_last_n, longest)
+    dry_last_n = longest if sampling.dry_penalty_last_n < 0 else min(sampling.dry_penalty_last_n, longest)
+    breakers = [text.encode("utf-8", "replace") for text in sampling.dry_sequence_breakers]
+    made = [
+        llama_cpp.llama_sampler_init_penalties(
+            model.vocabulary, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+        )
+    ]
+    if sampling.dry_multiplier:
+        made.append(
+            llama_cpp.llama_sampler_init_dry(
+                model.vocab,
+                sampling.dry_multiplier,
+                sampling.dry_base,
+                min(sampling.dry_allowed_length, longest),
+                dry_last_n,
+                (ctypes.c_char_p * len(breakers))(*breakers),
+                len(breakers),
+            )
+        )
+    return made
+
+
+def _cuts(sampling: Sampling, seed: int) -> List[Any]:
+    """Return the samplers that drop candidates, those that would drop none left out, and the temperature."""
+    keep = sampling.min_keep
+    made = []
+    if sampling.top_n_sigma > 0:
+        made.append(llama_cpp.llama_sampler_init_top_n_sigma(sampling.top_n_sigma))
+    if sampling.top_k > 0:
+        made.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1:
+        made.append(llama_cpp.llama_sampler_init_typical(sampling.typical_p, keep))
+    if sampling.top_p < 1:
+        made.append(llama_cpp.llama_sampler_init_top_p(sampling.top_p, keep))
+    if sampling.min_p > 0:
+        made.append(llama_cpp.llama_sampler_init_min_p(sampling.min_p, keep))
+    if sampling.xtc_probability > 0:
+        made.append(llama_cpp.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, keep, seed))
+    temperature = sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
+    return made + [llama_cpp.llama_sampler_init_temp_ext(*temperature)]
+
+
+def _mirostat(model: Model, sampling: Sampling, seed: int) -> List[Any]:
+    temperature = llama_cpp.llama_sampler_init_temp(sampling.temperature)
+    if sampling.mirostat == 1:
+        learn = sampling.mirostat_tau, sampling.mirostat_eta
+        return [temperature, llama_cpp.llama_sampler_init_mirostat(model.vocabulary, seed, *learn, 100)]
+    return [temperature, llama_cpp.llama_sampler_init_mirostat_v2(seed, sampling.mirostat_tau, sampling.mirostat_eta)]

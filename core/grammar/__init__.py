@@ -1,0 +1,1 @@
+"""Grammars: a JSON schema, a pattern or GBNF goes in; which tokens may come next comes out."""

@@ -1,0 +1,136 @@
+"""What a handler gets and gives back: a Request, and a Reply or a Stream.
+
+    Request       what a client asks
+    Reply         a whole answer;  json_reply() and error_reply() make one
+    Stream        an answer in pieces;  sse.py makes one of server-sent events
+"""
+
+import collections
+import json
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Tuple
+from urllib.parse import parse_qs
+
+from core.errors import APIError
+from core.http.sockets import Wire
+from core.jsonbody import read_json
+
+
+class Request:
+    """What a handler gets. Header names are lower-case; repeated headers are joined by ', ' as RFC 9110 5.2 says."""
+
+    def __init__(self, method: str, target: str, version: str, headers: Dict[str, str], wire: Wire, peer: str):
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.wire = wire
+        self.peer = peer  # the client's address
+        self.path, _, self.query_string = target.partition("?")
+        self.params: Dict[str, str] = {}  # what {names} in the route's path stood for
+        self.route = "other"  # the route's pattern, for metrics
+        self.key = ""  # the API key that it was let in by
+        self.body = b""
+        self.held = 0  # bytes that the body takes from the service's budget
+        given = headers.get("x-request-id")
+        self.id = given if given and _ID.fullmatch(given) else _new_id()
+
+    @property
+    def query(self) -> Dict[str, str]:
+        """The query's fields; of repeated ones the last."""
+        return {key: values[-1] for key, values in parse_qs(self.query_string, keep_blank_values=True).items()}
+
+    def json(self) -> Dict[str, Any]:
+        """Return the body as a JSON object. Raises APIError 400 for anything else (core/jsonbody.py)."""
+        return read_json(self.body)
+
+    @property
+    def scheme(self) -> str:
+        """What it came by, http or https."""
+        return "https" if hasattr(self.wire.sock, "cipher") else "http"
+
+    def hung_up(self) -> bool:
+        """Tell at once whether the client has gone."""
+        return self.wire.hung_up()
+
+
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_ids: Deque[str] = collections.deque()  # drawn many at once: each call of the system hands the GIL over
+
+
+def _new_id() -> str:
+    """Return an id that nobody can guess."""
+    while True:
+        try:
+            return "req-" + _ids.popleft()
+        except IndexError:
+            drawn = secrets.token_hex(16 * _DRAWN)
+            _ids.extend(drawn[at : at + 32] for at in range(0, len(drawn), 32))
+
+
+_DRAWN = 256
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.clear)  # or both processes would give the same ones
+
+
+@dataclass
+class Reply:
+    """A whole answer."""
+
+    body: bytes = b""
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Sequence[Tuple[str, str]] = ()
+
+
+def json_reply(value: Any, status: int = 200, headers: Sequence[Tuple[str, str]] = ()) -> Reply:
+    """Return `value` as a JSON reply."""
+    return Reply(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), status, headers=headers)
+
+
+IDLE = object()  # what a stream's iterator yields when nothing has come for a moment, so that hang-ups are noticed
+
+
+@dataclass
+class Stream:
+    """An answer in pieces: `chunks` yields bytes as they come, or IDLE at least a few times a second while none do.
+
+    The head is held back until the first piece, so that an APIError before it still gets its own status. `chunks` is
+    closed (generator.close) when the client goes. `error_chunk` renders an APIError raised after the first piece;
+    without one, the connection is cut, so that nobody takes half an answer for a whole one.
+    """
+
+    chunks: Iterator[Any]
+    status: int = 200
+    content_type: str = "application/octet-stream"
+    headers: Sequence[Tuple[str, str]] = ()
+    ping: bytes = b""
+    error_chunk: Optional[Callable[[APIError], bytes]] = None
+
+
+def internal_error() -> APIError:
+    """Return what a client is told of a defect; the log has the rest."""
+    return APIError(500, "The server failed on this request; its log says why.", "internal_error")
+
+
+def error_body(error: APIError) -> bytes:
+    """Return an error's envelope as bytes."""
+    return json.dumps(error.envelope(), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def error_reply(error: APIError) -> Reply:
+    """Return an error as a reply."""
+    return Reply(error_body(error), error.status, headers=error.headers)
+
+
+def local_host(host: str) -> str:
+    """Return the host by which a client on this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def http_url(host: str, port: int, scheme: str = "http") -> str:
+    """Return the URL of a host, which may be an IPv6 address, and a port."""
+    return "%s://%s:%d" % (scheme, "[%s]" % host if ":" in host else host, port)

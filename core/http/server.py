@@ -1,0 +1,465 @@
+"""The HTTP server: everything a program needs to be a well-behaved one, on ThreadingHTTPServer.
+
+    socket ── Wire ── Connection ── Service.respond ── route's handler ── Reply | Stream
+              bytes,    HTTP/1.1      key, route,         the program
+              deadlines framing       body, errors
+
+    Config        the settings, with their defaults and their reasons
+    Service       listens, routes, counts, drains
+
+A handler is a function from Request to Reply or Stream (messages.py). It may raise APIError at any time, also
+while streaming. It runs in its connection's own thread.
+
+Sources: RFC 9110 (HTTP semantics), RFC 9112 (HTTP/1.1 framing), the OpenAI API reference for the error envelope.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import socketserver
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
+from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
+
+from core.errors import APIError, HangUp, TimedOut
+from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
+from core.http.bodies import BodyBudget
+from core.http.connection import Connection, framed, reply_head
+from core.http.connections import Connections
+from core.http.descriptors import is_short, room
+from core.http.heads import bad_request
+from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
+from core.http.metrics import Metrics
+from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
+from core.http.routing import Handler, Route, Router
+from core.http.sockets import readable, shake_hands
+from core.options import between, setting
+
+log = logging.getLogger("comeapi.http")
+access_log = logging.getLogger("comeapi.access")
+
+
+def _file(text: str) -> str:
+    if text and not os.path.isfile(text):
+        raise ValueError("there is no file %s" % text)
+    return text
+
+
+_seconds = between(0.05, 86400, float)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A service's settings: each is a name, a default and a reason."""
+
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network")
+    port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
+    tls_cert: str = setting("", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE")
+    tls_key: str = setting("", "its private key, where that is in another file", "network", check=_file, metavar="FILE")
+    api_key: Tuple[str, ...] = setting(
+        (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
+        check=check_key, metavar="KEY",
+    )  # fmt: skip
+    key_requests: int = setting(
+        0, "requests that each API key may have at once; more get 429; 0 for any number", "access",
+        check=between(0, 1 << 20),
+    )  # fmt: skip
+    key_rate: int = setting(
+        0, "requests that each API key may make in a minute; more get 429; 0 for any number", "access",
+        check=between(0, 1 << 20),
+    )  # fmt: skip
+    allowed_host: Tuple[str, ...] = setting(
+        (), "a further name that clients may call this server by, .DOMAIN for all below, * for any; repeatable",
+        "access", many=True, check=check_name, metavar="NAME",
+    )  # fmt: skip
+    cors_origin: Tuple[str, ...] = setting(
+        (), "an origin whose web pages may call, such as https://chat.example.com, or * for any; repeatable", "access",
+        many=True, check=check_origin,
+    )  # fmt: skip
+    access_log: bool = setting(False, "log one line a request to stderr", "access")
+    max_body: int = setting(4 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
+    max_bodies: int = setting(
+        256 << 20, "bytes that all request bodies may take at once; more get 503", "limits", check=between(1, 1 << 50)
+    )
+    max_connections: int = setting(
+        4096, "connections at once; for more, idle ones are closed; where none idles, they get 503", "limits",
+        check=between(1, 1 << 20),
+    )  # fmt: skip
+    header_timeout: float = setting(10.0, "seconds a client may take to send its headers", "limits", check=_seconds)
+    body_timeout: float = setting(60.0, "seconds a client may take to send its body", "limits", check=_seconds)
+    idle_timeout: float = setting(75.0, "seconds a kept-alive connection may idle", "limits", check=_seconds)
+    write_timeout: float = setting(60.0, "seconds a client may lag behind its answer", "limits", check=_seconds)
+    ping_interval: float = setting(15.0, "seconds of silence before a ping in a stream", "limits", check=_seconds)
+    drain_timeout: float = setting(
+        30.0, "seconds that running requests get to finish when stopping", "limits", check=between(0, 86400, float)
+    )
+
+
+_PAUSE_SECONDS = 0.1  # where no descriptor is left
+_MOST_DROPPED = 32 << 10  # bytes of a request that is turned away
+
+
+class _Server(ThreadingHTTPServer):
+    """The accept loop: a thread for each connection, up to a bound."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 1024  # the default of 5 refuses bursts
+    allow_reuse_address = os.name == "posix"  # on Windows it would let two programs share a port
+
+    def __init__(self, service: "Service"):
+        self.service = service
+        self.short = False  # no descriptor was left for a connection
+        self._complained = float("-inf")
+        self.tls = _tls_context(service.config)
+        host, port = service.config.host, service.config.port
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._woken, self._wake = socket.socketpair()
+        self._ended = threading.Event()
+        super().__init__((host, port), Connection)
+
+    def server_bind(self) -> None:
+        """Bind without HTTPServer's look-up of the host's name, which can hang where there is no DNS."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]
+
+    def serve_forever(self, poll_interval: float = 3600.0) -> None:
+        """Accept connections until shutdown(), which wakes it at once; socketserver's own loop looks now and then."""
+        try:
+            while True:
+                ready = readable([self.socket, self._woken], poll_interval)
+                if self._woken in ready:
+                    return
+                if ready:
+                    self._handle_request_noblock()
+        finally:
+            self._ended.set()
+
+    def shutdown(self) -> None:
+        """Stop serve_forever() and wait for its end; harmless the second time."""
+        with contextlib.suppress(OSError):
+            self._wake.send(b"\0")
+        self._ended.wait()
+
+    def server_close(self) -> None:
+        """Close all sockets of the accept loop."""
+        super().server_close()
+        self._woken.close()
+        self._wake.close()
+
+    def get_request(self) -> Any:
+        """Accept a connection. Where no descriptor is left, make room or pause: it would fail again at once."""
+        try:
+            sock, address = super().get_request()
+        except OSError as error:
+            if is_short(error):
+                self._run_short(error)
+            raise
+        return self._secured(sock), address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start the connection's thread, or turn it away where there are too many."""
+        connections = self.service.connections
+        if not connections.has_room():
+            self._turn_away(request)
+            return
+        connections.opened(request)
+        try:
+            super().process_request(request, client_address)
+        except BaseException as error:
+            connections.closed(request)
+            if not is_short(error):
+                raise
+            self._complain(error)
+            self._turn_away(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, and count it out."""
+        try:
+            if self.tls:
+                shake_hands(request, self.service.config.header_timeout)
+            super().process_request_thread(request, client_address)
+        except (OSError, ValueError, TimedOut) as error:
+            log.debug("no TLS handshake: %s", error)
+            self.shutdown_request(request)
+        finally:
+            self.service.connections.closed(request)
+
+    def _secured(self, sock: Any) -> Any:
+        """Return a TLS socket in place of a plain one, where TLS is on; its thread shakes hands. Raises OSError."""
+        if not self.tls:
+            return sock
+        sock.setblocking(False)
+        try:
+            return self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except (OSError, ValueError) as error:
+            sock.close()
+            raise OSError(str(error))
+
+    def _run_short(self, error: OSError) -> None:
+        self.short = True
+        self._complain(error)
+        if not self.service.connections.make_room():
+            time.sleep(_PAUSE_SECONDS)
+
+    def _complain(self, error: BaseException) -> None:
+        """Say what this process is short of, once a minute."""
+        now = time.monotonic()
+        if now - self._complained > 60:
+            self._complained = now
+            log.warning("a new connection has to wait: %s (%d are open)", error, len(self.service.connections))
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection; over TLS, say first that this is the end."""
+        if hasattr(request, "unwrap"):
+            with contextlib.suppress(OSError, ValueError):
+                request.unwrap()
+        super().shutdown_request(request)
+
+    def accept_the_rest(self) -> None:
+        """Take the connections that the kernel has already taken for us: their clients count on an answer."""
+        self.short = False
+        for _ in range(self.request_queue_size):
+            if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
+                return
+            self._handle_request_noblock()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what escaped a connection's thread: a defect, never the client's doing."""
+        log.error("connection from %s failed:\n%s", client_address, traceback.format_exc())
+
+    def _turn_away(self, sock: Any) -> None:
+        """Say 503 and close. It never waits, so over TLS, where there was no handshake yet, it says nothing."""
+        error = APIError(503, "Too many connections.", "too_many_connections", headers=[("Retry-After", "1")])
+        with contextlib.suppress(OSError):
+            sock.setblocking(False)
+            if not self.tls:
+                sock.send(reply_head(503, "application/json", error.headers, close=True) + framed(error_body(error)))
+                sock.recv(_MOST_DROPPED)  # what is left unread would reset the connection
+        self.shutdown_request(sock)
+
+
+def _tls_context(config: Config) -> Any:
+    """Return what TLS needs, or None where it is off. Raises OSError where certificate and key are no good."""
+    if not config.tls_cert:
+        return None
+    import ssl  # here, so that a Python without it can still serve HTTP
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key or None)
+    except ssl.SSLError as error:
+        raise OSError("the certificate in %s can't be used: %s" % (config.tls_cert, error))
+    return context
+
+
+class Service:
+    """An HTTP server: routes requests to handlers, counts them, and stops without losing one.
+
+        service = Service(Config(port=9000), [Route("GET", "/health", handler, public=True)])
+        service.start()     # raises OSError where the port is taken
+        …
+        service.drain(30)   # no new connections; running requests finish; then everything is closed
+
+    `fallback` answers every path that no route names. `name` is the metrics' prefix. `keys` are those of routes that
+    check a key of their own: like an API key, they let a request in whatever host name it has. A connection needs up to
+    `descriptors` file descriptors.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        routes: Iterable[Route],
+        fallback: Optional[Handler] = None,
+        name: str = "comeapi",
+        keys: Sequence[str] = (),
+        descriptors: int = 1,
+    ):
+        self.config = config
+        self.metrics = Metrics()
+        self._router = Router(routes, fallback)
+        self._keys = [key.encode("utf-8") for key in config.api_key]
+        self._all_keys = self._keys + [key.encode("utf-8") for key in keys]
+        self._hosts = Hosts(config.host, config.allowed_host)
+        self._origins = Origins(config.cors_origin)
+        self._limits = KeyLimits(config.key_requests, config.key_rate)
+        self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
+        self._server: Optional[_Server] = None
+        self._draining = False
+        self._descriptors = descriptors
+        self.connections = Connections(config.max_connections)
+        self._count = _HTTPMetrics(self.metrics, name, self)
+
+    # ---- life
+
+    def start(self) -> "Service":
+        """Bind and serve in a background thread. Raises OSError where the address can't be had."""
+        self._server = _Server(self)
+        self._fit_into_process()
+        threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
+        return self
+
+    def _fit_into_process(self) -> None:
+        """Allow no more connections than this process may have open files for."""
+        fit = room(self._descriptors)
+        if fit is not None and fit < self.connections.most:
+            self.connections.most = fit
+            log.info("the limit of open files (ulimit -n) leaves room for %d connections at once", fit)
+
+    @property
+    def port(self) -> int:
+        """The port really bound."""
+        return self._server.server_port
+
+    @property
+    def url(self) -> str:
+        """The address a client on this machine calls."""
+        return http_url(local_host(self.config.host), self.port, "https" if self.config.tls_cert else "http")
+
+    def metrics_page(self, request: Request) -> Reply:
+        """Answer GET /metrics in Prometheus' text format."""
+        return Reply(self.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service is on its way out."""
+        return self._draining
+
+    def drain(self, timeout: float) -> int:
+        """Take no new connections, let running requests finish for up to `timeout` seconds, close everything.
+
+        Returns how many requests had to be cut off.
+        """
+        self._draining = True
+        if self._server:
+            self._server.shutdown()
+            self._server.accept_the_rest()
+            self._server.server_close()
+        self.connections.end_idle()
+        self.connections.wait_until_closed(timeout)
+        return self.connections.cut()
+
+    # ---- counting
+
+    def connections_open(self) -> int:
+        """How many connections are open."""
+        return len(self.connections)
+
+    def requests_active(self) -> int:
+        """How many requests are being answered."""
+        return self.connections.active()
+
+    # ---- answering
+
+    def respond(self, request: Request, read_body: Callable[[Request], bytes]) -> Any:
+        """Return the Reply or Stream for a request: route, key, body, handler; every error as its envelope."""
+        try:
+            self._check_host(request)
+            if _is_preflight(request):
+                return Reply(status=204, headers=self._origins.preflight(request.headers))
+            if request.target == "*":
+                return self._about_all(request)
+            route = self._authorized_route(request)
+            request.body = read_body(request)
+            request.wire.begin_request(request.version)
+            return route.handler(request)
+        except APIError as error:
+            return error_reply(error)
+        except (HangUp, TimedOut):
+            raise
+        except Exception as error:
+            if is_short(error):
+                return error_reply(_short(error))
+            log.error("%s %s (%s) failed:\n%s", request.method, request.path, request.id, traceback.format_exc())
+            return error_reply(internal_error())
+
+    def finished(self, request: Request, status: int, size: int, seconds: float) -> None:
+        """Count and log one request."""
+        self.bodies.give_back(request.held)
+        if request.key:
+            self._limits.leave(request.key)
+        self._count.finished(request, status, seconds)
+        if self.config.access_log:
+            line = '%s %s "%s %s" %d %dB %.1fms'
+            access_log.info(line, request.peer, request.id, request.method, request.target, status, size, seconds * 1e3)
+
+    def cors(self, request: Request) -> Sequence[Tuple[str, str]]:
+        """Return the headers that let a web page read the reply, where it may."""
+        return self._origins.headers(request.headers.get("origin", ""))
+
+    def _about_all(self, request: Request) -> Reply:
+        """Answer a request whose target is the whole server: OPTIONS * (RFC 9110, section 9.3.7)."""
+        if request.method != "OPTIONS":
+            raise bad_request("The target * is for OPTIONS only.")
+        return Reply(status=204, headers=[("Allow", self._router.methods())])
+
+    def _authorized_route(self, request: Request) -> Route:
+        try:
+            route, request.params = self._router.find(request.method, request.path)
+            request.route = route.path
+        except APIError:
+            self._check_origin(request, public=False)
+            self._check_key(request)  # without a key, nobody learns which paths there are
+            raise
+        self._check_origin(request, route.public)
+        if not route.public:
+            self._check_key(request)
+        return route
+
+    def _check_host(self, request: Request) -> None:
+        """Raise APIError 403 for a request by a foreign name, unless it has a key, as no page has that rebinds one."""
+        host = request.headers.get("host", "")
+        if not self._hosts.allow(host) and not key_is_one_of(presented_key(request.headers), self._all_keys):
+            raise host_error(host)
+
+    def _check_origin(self, request: Request, public: bool) -> None:
+        self._origins.check(request.method, request.path, request.headers, public)
+
+    def _check_key(self, request: Request) -> None:
+        """Raise APIError 401 unless the request carries one of the keys, 429 where that has reached its limit."""
+        if not self._keys:
+            return
+        given = presented_key(request.headers)
+        if not key_is_one_of(given, self._keys):
+            raise key_error(given)
+        self._limits.enter(given, time.monotonic())
+        request.key = given
+
+
+def _is_preflight(request: Request) -> bool:
+    return request.method == "OPTIONS" and {"origin", "access-control-request-method"} <= request.headers.keys()
+
+
+def _short(error: Exception) -> APIError:
+    return APIError(503, "The server is short of resources: %s." % error, "short", headers=[("Retry-After", "1")])
+
+
+class _HTTPMetrics:
+    """What every service counts about its own HTTP."""
+
+    def __init__(self, metrics: Metrics, name: str, service: Service):
+        labels = ("method", "route", "status")
+        self._requests = metrics.counter(name + "_http_requests_total", "HTTP requests answered.", *labels)
+        self._seconds = metrics.histogram(
+            name + "_http_request_duration_seconds", "From a request's first byte to its answer's last.", "route"
+        )
+        self._open = metrics.gauge(name + "_http_connections", "Client connections open.")
+        self._active = metrics.gauge(name + "_http_requests_active", "Requests being answered.")
+        self._service = service
+        metrics.collect(self._collect)
+
+    def finished(self, request: Request, status: int, seconds: float) -> None:
+        method = request.method if request.method in _KNOWN_METHODS else "other"  # a bounded number of series
+        self._requests.inc(method, request.route, str(status))
+        self._seconds.observe(seconds, request.route)
+
+    def _collect(self) -> None:
+        self._open.set(self._service.connections_open())
+        self._active.set(self._service.requests_active())
+
+
+_KNOWN_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

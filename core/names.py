@@ -1,0 +1,10 @@
+"""One rule for the spellings of a model's name, for the balancer and the backends alike."""
+
+
+def plain_name(name: str) -> str:
+    """Return a model's name without what makes no difference: `.gguf`, Ollama's `:latest`, and letters' case."""
+    name = name.casefold()
+    for end in (":latest", ".gguf"):
+        if name.endswith(end) and name != end:
+            name = name[: -len(end)]
+    return name

@@ -1,0 +1,1 @@
+"""What comeapi.py plans, starts and watches: backends and a balancer."""

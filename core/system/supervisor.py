@@ -1,0 +1,362 @@
+"""Starts the backends and the balancer, watches them, starts again what dies or hangs, and stops them all.
+
+    Console      the terminal
+    Supervisor   one thread, one queue of events: what starts, becomes ready, hangs, dies, asks to stop
+
+What is started again, and when:
+
+    1  a crash in a model's first test                → at once, in safe mode, and so are all backends from then on
+    2  it can't work (wrong arguments, no llama-cpp-python), and nothing has served yet → not before something serves
+    3  any other death                                → after 1, 2, 4 … 30 s, for ever; what has served may serve again
+    4  it says that its engine hangs, or is silent for 20 s (stopped, or hung as a whole) → killed, then as 3
+
+The program ends by itself in one case only: 2 is true of the balancer, or of all backends.
+
+Nothing here waits for the terminal (core/output.py): a log that can't be written stops no restart.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import queue
+import secrets
+import sys
+import time
+import traceback
+from typing import Any, Dict, List, Set
+
+from core import options, process
+from core.http import server
+from core.http.messages import http_url, local_host
+from core.models import inspect
+from core.settings import EngineSettings, RelaySettings
+from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child
+from core.system.plan import Plan
+
+log = logging.getLogger("comeapi.supervisor")
+
+
+class Console:
+    """The terminal: whole lines, and below them, where it is a terminal, one that shows progress."""
+
+    def __init__(self) -> None:
+        self._live = sys.stdout.isatty()
+        self._shown = ""
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self._erase()
+        print(line, flush=True)
+
+    def progress(self, text: str) -> None:
+        """Show what is going on, in place of what was shown before."""
+        if self._live and text != self._shown:
+            self._erase()
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self._shown = text
+
+    def _erase(self) -> None:
+        if self._shown:
+            sys.stdout.write("\r" + " " * (len(self._shown) + 4) + "\r")
+            self._shown = ""
+
+
+class Supervisor:
+    """Starts the children, watches them, starts again what dies, and stops them all. run() is its one thread.
+
+    `config` is comeapi.py's, `programs` the folder of backend.py and balancer.py.
+    """
+
+    def __init__(self, config: Any, plan: Plan, programs: str):
+        self._config = config
+        self._plan = plan
+        self._programs = programs
+        self._console = Console()
+        self._secret = secrets.token_urlsafe(32)  # the key that our balancer sends to our backends
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (child, run, facts); a signal's number
+        self._backends = [self._backend(index) for index in range(plan.backends)]
+        self._balancer = Child("Balancer", self._balancer_arguments(), self._balancer_environment(), self._events)
+        self._looked = time.monotonic()  # when the children were looked at last
+        self._served = False  # a backend and the balancer have been ready at the same time
+        self._announced = False
+        self._seen: Set[str] = set()  # the URLs of the backends that the balancer has found up
+
+    def run(self) -> int:
+        """Run until a signal, or until nothing can ever serve. Returns the exit status."""
+        process.on_signals(self._events.put)
+        for child in self._children():
+            self._start(child)
+        try:
+            while True:
+                self._start_what_is_due()
+                for event in self._next_events():
+                    if isinstance(event, int):
+                        return self._stop()
+                    self._handle(*event)
+                self._kill_what_hangs()
+                if self._balancer.hopeless or all(child.hopeless for child in self._backends):
+                    self._console.say("❌ Nothing is left that could serve: stopping.")
+                    self._stop()
+                    return 1
+        finally:
+            for child in self._children():
+                child.kill()
+
+    # ---- what is started
+
+    def _children(self) -> List[Child]:
+        return self._backends + [self._balancer]
+
+    def _backend(self, index: int) -> Child:
+        config, plan = self._config, self._plan
+        arguments = [
+            os.path.join(self._programs, "backend.py"),
+            "--child",
+            "--host=" + config.backend_host,
+            "--port=%d" % (config.base_port + index),
+            "--models=" + os.path.dirname(plan.model.path),
+            "--model=" + plan.model.name,
+            "--slots=%d" % plan.slots,
+            "--threads=%d" % plan.threads[index],
+        ]
+        arguments += options.as_arguments(config, _BACKEND_OPTIONS)
+        return Child("Backend %d" % (index + 1), arguments, self._backend_environment(), self._events)
+
+    def _balancer_arguments(self) -> List[str]:
+        config = self._config
+        program = os.path.join(self._programs, "balancer.py")
+        arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
+        host = local_host(config.backend_host)
+        arguments += [
+            "--backend=" + http_url(host, config.base_port + i) for i in range(self._plan.backends)
+        ]
+        return arguments + list(options.as_arguments(config, _BALANCER_OPTIONS))
+
+    # Keys go by the environment: a command line would show them to everybody.
+
+    def _backend_environment(self) -> Dict[str, str]:
+        """Return a backend's environment: ours without its options, which are ours or the balancer's."""
+        environment = own_environment()
+        if self._backends_are_locked():
+            environment[options.PREFIX + "API_KEY"] = ",".join([*self._config.api_key, self._secret])
+        return environment
+
+    def _balancer_environment(self) -> Dict[str, str]:
+        """Return the balancer's environment: ours, with the clients' keys, and with the key to the backends."""
+        environment = dict(os.environ, PYTHONIOENCODING="utf-8")
+        if self._config.api_key:
+            environment[options.PREFIX + "API_KEY"] = ",".join(self._config.api_key)
+        if self._backends_are_locked():
+            environment[options.PREFIX + "BACKEND_KEY"] = self._secret
+        return environment
+
+    def _backends_are_locked(self) -> bool:
+        """Whether the backends ask for a key: where the clients have one, and where other machines reach them."""
+        return bool(self._config.api_key) or not process.is_loopback(self._config.backend_host)
+
+    # ---- events
+
+    def _next_events(self) -> List[Any]:
+        """Return the events that are there; wait for one until a restart is due, half a second at most.
+
+        Half a second, because on Windows a blocked get() hides Ctrl-C.
+        """
+        due = [child.restart_at for child in self._children() if child.restart_at is not None]
+        patience = min([0.5] + [max(0.0, moment - time.monotonic()) for moment in due])
+        events: List[Any] = []
+        try:
+            events.append(self._events.get(timeout=patience))
+            while len(events) < _MOST_EVENTS:
+                events.append(self._events.get_nowait())
+        except queue.Empty:
+            pass
+        return events
+
+    def _start_what_is_due(self) -> None:
+        for child in self._children():
+            if child.restart_at is not None and child.restart_at <= time.monotonic():
+                self._start(child)
+
+    def _start(self, child: Child) -> None:
+        try:
+            child.start()
+        except (OSError, RuntimeError) as error:
+            self._start_later(child, "it can't be started: %s" % error)
+
+    def _kill_what_hangs(self) -> None:
+        """Kill the children that hang. Where we have been stopped ourselves, nobody is blamed for it."""
+        before, self._looked = self._looked, time.monotonic()
+        for child in self._children():
+            if self._looked - before > process.PAUSE_SECONDS:
+                child.forgive()
+            why = child.hangs(self._looked)  # not at a later moment: we may be stopped in the middle of this, too
+            if why:
+                child.kill(why)
+
+    def _handle(self, child: Child, run: int, facts: Dict[str, Any]) -> None:
+        if run != child.run:
+            return  # an earlier run's last words
+        child.heard(facts)
+        handler = getattr(self, "_on_" + str(facts.get("event")), None)
+        if not handler:
+            return
+        try:
+            handler(child, facts)
+            self._show_progress()
+            self._note_service()
+            self._announce_once()
+        except Exception:  # whatever a child says, the others must be watched
+            log.error("%s said %s:\n%s", child.name, facts, traceback.format_exc())
+
+    def _on_log(self, child: Child, facts: Dict[str, Any]) -> None:
+        if not child.said_before(facts["line"]):
+            self._console.say("[%s] %s" % (child.name.lower(), facts["line"]))
+
+    def _on_listening(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.url = facts["url"]
+        if child is self._balancer:
+            child.ready_at, child.settled = time.monotonic(), True
+
+    def _on_loading(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.loading, child.progress = facts["model"], 0.0
+
+    def _on_progress(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.progress = facts["share"]
+
+    def _on_failed(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.loading = ""
+
+    def _on_waiting(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.settled = True
+        self._console.say("🟠 %s has no model yet: %s It tries again until it can." % (child.name, facts["why"]))
+
+    def _on_up(self, child: Child, facts: Dict[str, Any]) -> None:
+        self._seen.add(facts["url"])
+
+    def _on_ready(self, child: Child, facts: Dict[str, Any]) -> None:
+        child.loading, child.settled = "", True
+        child.ready_at = child.ready_at or time.monotonic()
+        line = "🟢 %s: %s (PID %d) %s loaded in %.1f s"
+        self._console.say(line % (child.name, child.url, child.pid, facts["model"], facts["seconds"]))
+
+    # ---- deaths; the numbers are those of the module's docstring
+
+    def _on_exit(self, child: Child, facts: Dict[str, Any]) -> None:
+        word, cause = child.cause_of_death(facts["status"])
+        if self._safe_mode_helps(child, word):  # 1
+            return self._restart_in_safe_mode(child, word)
+        if facts["status"] in HOPELESS and not self._served:  # 2
+            child.ready_at, child.hopeless, child.settled = None, cause, True
+            return self._console.say(
+                "❌ %s died; not starting it again before something serves: %s" % (child.name, cause)
+            )
+        self._start_later(child, cause)  # 3
+
+    def _start_later(self, child: Child, cause: str) -> None:
+        """Start a child again after a while. A cause is told in full once, then shortly, then seldom."""
+        times = child.times(cause)
+        worked = time.monotonic() - child.ready_at if child.ready_at else 0.0
+        delay = child.policy.died(worked)
+        child.ready_at, child.settled = None, True
+        child.loading = ""
+        child.restart_at = time.monotonic() + delay
+        if times == 1:
+            self._console.say("🔴 %s died: %s. Starting it again in %g s." % (child.name, cause, delay))
+        elif times <= _TOLD or times % _TOLD_SELDOM == 0:
+            line = "🔴 %s died in the same way, %d times in a row now. Starting it again in %g s."
+            self._console.say(line % (child.name, times, delay))
+
+    def _safe_mode_helps(self, child: Child, word: str) -> bool:
+        """Whether a child died of a crash in a model's first test that has another cause than a file cut short."""
+        if word not in CRASHES or not child.loading or child.safe:
+            return False
+        return not inspect(os.path.join(os.path.dirname(self._plan.model.path), child.loading)).problem
+
+    def _restart_in_safe_mode(self, child: Child, word: str) -> None:
+        """Restart a backend that crashed while testing a model; from now on all backends start in safe mode."""
+        if "--safe-mode" in child.arguments:
+            self._console.say("🛟 %s crashed (%s) in the same way: safe mode, too." % (child.name, word))
+        else:
+            self._console.say(
+                "🛟 %s crashed (%s) in its first test of %s: this machine can't run that build of llama.cpp at full "
+                "speed. Restarting it in safe mode, about 20 %% slower; README.md has the cure under 'Crash at first "
+                "decode'." % (child.name, word, child.loading)
+            )
+            for each in self._backends:
+                each.arguments.append("--safe-mode")
+        child.ready_at = None
+        self._start(child)
+
+    # ---- what is told
+
+    def _show_progress(self) -> None:
+        loading = ["%s %.0f %%" % (each.name, each.progress * 100) for each in self._backends if each.loading]
+        self._console.progress("⏳ Loading %s: %s" % (self._plan.model.name, ", ".join(loading)) if loading else "")
+
+    def _note_service(self) -> None:
+        """Once something serves, nothing is hopeless any more."""
+        if self._served or not self._balancer.ready_at or not any(child.ready_at for child in self._backends):
+            return
+        self._served = True
+        for child in self._backends:
+            if child.hopeless:
+                child.restart_at = time.monotonic() + LONGEST_DELAY
+
+    def _announce_once(self) -> None:
+        """Say where the service is, once everything has come up that will."""
+        ready = {child.url for child in self._backends if child.ready_at}
+        if self._announced or not ready or not ready <= self._seen:
+            return
+        if not all(child.settled for child in self._children()):
+            return
+        self._announced = True
+        self._console.say("🚀 ComeAPI: %s (PID %d)" % (self._balancer.url, self._balancer.pid))
+        self._console.say("   Try: " + _curl(self._balancer.url, self._plan.model.name, bool(self._config.api_key)))
+
+    # ---- the end
+
+    def _stop(self) -> int:
+        """Stop the balancer, then the backends, so that running requests finish; a second signal stops at once."""
+        grace = self._config.drain_timeout
+        self._console.say("⏹  Stopping: running requests get up to %g s (Ctrl-C again to stop at once)" % grace)
+        deadline = time.monotonic() + grace + 5
+        for group in ([self._balancer], self._backends):
+            for child in group:
+                child.ask_to_stop()
+            while not all(child.wait(0) for child in group):
+                event = self._events.get(timeout=0.5) if not self._events.empty() else None
+                if isinstance(event, int) or time.monotonic() > deadline:
+                    return 1  # run() kills what is left
+                if event is None:
+                    group[0].wait(0.1)
+        self._console.say("✅ Stopped.")
+        return 0
+
+
+def own_environment() -> Dict[str, str]:
+    """Return our environment without options of ours: a child that read them would be another one than planned."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(options.PREFIX)}
+    return dict(environment, PYTHONIOENCODING="utf-8")
+
+
+_MOST_EVENTS = 1000  # taken before the children are looked at
+_TOLD, _TOLD_SELDOM = 6, 20  # how often in a row a cause of death is told; after that, every 20th time
+_BACKEND_OPTIONS = [
+    each.name for each in dataclasses.fields(EngineSettings) if each.name not in ("slots", "threads")
+] + [
+    "max_body", "access_log", "drain_timeout", "header_timeout", "body_timeout", "write_timeout", "ping_interval",
+    "allowed_host",
+]  # fmt: skip
+_BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
+    each.name for each in dataclasses.fields(server.Config) if each.name not in ("host", "port", "api_key")
+]
+
+
+def _curl(url: str, model: str, key: bool) -> str:
+    """Return a command to paste, quoted so that every shell takes it."""
+    body = json.dumps({"model_name": model, "prompt": "Once upon a time in a magical forest,"})
+    header = " -H 'Authorization: Bearer YOUR_KEY'" if key else ""
+    quoted = "'%s'" % body if os.name != "nt" else '"%s"' % body.replace('"', '\\"')
+    return "curl %s/generate%s -d %s" % (url, header if os.name != "nt" else header.replace("'", '"'), quoted)

@@ -1,0 +1,89 @@
+"""What a balancer reads out of a request's body: the model, and how the prompt begins."""
+
+import json
+import time
+
+import pytest
+
+from core.balancing.request import CHUNK, MOST_CHUNKS, beginnings, model_of, read_body
+from core.names import plain_name
+
+LONG = "All work and no play makes Jack a dull boy. " * 20
+
+
+def shared(first, second):
+    """Return how many beginnings two bodies share, from the first on."""
+    pairs = list(zip(beginnings(first), beginnings(second)))
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), len(pairs))
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff{}", b'{"a":', b"nonsense", b"[" * 100000, b"{" * 100000,
+                                  b'{"a":' * 100000, b'{"a": %b}' % (b"[" * 100000)])  # fmt: skip
+def test_a_body_that_is_no_object_asks_for_nothing_in_particular(body):
+    assert read_body(body) == {}
+
+
+def test_the_model_is_named_in_model_or_model_name():
+    assert model_of({"model": "a"}) == model_of({"model_name": "a"}) == "a"
+    assert model_of({"model": 7}) == model_of({"model": None}) == model_of({"model": ""}) == model_of({}) == ""
+    assert plain_name("a.gguf") == plain_name("a") == "a"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": LONG},
+        {"prompt": [LONG, "second"]},
+        {"prompt": list(range(500))},
+        {"input": LONG},
+        {"messages": [{"role": "user", "content": LONG}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": LONG}]}]},
+        {"system": LONG, "messages": [{"role": "user", "content": "Hi"}]},
+        {"system": [{"type": "text", "text": LONG}], "messages": []},
+    ],
+)
+def test_every_apis_prompt_has_beginnings(body):
+    assert len(beginnings(body)) >= len(LONG) // CHUNK
+    assert beginnings(body) == beginnings(json.loads(json.dumps(body)))
+
+
+def test_a_conversations_next_turn_shares_all_beginnings_of_the_turn_before():
+    first = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": LONG}]}
+    turns = [{"role": "assistant", "content": LONG[::-1]}, {"role": "user", "content": "And then?"}]
+    second = {"messages": first["messages"] + turns}
+    assert shared(first, second) == len(beginnings(first)) > 10
+    assert len(beginnings(second)) > len(beginnings(first))
+
+
+def test_prompts_share_beginnings_up_to_where_they_differ():
+    changed = LONG[: CHUNK * 5 + 3] + "X" + LONG[CHUNK * 5 + 4 :]
+    assert shared({"prompt": LONG}, {"prompt": changed}) == 5
+
+
+def test_the_same_prompt_for_another_model_shares_nothing():
+    assert shared({"prompt": LONG, "model": "a"}, {"prompt": LONG, "model": "b"}) == 0
+    assert shared({"prompt": LONG, "model": "a"}, {"prompt": LONG, "model": "a.gguf"}) > 0
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"messages": 7}, {"messages": [None, 7, {"content": None}]}, {"prompt": {"a": 1}}]
+)
+def test_a_strange_body_has_few_beginnings_and_no_error(body):
+    assert len(beginnings(body)) <= 1
+
+
+@pytest.mark.parametrize("depth", [20, 900, 990])
+@pytest.mark.parametrize("field", ["prompt", "tools", "system", "messages", "role", "content"])
+def test_a_prompt_that_is_nested_deeply_is_no_error(field, depth):
+    nested = "x"
+    for _ in range(depth):
+        nested = [{"text": [nested]}]
+    body = {"messages": [{field: nested}]} if field in ("role", "content") else {field: nested}
+    assert len(beginnings(body)) <= MOST_CHUNKS
+
+
+def test_a_huge_prompt_is_told_by_its_beginning_and_quickly():
+    body = {"prompt": "x" * (8 << 20)}
+    started = time.thread_time()
+    assert len(beginnings(body)) == MOST_CHUNKS
+    assert time.thread_time() - started < 0.5
