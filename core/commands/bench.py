@@ -35,7 +35,7 @@ from core.models import BadModel, ModelFile, choose, locate
 from core.options import between, setting
 from core.settings import FolderSettings
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def _counts(text: str) -> str:

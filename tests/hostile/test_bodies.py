@@ -45,7 +45,8 @@ def check(target, path, body, wanted, param=None, seconds=FLOOD_SECONDS):
         if reply.status != 200:
             assert reply.error["message"] and len(reply.body) < 4096, reply.body[:300]
         if param and reply.status == 400 and reply.error["code"] not in WHOLE:
-            assert (reply.error["param"] or "").startswith(param), reply.error
+            named = reply.error["param"] or ""
+            assert (named[len("options.") :] if named.startswith("options.") else named).startswith(param), reply.error
     return reply
 
 
