@@ -92,9 +92,9 @@ def named(own: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except APIError as error:
-        if error.param is None or own(error.param) == error.param:
+        path = None if error.param is None else own(error.param)
+        if path == error.param:
             raise
-        path = own(error.param)
         message = error.message.replace(error.param, path)
         raise APIError(error.status, message, error.code, path, error.type, error.headers)
 

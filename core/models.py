@@ -107,8 +107,8 @@ class ModelFolder:
 
         `param` is the request's field that names it. Where spellings of two files meet, the exact one wins.
         """
-        every = self.list()
-        spelt = [each for each in every if plain_name(each.name) == plain_name(name)]
+        every, wanted = self.list(), plain_name(name)
+        spelt = [each for each in every if plain_name(each.name) == wanted]
         exact = [each for each in spelt if name in (each.name, each.name[: -len(".gguf")])]
         model = next(iter(exact + spelt), None)
         if model is None:

@@ -7,7 +7,7 @@
 
 import contextlib
 import threading
-from typing import Any, Dict, Iterable, List
+from typing import Any, Dict, Iterable, List, Optional
 
 from core.balancing.credentials import Credentials
 from core.balancing.health import Health
@@ -56,11 +56,10 @@ class Catalogue:
     def openai_model(self, request: Request) -> Reply:
         """GET /v1/models/{name}: one of them."""
         self._refresh(request)
-        wanted = plain_name(request.params["name"])
-        for name, model in self._known().items():
-            if plain_name(name) == wanted:
-                return json_reply(_openai_model(model))
-        raise self._unknown(request.params["name"])
+        model = _named(self._known(), request.params["name"])
+        if model is None:
+            raise self._unknown(request.params["name"])
+        return json_reply(_openai_model(model))
 
     def real_name(self, model: str) -> str:
         """Return the model that a name stands for."""
@@ -78,7 +77,7 @@ class Catalogue:
     def _known(self) -> Dict[str, Dict[str, Any]]:
         known = self._pool.models()
         for alias, name in self._aliases.items():
-            target = next((known[each] for each in known if plain_name(each) == plain_name(name)), None)
+            target = _named(known, name)
             if target:
                 known[alias] = dict(target, name=alias, alias_of=target["name"])
         return known
@@ -121,6 +120,12 @@ def no_backend(pool: Pool) -> APIError:
     """Return the error of a request that no backend is there for; it says why."""
     states = "; ".join("%s: %s" % (each["url"], each["why"]) for each in pool.describe())
     return APIError(503, "No backend is up. %s" % states, "no_backend", headers=[("Retry-After", "1")])
+
+
+def _named(known: Dict[str, Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
+    """Return the first of the known models that a name means, or None."""
+    wanted = plain_name(name)
+    return next((model for each, model in known.items() if plain_name(each) == wanted), None)
 
 
 def _openai_model(model: Dict[str, Any]) -> Dict[str, Any]:
