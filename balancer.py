@@ -265,8 +265,14 @@ def main() -> None:
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
     process.Pulse(announce).start()
+    told = threading.Event()  # where we listen: who waits for that line looks for the next ones after it
+
+    def on_up(url: str) -> None:
+        told.wait()
+        announce("up", "🟢 %s is up" % url, url=url)
+
     try:
-        balancer = Balancer(config, lambda url: announce("up", "🟢 %s is up" % url, url=url))
+        balancer = Balancer(config, on_up)
     except ValueError as error:
         options.fail(str(error), 2)
     _reload_at_hangup(balancer)
@@ -284,6 +290,7 @@ def main() -> None:
         url=balancer.url,
         pid=os.getpid(),
     )
+    told.set()
     process.wait_for_stop(config.child)
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     cut = balancer.stop()

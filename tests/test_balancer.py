@@ -1097,6 +1097,31 @@ def test_a_deeply_nested_body_does_not_bring_the_program_down(start, made):
         assert call(url + "/generate", body).status == 200
 
 
+SLOW_START = """
+import sys, time
+sys.path.insert(0, %r)
+import balancer
+
+start = balancer.Balancer.start
+
+def start_slowly(self):
+    start(self)
+    while not self.pool.any_up():
+        time.sleep(0.01)
+    time.sleep(0.2)
+
+balancer.Balancer.start = start_slowly
+balancer.main()
+"""
+
+
+def test_where_it_listens_is_told_before_any_backend_is_up(start, made, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_START % ROOT)
+    balancer = start(str(tmp_path / "slow.py"), "--child", "--port", 0, "--backend", made(StandIn).url)
+    balancer.wait_for_event("listening")
+    balancer.wait_for_event("up")
+
+
 def test_a_balancer_ends_with_its_parent(start):
     balancer = start("balancer.py", "--child", "--port", 0)
     balancer.wait_for_event("listening")
