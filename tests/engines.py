@@ -5,8 +5,10 @@ import queue
 
 from conftest import PATIENCE, ROOT
 
+from core.engine.ask import Ask
 from core.engine.engine import Engine
-from core.engine.jobs import Job, Piece
+from core.engine.generation import Generation
+from core.engine.outcome import Piece
 from core.engine.sampling import Sampling
 from core.models import ModelFolder
 from core.settings import EngineSettings
@@ -28,25 +30,36 @@ def launch(model=DEMO, **settings):
     return engine
 
 
-def result(job):
-    """Return a job's text, its tokens and its last event."""
+def asked(begun=(), **ask):
+    """Return a generation: of STORY and GREEDY on the demo model, where nothing else is said."""
+    return Generation(Ask(**dict({"model": DEMO, "prompt": STORY, "sampling": GREEDY}, **ask)), begun=begun)
+
+
+def next_event(generation):
+    """Return a generation's next event, as soon as it comes."""
+    return generation.channel.get(PATIENCE)[1]
+
+
+def result(generation):
+    """Return a generation's text, its tokens and its last event."""
     text, tokens = "", []
     while True:
-        event = job.events.get(timeout=PATIENCE)
+        event = next_event(generation)
         if not isinstance(event, Piece):
             return text, tokens, event
         text += event.text
         tokens += event.tokens
 
 
-def run(engine, **job):
-    """Run a job, of STORY and GREEDY where nothing else is said, and return its result."""
-    job = Job(**dict({"model": DEMO, "prompt": STORY, "sampling": GREEDY}, **job))
-    engine.submit(job)
-    return result(job)
+def run(engine, begun=(), **ask):
+    """Run a generation, as asked() has it, and return its result."""
+    generation = asked(begun, **ask)
+    engine.submit(generation)
+    return result(generation)
 
 
 def cells_are_known(engine):
     """Whether llama.cpp holds in each slot just as many cells as the scheduler knows of."""
     slots = range(engine.settings.slots)
-    return [engine._context.positions(slot) for slot in slots] == [len(engine._scheduler.cells(slot)) for slot in slots]
+    context = engine._running.resident.context
+    return [context.positions(slot) for slot in slots] == [len(engine._scheduler.cells(slot)) for slot in slots]

@@ -1,9 +1,9 @@
-"""What the project uses of llama.cpp, as objects. The only file that imports llama_cpp.
+"""What the project uses of llama.cpp, as objects. The only file that imports llama_cpp, and so longer than others.
 
     Model      one GGUF file's weights and vocabulary              (llama_model, llama_vocab)
     Batch      rows for one decode                                 (llama_batch)
-    Context    the sequences' cells, and one decode step           (llama_context, llama_memory)
-    Sampler    one request's choice of tokens                      (llama_sampler chain, grammar)
+    Context    the slots' cells, and one decode                    (llama_context, llama_memory)
+    Chain      one request's samplers                              (llama_sampler_chain)
 
 Who may touch what, from which thread:
 
@@ -11,11 +11,11 @@ Who may touch what, from which thread:
     Context    one thread at a time. The engine's own: the engine's thread; the siding's: the siding's thread in its
                turns, and the engine's thread while that halts or has ended. After settle(), several threads may read
                the last decode's logits at once, until the next decode
-    Sampler    one thread at a time. Any thread makes it; then the engine's thread uses it, or, while the engine's
+    Chain      one thread at a time. Any thread makes it; then the engine's thread uses it, or, while the engine's
                thread waits for all of them, one thread of its pool
 
 What llama.cpp refuses becomes an APIError; what would end the process (an assertion in native code) is checked before
-the call. Grammars never reach it: core/grammar reads and follows them (gbnf.py, stacks.py, masks.py).
+the call. Grammars never reach it: core/grammar reads and follows them, and sampler.py asks it.
 """
 
 import array
@@ -24,22 +24,19 @@ import ctypes
 import logging
 import math
 import os
-from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 from typing import Sequence as Many
 
 import llama_cpp
 import numpy
 
 from core.bounds import TOKENS
-from core.engine.jobs import Part, Plain, Prompt
-from core.engine.sampling import Sampling
-from core.engine.scheduler import Chunk, Sequence
+from core.engine.ask import Part, Plain, Prompt
+from core.engine.cells import SavedCells
+from core.engine.sampling import COLDEST, RANDOM_SEED, Sampling
 from core.engine.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
 from core.errors import APIError
-from core.grammar import gbnf, masks
-from core.grammar.gbnf import Token
 from core.grammar.masks import Texts
-from core.grammar.stacks import TOO_AMBIGUOUS, Stacks
 from core.hardware import cores
 from core.models import ModelFile
 from core.settings import EngineSettings, split_lora
@@ -288,17 +285,14 @@ class Model:
             self._enders = [token for token in range(self.vocabulary) if self.ends(token)]
         return self._enders
 
-    def texts(self) -> Optional[Texts]:
-        """Return all tokens' texts, for grammars; None if the model has been unloaded before.
+    def texts(self) -> Texts:
+        """Return all tokens' texts, for grammars. Raises Closed if the model has been unloaded.
 
         They are taken apart when first asked for: 150,000 take a second.
         """
         if self._texts is None:
-            try:
-                with self.readers:
-                    pieces, enders = [self.piece(token, True) for token in range(self.vocabulary)], self.ends_all()
-            except Closed:
-                return None
+            with self.readers:
+                pieces, enders = [self.piece(token, True) for token in range(self.vocabulary)], self.ends_all()
             self._texts = Texts(pieces, enders)
         return self._texts
 
@@ -343,6 +337,15 @@ _SPECIAL = (  # tokens whose texts are looked for before anything else
 # ------------------------------------------------------------------------------------------------- context
 
 
+class Run(NamedTuple):
+    """Consecutive tokens of one slot, the first at position `start`. The last `logits` of them want logits."""
+
+    slot: int
+    start: int
+    tokens: Many[int]
+    logits: int = 0
+
+
 class Batch:
     """Rows for one llama_decode, filled with whole blocks of memory: row by row would cost 0.5 µs each."""
 
@@ -355,24 +358,25 @@ class Batch:
         self._slots = (ctypes.c_int32 * slots)(*range(slots))
         self._size = 0
         self.native = llama_cpp.llama_batch()
-        self.native.token = ctypes.cast(self._tokens, type(self.native.token))
-        self.native.pos = ctypes.cast(self._positions, type(self.native.pos))
-        self.native.n_seq_id = ctypes.cast(self._counts, type(self.native.n_seq_id))
-        self.native.seq_id = ctypes.cast(self._ids, type(self.native.seq_id))
-        self.native.logits = ctypes.cast(self._logits, type(self.native.logits))
+        columns: Dict[str, Any] = {
+            "token": self._tokens, "pos": self._positions, "n_seq_id": self._counts, "seq_id": self._ids,
+            "logits": self._logits,
+        }  # fmt: skip
+        for name, column in columns.items():
+            setattr(self.native, name, ctypes.cast(ctypes.byref(column), type(getattr(self.native, name))))
 
     def clear(self) -> None:
         """Begin a new batch."""
         self._size = 0
 
-    def add(self, slot: int, start: int, tokens: Many[int], logits: int) -> int:
-        """Add consecutive tokens of one slot, of which the last `logits` want logits. Returns the batch's size then."""
-        first, count = self._size, len(tokens)
-        self._put(self._tokens, first, array.array("i", tokens))
-        self._put(self._positions, first, array.array("i", range(start, start + count)))
-        address = ctypes.addressof(self._slots) + slot * ctypes.sizeof(ctypes.c_int32)
+    def add(self, run: Run) -> int:
+        """Add a run of tokens. Returns the batch's size then."""
+        first, count = self._size, len(run.tokens)
+        self._put(self._tokens, first, array.array("i", run.tokens))
+        self._put(self._positions, first, array.array("i", range(run.start, run.start + count)))
+        address = ctypes.addressof(self._slots) + run.slot * ctypes.sizeof(ctypes.c_int32)
         self._put(self._ids, first, array.array(_POINTER_CODE, [address]) * count)
-        self._put(self._logits, first, array.array("b", bytes(count - logits) + b"\1" * logits))
+        self._put(self._logits, first, array.array("b", bytes(count - run.logits) + b"\1" * run.logits))
         self._size += count
         self.native.n_tokens = self._size
         return self._size
@@ -390,7 +394,7 @@ _POINTER_CODE = "Q" if ctypes.sizeof(ctypes.c_void_p) == 8 else "I"
 
 
 class Context:
-    """The cells of all sequences, and the step that fills them. Raises APIError 500 where memory is short.
+    """The cells of all slots, and the decode that fills them. Raises APIError 500 where memory is short.
 
     `n_ctx` is the tokens that one slot may hold. kv_unified is off: attention does not walk the other sequences' cells.
     """
@@ -430,20 +434,13 @@ class Context:
         """The llama_context, for samplers."""
         return self._pointer
 
-    def decode(self, chunks: Many[Chunk]) -> Tuple[int, Dict[Sequence, int]]:
-        """Evaluate chunks in one batch.
+    def decode(self, runs: Many[Run]) -> Tuple[int, List[int]]:
+        """Evaluate runs of tokens in one batch (llama_decode).
 
-        Returns llama_decode's status, and for each sequence that can sample its last token's row; the rows of its
-        guesses follow.
+        Returns its status (0: done; 1: no room in the cells, which are as before), and each run's first row of logits.
         """
         self._batch.clear()
-        rows = {}
-        for chunk in chunks:
-            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count] + list(chunk.drafts)
-            sampled = 1 + len(chunk.drafts) if chunk.last else 0
-            end = self._batch.add(chunk.sequence.slot, chunk.start, tokens, sampled)
-            if chunk.last:
-                rows[chunk.sequence] = end - sampled
+        rows = [self._batch.add(run) - run.logits for run in runs]
         return llama_cpp.llama_decode(self._pointer, self._batch.native), rows
 
     def trim(self, slot: int, count: int) -> bool:
@@ -471,7 +468,7 @@ class Context:
         """Free a slot's cells."""
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
-    def save(self, slot: int) -> "SavedCells":
+    def save(self, slot: int) -> SavedCells:
         """Return a copy of a slot's cells, for load(). Raises APIError 500 where llama.cpp gives none."""
         size = llama_cpp.llama_state_seq_get_size(self._pointer, slot)
         buffer = numpy.zeros(size + SavedCells.SPARE, numpy.uint8)
@@ -479,7 +476,7 @@ class Context:
             raise APIError(500, "The cells of slot %d can't be copied." % slot, "cells_lost")
         return SavedCells(buffer, size, self._slots, slot)
 
-    def load(self, slot: int, saved: "SavedCells") -> bool:
+    def load(self, slot: int, saved: SavedCells) -> bool:
         """Put cells that save() has copied, perhaps in another context, into a slot. False if refused."""
         state = saved.state(self._slots)
         return bool(llama_cpp.llama_state_seq_set_data(self._pointer, _bytes(state), len(state), slot))
@@ -510,16 +507,14 @@ class Context:
         top = top[numpy.argsort(-logits[top], kind="stable")]
         return float(logits[token]), [(int(each), float(logits[each])) for each in top]
 
-    def embed(self, sequences: Many[Sequence]) -> Tuple[int, List[List[float]]]:
-        """Evaluate whole prompts in one batch. Returns llama_decode's status, and each one's embedding, of length 1.
+    def embed(self, prompts: Dict[int, Many[int]]) -> Tuple[int, List[List[float]]]:
+        """Evaluate whole prompts, by their slots, in one batch.
 
-        The model's own pooling makes one vector of a prompt's rows (llama_get_embeddings_seq).
+        Returns llama_decode's status, and each one's embedding, of length 1. The model's own pooling makes one vector
+        of a prompt's rows (llama_get_embeddings_seq).
         """
-        self._batch.clear()
-        for sequence in sequences:
-            self._batch.add(sequence.slot, 0, sequence.tokens, len(sequence.tokens))
-        status = llama_cpp.llama_decode(self._pointer, self._batch.native)
-        return status, [] if status else [self._embedding(sequence.slot) for sequence in sequences]
+        status, _ = self.decode([Run(slot, 0, tokens, len(tokens)) for slot, tokens in prompts.items()])
+        return status, [] if status else [self._embedding(slot) for slot in prompts]
 
     def _embedding(self, slot: int) -> List[float]:
         pointer = llama_cpp.llama_get_embeddings_seq(self._pointer, slot)
@@ -538,31 +533,6 @@ class Context:
     def close(self) -> None:
         """Free the context."""
         llama_cpp.llama_free(self._pointer)
-
-
-class SavedCells:
-    """The cells of one slot, as llama_state_seq_get_data writes them, for a context of any number of slots.
-
-    With kv_unified off they begin with words of 32 bits: a magic number, the slot, the number of slots, and then for
-    each slot how many cells it gives and the cells; all slots but the one give none. For another number of slots, words
-    that are 0 are left out before, and added after. Raises APIError 500 for anything else.
-    """
-
-    SPARE = 4 * 256  # bytes; zeros for as many slots as a context may have
-
-    def __init__(self, buffer: Any, size: int, slots: int, slot: int):
-        words = buffer[: 4 * (4 + slot)].view(numpy.uint32)
-        magic, origin, streams, count = words[0], words[1], words[2], words[3 + slot]
-        if streams != slots or words[3 : 3 + slot].any() or not count:
-            raise APIError(500, "This llama.cpp writes cells in a form that is not known.", "cells_unknown")
-        words[slot:] = magic, origin, 1, count
-        self._buffer = buffer[4 * slot :]
-        self._size = size - 4 * (slots - 1)
-
-    def state(self, slots: int) -> Any:
-        """Return the bytes that llama_state_seq_set_data takes in a context of so many slots."""
-        self._buffer[:16].view(numpy.uint32)[2] = slots
-        return self._buffer[: self._size + 4 * (slots - 1)]
 
 
 def _bytes(buffer: Any) -> Any:
@@ -632,109 +602,57 @@ def _set_rope(params: Any, settings: EngineSettings) -> None:
             setattr(params, name, getattr(settings, name))
 
 
-class Sampler:
-    """One request's choice of tokens: biases, a chain of llama.cpp's samplers in its order, and a grammar beside it.
+# ------------------------------------------------------------------------------------------------ samplers
 
-    The order runs cheap cuts (top_k) before dear ones (top_p). The grammar stays out of the chain: testing the one
-    chosen token takes microseconds, masking a whole vocabulary takes milliseconds, and is done only when the chosen
-    token is refused. llama.cpp ends the process where no token is left to choose, so that is looked for before.
+
+class Chain:
+    """A request's samplers in a row (llama_sampler_chain), in the order of llama.cpp's common_sampler_init.
+
+    What draws by chance stands at the end, and is made anew for each token, from the request's seed and the token's
+    number alone: so a choice depends on no choice before it. Mirostat is the exception, since it learns as it draws.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        sampling: Sampling,
-        seed: int,
-        longest: int,
-        stacks: Optional[Stacks] = None,
-        texts: Optional[Texts] = None,
-    ):
-        """`longest` is how many tokens the context holds: nothing looks back further. `stacks` are the grammar's."""
-        self.model = model
-        self._biases = _biases(model, sampling)
-        self._stacks, self._texts = stacks, texts
-        # llama_sampler_sample is the fastest, where only cuts can take tokens away.
-        self._plain = not stacks and not self._biases and not sampling.dynatemp_range
-        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        for sampler in _samplers(model, sampling, seed, longest):
-            llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+    def __init__(self, model: Model, sampling: Sampling, seed: int, longest: int):
+        """`longest` is how many tokens the context holds: nothing looks back further."""
+        self._sampling = sampling
+        self._seed = seed
+        self._draws = sampling.temperature >= COLDEST and not sampling.mirostat
+        self._drawn = -1  # the number of the token that the last samplers are made for
+        self._pointer = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        self._add(_lasting(model, sampling, seed, longest))
+        self._lasting = llama_cpp.llama_sampler_chain_n(self._pointer)
 
-    @classmethod
-    def make(cls, model: Model, sampling: Sampling, seed: int, longest: int) -> Optional["Sampler"]:
-        """Return a sampler, made in any thread; None if the model has been unloaded. Raises APIError 400."""
-        grammar = gbnf.read(sampling.grammar) if sampling.grammar else None
-        texts = model.texts() if grammar else None
-        try:
-            with model.readers:
-                tokens = {each.name: _token_id(model, each) for each in grammar.tokens} if grammar else {}
-                return cls(model, sampling, seed, longest, Stacks(grammar, tokens) if grammar else None, texts)
-        except Closed:
-            return None
+    def turn_to(self, number: int) -> None:
+        """Make ready for the choice of the generated token number `number`, counted from 0."""
+        if not self._draws or number == self._drawn:
+            return
+        while llama_cpp.llama_sampler_chain_n(self._pointer) > self._lasting:
+            llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(self._pointer, self._lasting))
+        self._add(_drawing(self._sampling, self._seed, number))
+        self._drawn = number
 
-    def remember(self, tokens: Many[int]) -> None:
-        """Let penalties count tokens that were not sampled here, such as a prompt's (llama_sampler_accept)."""
-        for token in tokens:
-            llama_cpp.llama_sampler_accept(self._chain, token)
+    def _add(self, samplers: Many[Any]) -> None:
+        for sampler in samplers:
+            llama_cpp.llama_sampler_chain_add(self._pointer, sampler)
 
-    def sample(self, context: Context, row: int) -> Optional[int]:
-        """Choose the next token from a row that has logits; None where the grammar and the biases leave none.
+    def sample(self, context: Context, row: int) -> int:
+        """Choose from a row's logits as they are, and accept the choice (llama_sampler_sample). The fastest way.
 
-        Raises APIError 500 where the model's logits are no numbers.
+        llama.cpp ends the process where no token is left to choose; cuts alone always leave one.
         """
-        logits = context.logits(row, self.model.vocabulary)
-        if not math.isfinite(logits.max()):
-            raise APIError(500, "%s gives no numbers for logits." % self.model.file.name, "model_broken")
-        if self._plain:
-            return llama_cpp.llama_sampler_sample(self._chain, context.pointer, row)
-        logits = self._biased(logits)
-        token = self._choose(logits)
-        if token is not None and self._stacks and not self._take(token):
-            takes = masks.allowed(self._stacks, self._texts)
-            token = self._choose(numpy.where(takes, logits, numpy.float32(-math.inf)))
-            if token is not None and not self._take(token):
-                raise gbnf.refusal(TOO_AMBIGUOUS)
-        if token is not None:
-            llama_cpp.llama_sampler_accept(self._chain, token)
-        return token
+        return llama_cpp.llama_sampler_sample(self._pointer, context.pointer, row)
 
-    def _biased(self, logits: Any) -> Any:
-        if self._biases:
-            logits = logits.copy()
-            logits[self._biases[0]] += self._biases[1]
-        return logits
+    def choose(self, logits: Any) -> Optional[int]:
+        """Choose from logits, an array of float32; None where the chain leaves none. Accepts nothing."""
+        return _Candidates(logits).choose(self._pointer)
 
-    def _choose(self, logits: Any) -> Optional[int]:
-        """Choose a token; the likeliest, should the chain leave none; None where there is none to begin with."""
-        best = int(logits.argmax())
-        if logits[best] == -math.inf:
-            return None
-        token = _Candidates(logits).choose(self._chain)
-        return best if token is None else token
-
-    def _take(self, token: int) -> bool:
-        """Let the grammar go on by a token, if it takes it."""
-        if self.model.ends(token):
-            return self._stacks.may_end()
-        after = self._stacks.after(token, self.model.piece(token, True))
-        if after:
-            self._stacks.move(after)
-        return bool(after)
+    def accept(self, token: int) -> None:
+        """Let penalties count a token (llama_sampler_accept)."""
+        llama_cpp.llama_sampler_accept(self._pointer, token)
 
     def close(self) -> None:
         """Free the chain and its samplers."""
-        llama_cpp.llama_sampler_free(self._chain)
-
-
-def _token_id(model: Model, token: Token) -> int:
-    """Return the id of a token that a grammar names by its id or its text. Raises APIError 400 if there is none."""
-    if isinstance(token.name, int):
-        if token.name >= model.vocabulary:
-            raise gbnf.refusal("The grammar names the token %d; the model has %d." % (token.name, model.vocabulary))
-        return token.name
-    ids = model.markers([token.name])
-    if not ids:
-        raise gbnf.refusal("The grammar names the token '%s'; the model has none." % token.name[:40])
-    return next(iter(ids))
+        llama_cpp.llama_sampler_free(self._pointer)
 
 
 class _Candidates:
@@ -757,32 +675,35 @@ class _Candidates:
         return int(self._array.data[selected].id)
 
 
-_FARTHEST = 1e6  # as far as a bias need go: no logit is near it, and float32 has digits left for the logit itself
-_COLDEST = 1e-5  # below this temperature logits become too large for float32; the likeliest token is chosen
-
-
-def _biases(model: Model, sampling: Sampling) -> Any:
-    """Return the ids of tokens and what is added to their logits, as two arrays; None if there are none."""
-    biases: Dict[int, float] = {}
-    for token, bias in sampling.logit_bias:
-        if token < model.vocabulary:
-            bias = bias if bias == -math.inf else max(-_FARTHEST, min(bias, _FARTHEST))
-            biases[token] = biases.get(token, 0.0) + bias
-    if sampling.ignore_eos:
-        biases.update((token, -math.inf) for token in model.ends_all())
-    if not biases:
-        return None
-    return numpy.array(list(biases), numpy.int64), numpy.array(list(biases.values()), numpy.float32)
-
-
-def _samplers(model: Model, sampling: Sampling, seed: int, longest: int) -> List[Any]:
-    """Return the samplers of a request, in the order of llama.cpp's common_sampler_init; biases come before them."""
+def _lasting(model: Model, sampling: Sampling, seed: int, longest: int) -> List[Any]:
+    """Return the samplers that are the same for each token."""
     made = _penalties(model, sampling, longest) if sampling.penalizes else []
-    if sampling.temperature < _COLDEST:
+    if sampling.temperature < COLDEST:
         return made + [llama_cpp.llama_sampler_init_greedy()]
     if sampling.mirostat:
         return made + _mirostat(model, sampling, seed)
-    return made + _cuts(sampling, seed) + [llama_cpp.llama_sampler_init_dist(seed)]
+    made += _cuts(sampling)
+    return made if sampling.xtc_probability > 0 else made + [_temperature(sampling)]
+
+
+def _drawing(sampling: Sampling, seed: int, number: int) -> List[Any]:
+    """Return the samplers that draw, for one token, and what stands between them."""
+    choose = llama_cpp.llama_sampler_init_dist(draw_seed(seed, 2 * number))
+    if sampling.xtc_probability <= 0:
+        return [choose]
+    xtc = sampling.xtc_probability, sampling.xtc_threshold, sampling.min_keep, draw_seed(seed, 2 * number + 1)
+    return [llama_cpp.llama_sampler_init_xtc(*xtc), _temperature(sampling), choose]
+
+
+def draw_seed(seed: int, number: int) -> int:
+    """Return a seed for one draw, which looks like chance to all others: splitmix64 of both numbers."""
+    mixed = ((seed << 32) + number) * 0x9E3779B97F4A7C15 & _64_BITS
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _64_BITS
+    return (mixed ^ mixed >> 31) % RANDOM_SEED
+
+
+_64_BITS = (1 << 64) - 1
 
 
 def _penalties(model: Model, sampling: Sampling, longest: int) -> List[Any]:
@@ -813,8 +734,8 @@ def _penalties(model: Model, sampling: Sampling, longest: int) -> List[Any]:
     return made
 
 
-def _cuts(sampling: Sampling, seed: int) -> List[Any]:
-    """Return the samplers that drop candidates, those that would drop none left out, and the temperature."""
+def _cuts(sampling: Sampling) -> List[Any]:
+    """Return the samplers that drop candidates, those that would drop none left out: cheap ones before dear ones."""
     keep = sampling.min_keep
     made = []
     if sampling.top_n_sigma > 0:
@@ -827,10 +748,13 @@ def _cuts(sampling: Sampling, seed: int) -> List[Any]:
         made.append(llama_cpp.llama_sampler_init_top_p(sampling.top_p, keep))
     if sampling.min_p > 0:
         made.append(llama_cpp.llama_sampler_init_min_p(sampling.min_p, keep))
-    if sampling.xtc_probability > 0:
-        made.append(llama_cpp.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, keep, seed))
-    temperature = sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
-    return made + [llama_cpp.llama_sampler_init_temp_ext(*temperature)]
+    return made
+
+
+def _temperature(sampling: Sampling) -> Any:
+    return llama_cpp.llama_sampler_init_temp_ext(
+        sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
+    )
 
 
 def _mirostat(model: Model, sampling: Sampling, seed: int) -> List[Any]:

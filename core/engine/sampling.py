@@ -14,6 +14,7 @@ from core.bounds import BREAKER_LENGTH, BREAKERS, LOGIT_BIAS
 from core.errors import APIError
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp would choose one itself, and nobody would know which
+COLDEST = 1e-5  # below this temperature logits become too large for float32; the likeliest token is chosen
 _MOST = 1 << 31
 
 
@@ -55,6 +56,11 @@ class Sampling:
         """Whether earlier tokens, the prompt's included, make a difference."""
         penalties = self.repeat_penalty != 1 or self.presence_penalty or self.frequency_penalty
         return bool(self.dry_multiplier or (self.repeat_last_n and penalties))
+
+    @property
+    def learns(self) -> bool:
+        """Whether the choice of a token changes with what the model thought of the ones before it: mirostat's does."""
+        return bool(self.mirostat) and self.temperature >= COLDEST
 
 
 _NUMBERS = {

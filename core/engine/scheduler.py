@@ -7,7 +7,7 @@ One thread owns a Scheduler. Each step of the engine is:
     next_aside() a long prompt that is evaluated aside, in siding.py, and comes back by returned()
     plan()       chunks for a batch: first a token of every running stream, then pieces of prompts up to a budget
     commit()     what was evaluated counts as done
-    release()    a finished sequence gives its slot back; its cells stay, for others to reuse
+    release()    a finished generation gives its slot back; its cells stay, for others to reuse
 
 The laws. A stream that generates is in every batch, so no prompt makes it wait for more than one step; unless it is
 paused, because its reader does not take what has come: then it is in none, and keeps its slot. A batch never
@@ -27,50 +27,28 @@ at all: then 1 wants a slot all of whose cells begin the prompt, and there is no
 """
 
 import collections
-from dataclasses import dataclass, field
-from typing import Any, Deque, List, Optional, Tuple
+from dataclasses import dataclass
+from typing import Deque, List, Optional, Tuple
 
-
-@dataclass(eq=False)
-class Sequence:
-    """One request's tokens: the prompt's, then what was generated. The first `done` of them are evaluated."""
-
-    job: Any = None
-    model: str = ""
-    tokens: List[int] = field(default_factory=list)
-    slot: int = -1
-    done: int = 0
-    generating: bool = False  # the prompt is evaluated; one token is pending at a time
-    reuse: bool = True  # it may use others' cells
-    drafts: List[int] = field(default_factory=list)  # guesses at the tokens after these, for the next batch
-    source: int = -1  # the slot that it will copy from before it is evaluated, if it will
-    expected: int = 0  # how many tokens it hopes to copy
-    order: int = 0  # larger is admitted later
-    in_batches: bool = False  # its prompt is evaluated in batches, however long it is
-    paused: bool = False  # nothing is generated for it now
-
-    @property
-    def pending(self) -> int:
-        """How many tokens are still to be evaluated."""
-        return len(self.tokens) - self.done
+from core.engine.generation import Generation, State
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive tokens of one sequence in one batch, and guesses at those that follow.
+    """Consecutive tokens of one generation in one batch, and guesses at those that follow.
 
-    Only a chunk that reaches the sequence's end needs logits: of its last token's row and of the guesses' rows.
+    Only a chunk that reaches the generation's end needs logits: of its last token's row and of the guesses' rows.
     """
 
-    sequence: Sequence
+    generation: Generation
     start: int
     count: int
     drafts: Tuple[int, ...] = ()
 
     @property
     def last(self) -> bool:
-        """Whether the sequence's next token can be sampled after this chunk."""
-        return self.start + self.count == len(self.sequence.tokens)
+        """Whether the generation's next token can be sampled after this chunk."""
+        return self.start + self.count == len(self.generation.tokens)
 
     @property
     def rows(self) -> int:
@@ -80,33 +58,33 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Reuse:
-    """The first `count` tokens of a sequence are in the cells of slot `source`, which may be its own."""
+    """The first `count` tokens of a generation are in the cells of slot `source`, which may be its own."""
 
-    sequence: Sequence
+    generation: Generation
     source: int
     count: int
 
 
 class _Slot:
-    """One sequence's cells: who has it, else what its last one left there."""
+    """One generation's cells: who has it, else what its last one left there."""
 
     def __init__(self, index: int):
         self.index = index
-        self.sequence: Optional[Sequence] = None
+        self.generation: Optional[Generation] = None
         self.cells: List[int] = []
         self.used = 0  # larger is later
 
     def shares(self, tokens: List[int]) -> int:
         """Return how many of `tokens`' first ones are evaluated here."""
-        if self.sequence is None:
+        if self.generation is None:
             return common_prefix(self.cells, tokens)
-        return min(self.sequence.done, common_prefix(self.sequence.tokens, tokens))
+        return min(self.generation.done, common_prefix(self.generation.tokens, tokens))
 
     def will_share(self, tokens: List[int]) -> int:
         """Return how many of `tokens`' first ones will be evaluated here, once the prompt that is at work is."""
-        if self.sequence is None or self.sequence.generating:
+        if self.generation is None or self.generation.generating:
             return self.shares(tokens)
-        return common_prefix(self.sequence.tokens, tokens)
+        return common_prefix(self.generation.tokens, tokens)
 
 
 class Scheduler:
@@ -121,22 +99,22 @@ class Scheduler:
         self.copy_cost = copy_cost
         self.aside = 0
         self.whole_only = False
-        self.waiting: Deque[Sequence] = collections.deque()
+        self.waiting: Deque[Generation] = collections.deque()
         self._slots = [_Slot(index) for index in range(slots)]
         self._uses = 0
 
     @property
-    def running(self) -> List[Sequence]:
-        """The sequences that have a slot."""
-        return [slot.sequence for slot in self._slots if slot.sequence is not None]
+    def running(self) -> List[Generation]:
+        """The generations that have a slot."""
+        return [slot.generation for slot in self._slots if slot.generation is not None]
 
-    def submit(self, sequence: Sequence) -> None:
-        """Put a sequence at the end of the line."""
-        self.waiting.append(sequence)
+    def submit(self, generation: Generation) -> None:
+        """Put a generation at the end of the line."""
+        self.waiting.append(generation)
 
-    def next_in_line(self, model: Optional[str]) -> Optional[Sequence]:
+    def next_in_line(self, model: Optional[str]) -> Optional[Generation]:
         """Return the first in line if it needs `model` and a slot is free for it."""
-        free = any(slot.sequence is None for slot in self._slots)
+        free = any(slot.generation is None for slot in self._slots)
         return self.waiting[0] if free and self.waiting and self.waiting[0].model == model else None
 
     def wanted_model(self) -> Optional[str]:
@@ -145,70 +123,71 @@ class Scheduler:
 
     # ---- admission and reuse
 
-    def admit(self) -> Optional[Reuse]:
+    def admit(self) -> Reuse:
         """Give the first in line a free slot; the module's docstring says which. Its tokens must be known.
 
         Returns what it may keep of its own slot's cells. What it will copy, next_reuse() says when it is time.
         """
-        sequence = self.waiting.popleft()
-        slot, kept = self._choose_slot(sequence)
-        sequence.slot = slot.index
-        slot.sequence = sequence
+        generation = self.waiting.popleft()
+        slot, kept = self._choose_slot(generation)
+        generation.slot = slot.index
+        generation.become(State.PROMPT)
+        slot.generation = generation
         self._touch(slot)
-        sequence.order = self._uses
-        return Reuse(sequence, slot.index, kept)
+        generation.order = self._uses
+        return Reuse(generation, slot.index, kept)
 
     def next_reuse(self) -> Optional[Reuse]:
         """Return a copy that is due. One at a time: each takes as long as part of a step, and streams wait for it."""
         for slot in self._slots:
-            sequence = slot.sequence
-            if sequence is None or sequence.source < 0:
+            generation = slot.generation
+            if generation is None or generation.source < 0:
                 continue
-            source = self._slots[sequence.source]
-            count = min(source.shares(sequence.tokens), len(sequence.tokens) - 1)
-            if count < sequence.expected and self._is_coming(source, sequence):
+            source = self._slots[generation.source]
+            count = min(source.shares(generation.tokens), len(generation.tokens) - 1)
+            if count < generation.expected and self._is_coming(source, generation):
                 continue
-            sequence.source = -1
+            generation.source = -1
             if count > self.copy_cost:
                 self._touch(source)
-                return Reuse(sequence, source.index, count)
+                return Reuse(generation, source.index, count)
         return None
 
     def reused(self, reuse: Reuse, count: int) -> None:
-        """The first `count` tokens of the sequence are in its slot's cells now; nothing else is."""
-        reuse.sequence.done = count
+        """The first `count` tokens of the generation are in its slot's cells now; nothing else is."""
+        reuse.generation.done = count
 
-    def _choose_slot(self, sequence: Sequence) -> Tuple[_Slot, int]:
+    def _choose_slot(self, generation: Generation) -> Tuple[_Slot, int]:
         """Return a free slot and how many of its cells can be kept; plan a copy where one is worth it."""
-        free = sorted((slot for slot in self._slots if slot.sequence is None), key=lambda slot: slot.used)
-        if not sequence.reuse:
+        free = sorted((slot for slot in self._slots if slot.generation is None), key=lambda slot: slot.used)
+        if not generation.reuse:
             return free[0], 0
-        limit = len(sequence.tokens) - 1  # a prompt's last token is always evaluated: it gives the first logits
+        limit = len(generation.tokens) - 1  # a prompt's last token is always evaluated: it gives the first logits
         if self.whole_only:
-            return _longest_whole(free, sequence.tokens[:limit])
-        own = max(free, key=lambda slot: slot.shares(sequence.tokens))
-        kept = min(own.shares(sequence.tokens), limit)
-        best = max(self._slots, key=lambda slot: slot.will_share(sequence.tokens))
-        offered = min(best.will_share(sequence.tokens), limit)
+            return _longest_whole(free, generation.tokens[:limit])
+        own = max(free, key=lambda slot: slot.shares(generation.tokens))
+        kept = min(own.shares(generation.tokens), limit)
+        best = max(self._slots, key=lambda slot: slot.will_share(generation.tokens))
+        offered = min(best.will_share(generation.tokens), limit)
         if kept * 2 >= len(own.cells) and kept + self.copy_cost >= offered:
             return own, kept  # 1
         if offered > self.copy_cost:
             target = next((slot for slot in free if slot is not best), None)
             if target is None:
                 return own, kept
-            sequence.source, sequence.expected = best.index, offered
+            generation.source, generation.expected = best.index, offered
             return target, 0  # 2
-        return free[0], min(free[0].shares(sequence.tokens), limit)  # 3
+        return free[0], min(free[0].shares(generation.tokens), limit)  # 3
 
-    def _is_coming(self, source: _Slot, sequence: Sequence) -> bool:
-        """Whether a prompt that is being evaluated in `source` will hold what `sequence` waits for.
+    def _is_coming(self, source: _Slot, generation: Generation) -> bool:
+        """Whether a prompt that is being evaluated in `source` will hold what `generation` waits for.
 
-        One admitted later, to a slot that was idle when the copy was planned, may itself wait for `sequence`.
+        One admitted later, to a slot that was idle when the copy was planned, may itself wait for `generation`.
         """
-        other = source.sequence
-        if other is None or other.generating or other.order > sequence.order:
+        other = source.generation
+        if other is None or other.generating or other.order > generation.order:
             return False
-        return source.will_share(sequence.tokens) >= sequence.expected
+        return source.will_share(generation.tokens) >= generation.expected
 
     def _touch(self, slot: _Slot) -> None:
         self._uses += 1
@@ -216,24 +195,24 @@ class Scheduler:
 
     # ---- steps
 
-    def next_aside(self) -> Optional[Sequence]:
+    def next_aside(self) -> Optional[Generation]:
         """Return the long prompt that was admitted first, or None."""
         prompts = [each for each in self._prompts() if self._goes_aside(each)]
         return min(prompts, key=lambda each: each.order, default=None)
 
-    def returned(self, sequence: Sequence, done: int) -> None:
+    def returned(self, generation: Generation, done: int) -> None:
         """A prompt's first `done` tokens have been evaluated aside, and are in its slot's cells; none if it failed."""
-        sequence.done = done
-        sequence.in_batches = True
+        generation.done = done
+        generation.in_batches = True
 
-    def _prompts(self) -> List[Sequence]:
+    def _prompts(self) -> List[Generation]:
         return [each for each in self.running if not each.generating and each.source < 0]
 
-    def _goes_aside(self, sequence: Sequence) -> bool:
-        return bool(self.aside) and not sequence.in_batches and sequence.pending > self.aside
+    def _goes_aside(self, generation: Generation) -> bool:
+        return bool(self.aside) and not generation.in_batches and generation.pending > self.aside
 
-    def streams(self) -> List[Sequence]:
-        """Return the sequences that generate and are not paused."""
+    def streams(self) -> List[Generation]:
+        """Return the generations that generate and are not paused."""
         return [each for each in self.running if each.generating and not each.paused]
 
     def plan(self, prompt_budget: int) -> List[Chunk]:
@@ -243,38 +222,39 @@ class Scheduler:
         left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks))
         prompts = [each for each in self._prompts() if not self._goes_aside(each)]
         prompts.sort(key=lambda each: each.pending)
-        for position, sequence in enumerate(prompts):
+        for position, generation in enumerate(prompts):
             # What a short prompt leaves of its share goes to the longer ones after it.
-            count = min(sequence.pending, left // (len(prompts) - position))
+            count = min(generation.pending, left // (len(prompts) - position))
             if count > 0:
-                chunks.append(Chunk(sequence, sequence.done, count))
+                chunks.append(Chunk(generation, generation.done, count))
                 left -= count
         return chunks
 
     def commit(self, chunks: List[Chunk]) -> None:
         """Count what was evaluated as done."""
         for chunk in chunks:
-            chunk.sequence.done += chunk.count
-            chunk.sequence.generating = chunk.sequence.generating or chunk.last
+            chunk.generation.done += chunk.count
+            if chunk.last and not chunk.generation.generating:
+                chunk.generation.become(State.GENERATING)
 
-    def release(self, sequence: Sequence) -> None:
-        """Take a sequence out: of the line, or of its slot, where its cells stay."""
-        if sequence.slot < 0:
-            if sequence in self.waiting:
-                self.waiting.remove(sequence)
+    def release(self, generation: Generation) -> None:
+        """Take a generation out: of the line, or of its slot, where its cells stay."""
+        if generation.slot < 0:
+            if generation in self.waiting:
+                self.waiting.remove(generation)
             return
-        slot = self._slots[sequence.slot]
-        slot.sequence, slot.cells = None, sequence.tokens[: sequence.done]
+        slot = self._slots[generation.slot]
+        slot.generation, slot.cells = None, generation.tokens[: generation.done]
         self._touch(slot)
 
     def cells(self, slot: int) -> List[int]:
         """Return the tokens that a slot's cells hold."""
-        sequence = self._slots[slot].sequence
-        return self._slots[slot].cells if sequence is None else sequence.tokens[: sequence.done]
+        generation = self._slots[slot].generation
+        return self._slots[slot].cells if generation is None else generation.tokens[: generation.done]
 
     def idle_slots(self) -> List[int]:
         """Return the slots that nobody has and whose cells hold something, the least recently used first."""
-        idle = [slot for slot in self._slots if slot.sequence is None and slot.cells]
+        idle = [slot for slot in self._slots if slot.generation is None and slot.cells]
         return [slot.index for slot in sorted(idle, key=lambda slot: slot.used)]
 
     def forget(self, slot: int) -> None:
@@ -285,8 +265,10 @@ class Scheduler:
         """All cells are gone: those who run are evaluated again from their first token."""
         for slot in self._slots:
             slot.cells = []
-            if slot.sequence is not None:
-                slot.sequence.done, slot.sequence.generating = 0, False
+            if slot.generation is not None:
+                slot.generation.done = 0
+                if slot.generation.generating:
+                    slot.generation.become(State.PROMPT)
 
 
 def _longest_whole(free: List[_Slot], tokens: List[int]) -> Tuple[_Slot, int]:
@@ -308,44 +290,3 @@ def common_prefix(a: List[int], b: List[int]) -> int:
         else:
             high = middle
     return low
-
-
-class Pace:
-    """How many rows of prompts one step may take, so that it stays under a target time while streams are running.
-
-    Learns from each step: `streams` seconds is what a step without prompts takes, `row` seconds what a row of a prompt
-    adds. Both forget with a weight of 0.3 for the newest.
-    """
-
-    FLOOR = 8  # rows; below this the weights are read too often for what they do
-    START = 32  # rows, before anything is known
-    ALONE = 4  # times the target where no stream waits: only a newcomer would
-
-    def __init__(self, target: float, n_batch: int):
-        self._target = target
-        self._n_batch = n_batch
-        self._streams = 0.0
-        self._row = 0.0
-
-    def budget(self, streams: int, share: float = 1.0) -> int:
-        """Return how many rows of prompts the next step may take beside `streams` generating sequences.
-
-        `share` is the part of the target time that they may have.
-        """
-        if not self._row:
-            return min(self.START, self._n_batch)
-        seconds = self._target * share - self._streams if streams else self._target * share * self.ALONE
-        rows = int(seconds / self._row) // 4 * 4  # multiples of 4 are the cheapest on a CPU
-        return max(self.FLOOR, min(rows, self._n_batch))
-
-    def observe(self, streams: int, prompt_rows: int, seconds: float) -> None:
-        """Learn from a step of so many rows that took so long."""
-        if not prompt_rows:
-            self._streams = _blend(self._streams, seconds)
-        elif prompt_rows >= self.FLOOR:  # fewer say more about the step than about its rows
-            rest = seconds - (self._streams if streams else 0.0)
-            self._row = _blend(self._row, max(rest, seconds * 0.1) / prompt_rows)
-
-
-def _blend(old: float, new: float) -> float:
-    return old * 0.7 + new * 0.3 if old else new

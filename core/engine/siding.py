@@ -17,15 +17,16 @@ import threading
 import time
 from typing import Optional
 
-from core.engine.llama import Context, SavedCells
-from core.engine.scheduler import Chunk, Sequence
+from core.engine.cells import SavedCells
+from core.engine.generation import Generation
+from core.engine.llama import Context, Run
 
 
 class Siding:
     """A context of one slot in which one long prompt at a time is evaluated. For the engine's thread."""
 
     def __init__(self, context: Context):
-        self.sequence: Optional[Sequence] = None  # what is being evaluated
+        self.generation: Optional[Generation] = None  # what is being evaluated
         self._context = context
         self._context.call_between(self._halt)
         self._thread: Optional[threading.Thread] = None
@@ -36,12 +37,12 @@ class Siding:
         self.over = False  # what is being evaluated is ready to be collected
         self._cells: Optional[SavedCells] = None
 
-    def start(self, sequence: Sequence, cells: Optional[SavedCells]) -> None:
+    def start(self, generation: Generation, cells: Optional[SavedCells]) -> None:
         """Take a prompt in, whose first `done` tokens are evaluated already: in `cells`, if there are any."""
-        self.sequence = sequence
+        self.generation = generation
         self._abandoned = self.over = False
         self._cells = None
-        self._thread = threading.Thread(target=self._main, args=(sequence, cells), name="siding", daemon=True)
+        self._thread = threading.Thread(target=self._main, args=(generation, cells), name="siding", daemon=True)
         self._thread.start()
 
     def run(self, seconds: float) -> None:
@@ -52,14 +53,15 @@ class Siding:
 
     def collect(self) -> Optional[SavedCells]:
         """Return the cells of all the prompt's tokens but the last, once it is over; None if it failed."""
-        self._thread.join()
-        self.sequence = None
+        if self._thread:
+            self._thread.join()
+        self.generation = None
         cells, self._cells = self._cells, None
         return cells
 
     def abandon(self) -> None:
         """Stop evaluating, if anything is."""
-        if self.sequence is not None:
+        if self.generation is not None:
             self._abandoned = True
             while not self.over:
                 self.run(0)
@@ -72,10 +74,10 @@ class Siding:
 
     # ---- the siding's thread
 
-    def _main(self, sequence: Sequence, cells: Optional[SavedCells]) -> None:
+    def _main(self, generation: Generation, cells: Optional[SavedCells]) -> None:
         self._go.acquire()
         try:
-            if self._evaluate(sequence, cells):
+            if self._evaluate(generation, cells):
                 self._until = 0.0  # a turn of its own for the copy
                 self._halt()
                 self._cells = self._context.save(0)
@@ -83,18 +85,18 @@ class Siding:
             self.over = True
             self._back.release()
 
-    def _evaluate(self, sequence: Sequence, cells: Optional[SavedCells]) -> bool:
+    def _evaluate(self, generation: Generation, cells: Optional[SavedCells]) -> bool:
         """Evaluate all but the prompt's last token: that one gives the first logits, in the engine's context."""
         self._context.forget(0)
         if cells and not self._context.load(0, cells):
             return False
-        mine = Sequence(tokens=sequence.tokens, slot=0, done=sequence.done)
-        while mine.pending > 1:
-            count = min(mine.pending - 1, self._context.n_batch)
-            status, _ = self._context.decode([Chunk(mine, mine.done, count)])
+        done, last = generation.done, len(generation.tokens) - 1
+        while done < last:
+            tokens = generation.tokens[done : min(last, done + self._context.n_batch)]
+            status, _ = self._context.decode([Run(0, done, tokens)])
             if status or self._abandoned:
                 return False
-            mine.done += count
+            done += len(tokens)
         return True
 
     def _halt(self) -> bool:

@@ -21,7 +21,7 @@ next to such a cut may then be others than those of the whole text; they spell t
 import re
 import threading
 from operator import add
-from typing import Callable, FrozenSet, Iterable, Iterator, List, Sequence
+from typing import Callable, FrozenSet, Iterable, Iterator, List, Sequence, Set
 
 PIECE = 2048  # characters; std::regex takes a third of a kB of stack for each, and some systems give a thread but 1 MB
 _SEARCHED = PIECE // 2  # so far back from a piece's end a safe place is looked for
@@ -123,7 +123,7 @@ class Cutter:
 
 
 def _pairs(texts: Iterable[str]) -> FrozenSet[str]:
-    pairs = set()
+    pairs: Set[str] = set()
     for text in texts:
         pairs.update(map(add, text, text[1:]))
     return frozenset(pairs)

@@ -1,11 +1,11 @@
 """The APIs' translations, without a model: bodies to what is asked, answers to bodies."""
 
 import pytest
+from core.engine.jobs import UNLIMITED, Finished, Job, Piece, Result
 
 from core.apis import anthropic, llamacpp, ollama, openai_shapes
 from core.chat.conversation import ChatAsk, Conversation, Message, read, steps
 from core.chat.tools import CallDelta, Delta
-from core.engine.jobs import UNLIMITED, Finished, Job, Piece, Result
 from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.http.messages import IDLE

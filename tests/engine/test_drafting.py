@@ -52,9 +52,9 @@ def test_guessing_changes_no_answer_and_saves_steps():
                 expected = run(plain, prompt=prompt, max_tokens=60, sampling=sampling)
                 answer = run(guessing, prompt=prompt, max_tokens=60, sampling=sampling)
                 assert answer[:2] == expected[:2] and answer[2].reason == expected[2].reason
-        assert guessing.counts["drafts_accepted"] > 0
-        assert guessing.counts["steps"] < plain.counts["steps"]
-        assert guessing.counts["steps"] + guessing.counts["drafts_accepted"] == plain.counts["steps"]
+        assert guessing.tally.counts["drafts_accepted"] > 0
+        assert guessing.tally.counts["steps"] < plain.tally.counts["steps"]
+        assert guessing.tally.counts["steps"] + guessing.tally.counts["drafts_accepted"] == plain.tally.counts["steps"]
     finally:
         plain.stop()
         guessing.stop()
@@ -67,7 +67,7 @@ def test_guesses_leave_no_cells_behind():
             run(engine, prompt=REPEATING, max_tokens=50, sampling=Sampling(temperature=1.0, seed=seed), stop=["owl"])
         slots = range(engine.settings.slots)
         known = [len(engine._scheduler.cells(slot)) for slot in slots]
-        assert [engine._context.positions(slot) for slot in slots] == known
+        assert [engine._running.resident.context.positions(slot) for slot in slots] == known
     finally:
         engine.stop()
 
@@ -76,6 +76,6 @@ def test_many_streams_are_not_guessed_for():
     engine = launch(draft_max=8, slots=1)
     try:
         run(engine, model=DEMO, prompt=REPEATING, max_tokens=30)
-        assert engine.counts["drafts"] == 0
+        assert engine.tally.counts["drafts"] == 0
     finally:
         engine.stop()

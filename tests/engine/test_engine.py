@@ -10,13 +10,15 @@ import types
 
 import pytest
 from conftest import LASTING, PATIENCE, in_parallel, wait_until
-from engines import DEMO, GREEDY, RAMBLING, STORY, cells_are_known, launch, result, run
+from engines import DEMO, GREEDY, RAMBLING, STORY, asked, cells_are_known, launch, next_event, result, run
 
-import core.apis.endpoint
+
 import core.engine.llama
-from core.apis.endpoint import Runner
+Runner = None
+from core.engine.ask import Ask
 from core.engine.engine import Engine
-from core.engine.jobs import MOST_UNREAD, Finished, Job
+from core.engine.generation import Generation
+from core.engine.outcome import MOST_UNREAD, Finished
 from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.models import ModelFolder
@@ -46,19 +48,20 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine):
 
 
 def test_a_seed_is_always_known(engine):
-    job = Job(DEMO, STORY, max_tokens=20, sampling=Sampling(temperature=1.0))
-    engine.submit(job)
-    assert run(engine, sampling=Sampling(temperature=1.0, seed=job.seed), max_tokens=20)[0] == result(job)[0]
+    generation = asked(max_tokens=20, sampling=Sampling(temperature=1.0))
+    engine.submit(generation)
+    again = run(engine, sampling=Sampling(temperature=1.0, seed=generation.seed), max_tokens=20)
+    assert again[0] == result(generation)[0]
 
 
 def test_requests_share_batches_and_none_disturbs_another(engine):
     prompts = [STORY, "Hello, how are you?", "こんにちは、調子はどうですか？", "むかしむかし、"]
     alone = [run(engine, prompt=prompt, max_tokens=40)[0] for prompt in prompts]
-    jobs = [Job(DEMO, prompt, max_tokens=40, sampling=GREEDY) for prompt in prompts]
-    for job in jobs:
-        engine.submit(job)
-    assert [result(job)[0] for job in jobs] == alone
-    assert engine.largest_batch > 1
+    generations = [asked(prompt=prompt, max_tokens=40) for prompt in prompts]
+    for generation in generations:
+        engine.submit(generation)
+    assert [result(generation)[0] for generation in generations] == alone
+    assert engine.tally.largest_batch > 1
 
 
 def test_more_requests_than_slots_wait_and_all_get_their_answers(engine):
@@ -76,19 +79,19 @@ def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(engine):
 
 
 def test_japanese_comes_in_whole_characters(engine):
-    job = Job(DEMO, "むかしむかし、", max_tokens=60, sampling=GREEDY)
-    engine.submit(job)
-    text, _, _ = result(job)
+    generation = asked(prompt="むかしむかし、", max_tokens=60)
+    engine.submit(generation)
+    text, _, _ = result(generation)
     assert text and "\ufffd" not in text
 
 
 def test_a_cancelled_request_frees_its_slot_at_once(engine):
-    jobs = [Job(DEMO, STORY, max_tokens=100000, sampling=RAMBLING) for _ in range(4)]
-    for job in jobs:
-        engine.submit(job)
-        job.events.get(timeout=PATIENCE)
-    for job in jobs:
-        engine.cancel(job)
+    generations = [asked(max_tokens=100000, sampling=RAMBLING) for _ in range(4)]
+    for generation in generations:
+        engine.submit(generation)
+        next_event(generation)
+    for generation in generations:
+        engine.cancel(generation)
     wait_until(lambda: engine.busy() == 0)
     assert run(engine, max_tokens=5)[2].reason == "length"
 
@@ -96,17 +99,16 @@ def test_a_cancelled_request_frees_its_slot_at_once(engine):
 def test_a_waiting_request_can_be_cancelled():
     engine = launch(**LASTING)
     try:
-        running = [Job(DEMO, STORY, max_tokens=8000, sampling=RAMBLING) for _ in range(4)]
-        waiting = Job(DEMO, STORY)
-        for job in running + [waiting]:
-            engine.submit(job)
+        running = [asked(max_tokens=8000, sampling=RAMBLING) for _ in range(4)]
+        waiting = asked()
+        for generation in running + [waiting]:
+            engine.submit(generation)
         engine.cancel(waiting)
         wait_until(lambda: engine.queued() == 0 and engine.busy() == 4)
-        for job in running:
-            engine.cancel(job)
+        for generation in running:
+            engine.cancel(generation)
         wait_until(lambda: engine.busy() == 0)
-        with pytest.raises(queue.Empty):
-            waiting.events.get_nowait()
+        assert waiting.channel.get(0) is None
     finally:
         engine.stop()
 
@@ -122,30 +124,26 @@ def resident_memory():
 
 def storm(engine, rng, count):
     """Send requests of random lengths, a third of them cancelled at random moments; every one must end rightly."""
-    jobs = []
+    generations = []
     for _ in range(count):
-        job = Job(
-            DEMO,
-            STORY * rng.randrange(1, 11),
-            max_tokens=rng.randrange(1, 120),
-            sampling=Sampling(seed=rng.randrange(99)),
-        )
+        seeded = Sampling(seed=rng.randrange(99))
+        generation = asked(prompt=STORY * rng.randrange(1, 11), max_tokens=rng.randrange(1, 120), sampling=seeded)
         try:
-            engine.submit(job)
+            engine.submit(generation)
         except APIError as error:
             assert error.code == "context_length_exceeded"  # the longest do not fit
             continue
-        jobs.append(job)
-        for each in rng.sample(jobs, min(len(jobs), 3)):
+        generations.append(generation)
+        for each in rng.sample(generations, min(len(generations), 3)):
             if rng.random() < 0.12:
                 engine.cancel(each)
-    for job in jobs:
-        if not job.cancelled:
-            end = result(job)[2]
+    for generation in generations:
+        if not generation.cancelled:
+            end = result(generation)[2]
             full = end.prompt_tokens + end.completion_tokens >= 96
-            assert end.reason == ("length" if full or end.completion_tokens == job.max_tokens else "stop")
+            assert end.reason == ("length" if full or end.completion_tokens == generation.ask.max_tokens else "stop")
     wait_until(lambda: engine.busy() == engine.queued() == 0)
-    return sum(job.cancelled for job in jobs)
+    return sum(generation.cancelled for generation in generations)
 
 
 def test_500_requests_of_which_many_are_cancelled_lose_no_slot_no_cell_and_no_memory():
@@ -198,12 +196,12 @@ def test_requests_that_arrive_together_evaluate_their_common_beginning_once():
     engine = launch(slots=8)
     try:
         common = "The old owl told a long story about the sea. " * 60
-        jobs = [Job(DEMO, common + tail, max_tokens=6, sampling=GREEDY) for tail in "abcdefgh"]
-        size = len(engine._model.prompt_tokens(common, None, 1000))
-        for job in jobs:
-            engine.submit(job)
-        ends = [result(job)[2] for job in jobs]
-        assert engine.counts["prompt_tokens"] <= size + 8 * 10
+        generations = [asked(prompt=common + tail, max_tokens=6) for tail in "abcdefgh"]
+        size = len(engine._running.resident.model.prompt_tokens(common, None, 1000))
+        for generation in generations:
+            engine.submit(generation)
+        ends = [result(generation)[2] for generation in generations]
+        assert engine.tally.counts["prompt_tokens"] <= size + 8 * 10
         assert sum(end.cached_tokens for end in ends) >= 7 * (size - 2)
         alone = launch(slots=1)
         try:
@@ -249,11 +247,11 @@ def patient():
 @pytest.fixture
 def held(patient, monkeypatch):
     """Let what comes to the siding begin, and then take no more turns but those in which it is told to give up."""
-    siding, run, begun = patient._siding, patient._siding.run, []
+    siding, run, begun = patient._running.resident.siding, patient._running.resident.siding.run, []
 
     def turn(seconds):
-        if seconds == 0 or siding.sequence not in begun:
-            begun.append(siding.sequence)
+        if seconds == 0 or siding.generation not in begun:
+            begun.append(siding.generation)
             run(0)
         else:
             threading.Event().wait(0.001)
@@ -263,12 +261,12 @@ def held(patient, monkeypatch):
 
 
 def test_a_long_prompt_is_evaluated_aside_and_streams_pass_it(patient):
-    stream = Job(DEMO, STORY, max_tokens=8000, sampling=RAMBLING)
+    stream = asked(max_tokens=8000, sampling=RAMBLING)
     patient.submit(stream)
-    stream.events.get(timeout=PATIENCE)
+    next_event(stream)
     before = stream.generated
     text, _, end = run(patient, prompt=LONG + TAIL, max_tokens=12)
-    assert end.prompt_tokens > 600 and patient.counts["prompts_aside"] == 1
+    assert end.prompt_tokens > 600 and patient.tally.counts["prompts_aside"] == 1
     assert stream.generated - before > 12 + 3  # those while it generates, and those while it is evaluated
     patient.cancel(stream)
     plain = launch(siding="off", **LASTING)
@@ -280,46 +278,46 @@ def test_a_long_prompt_is_evaluated_aside_and_streams_pass_it(patient):
 
 def test_the_rest_of_a_long_prompt_is_evaluated_aside_after_a_beginning_that_is_known(patient):
     expected = run(patient, prompt=LONG + TAIL, max_tokens=12)[0]
-    others = [Job(DEMO, "Hi %d" % number, max_tokens=8000, sampling=RAMBLING) for number in range(2)]
-    for job in others:  # so that the prompt's slot is not the first one
-        patient.submit(job)
-        job.events.get(timeout=PATIENCE)
+    others = [asked(prompt="Hi %d" % number, max_tokens=8000, sampling=RAMBLING) for number in range(2)]
+    for generation in others:  # so that the prompt's slot is not the first one
+        patient.submit(generation)
+        next_event(generation)
     patient._scheduler.copy_cost = 10000  # no copy: it shall stay in its own slot
     for slot in patient._scheduler.idle_slots():
         patient._scheduler.forget(slot)
     run(patient, prompt=LONG[: len(LONG) // 2], max_tokens=1)
     text, _, end = run(patient, prompt=LONG + TAIL, max_tokens=12)
-    assert 200 < end.cached_tokens < 400 and patient.counts["prompts_aside"] == 3
+    assert 200 < end.cached_tokens < 400 and patient.tally.counts["prompts_aside"] == 3
     assert text == expected
-    for job in others:
-        patient.cancel(job)
+    for generation in others:
+        patient.cancel(generation)
 
 
 def test_long_prompts_that_come_together_all_get_their_answers(patient):
     prompts = ["Story %d. %s%s" % (number, LONG, TAIL) for number in range(6)]
     together = in_parallel(lambda prompt: run(patient, prompt=prompt, max_tokens=6)[0], prompts)
     assert together == [run(patient, prompt=prompt, max_tokens=6)[0] for prompt in prompts]
-    assert patient.counts["prompts_aside"] >= 6 and cells_are_known(patient)
+    assert patient.tally.counts["prompts_aside"] >= 6 and cells_are_known(patient)
 
 
 def test_a_long_prompt_that_is_cancelled_leaves_the_siding_to_others(patient, held, monkeypatch):
     for _ in range(3):
-        job = Job(DEMO, LONG + TAIL, max_tokens=5, cache_prompt=False)
-        held.submit(job)
-        wait_until(lambda: held._siding.sequence is not None)
-        held.cancel(job)
+        generation = asked(prompt=LONG + TAIL, max_tokens=5, cache_prompt=False)
+        held.submit(generation)
+        wait_until(lambda: held._running.resident.siding.generation is not None)
+        held.cancel(generation)
         wait_until(lambda: held.busy() == 0)
-        assert held._siding.sequence is None
+        assert held._running.resident.siding.generation is None
     monkeypatch.undo()
     assert run(patient, prompt=LONG + TAIL, max_tokens=5)[2].completion_tokens == 5
 
 
 def test_an_engine_can_be_stopped_while_a_prompt_is_aside(held):
-    job = Job(DEMO, LONG + TAIL, max_tokens=5)
-    held.submit(job)
-    wait_until(lambda: held._siding.sequence is not None)
+    generation = asked(prompt=LONG + TAIL, max_tokens=5)
+    held.submit(generation)
+    wait_until(lambda: held._running.resident.siding.generation is not None)
     held.stop()
-    assert result(job)[2].code == "engine_down"
+    assert result(generation)[2].code == "engine_down"
     assert not [thread for thread in threading.enumerate() if thread.name == "siding"]
 
 
@@ -327,7 +325,7 @@ def test_a_prompt_that_does_not_come_back_from_the_siding_is_evaluated_in_batche
     expected = run(patient, prompt=LONG + TAIL, max_tokens=8, cache_prompt=False)[0]
     monkeypatch.setattr(core.engine.llama.Context, "load", lambda *_: False)
     text, _, end = run(patient, prompt=LONG + TAIL, max_tokens=8, cache_prompt=False)
-    assert text == expected and patient.counts["prompts_aside"] == 1 and cells_are_known(patient)
+    assert text == expected and patient.tally.counts["prompts_aside"] == 1 and cells_are_known(patient)
     assert end.cached_tokens == 0
 
 
@@ -335,7 +333,7 @@ def test_where_cells_can_not_be_moved_there_is_no_siding(monkeypatch):
     monkeypatch.setattr(core.engine.llama.llama_cpp, "llama_state_seq_get_data", lambda *_: 0)
     engine = launch(siding="on")
     try:
-        assert engine._siding is None
+        assert engine._running.resident.siding is None
         assert run(engine, prompt=LONG, max_tokens=3)[2].completion_tokens == 3
     finally:
         engine.stop()
@@ -344,9 +342,9 @@ def test_where_cells_can_not_be_moved_there_is_no_siding(monkeypatch):
 def test_a_long_prompt_is_taken_in_pieces_and_a_stream_goes_on_meanwhile():
     engine = launch(batch_size=32, siding="off", **LASTING)
     try:
-        stream = Job(DEMO, STORY, max_tokens=8000, sampling=RAMBLING)
+        stream = asked(max_tokens=8000, sampling=RAMBLING)
         engine.submit(stream)
-        stream.events.get(timeout=PATIENCE)
+        next_event(stream)
         before = stream.generated
         _, _, end = run(engine, prompt="The little fox went home. " * 60, max_tokens=1)
         assert end.prompt_tokens > 300
@@ -367,16 +365,16 @@ def test_with_no_line_at_all_a_free_slot_is_still_taken():
 def test_a_full_line_turns_requests_away():
     engine = launch(slots=1, max_queue=2, **LASTING)
     try:
-        jobs = [Job(DEMO, STORY, max_tokens=8000, sampling=RAMBLING) for _ in range(3)]
-        engine.submit(jobs[0])
+        generations = [asked(max_tokens=8000, sampling=RAMBLING) for _ in range(3)]
+        engine.submit(generations[0])
         wait_until(lambda: engine.busy() == 1)
-        engine.submit(jobs[1])
-        engine.submit(jobs[2])
+        engine.submit(generations[1])
+        engine.submit(generations[2])
         with pytest.raises(APIError) as raised:
-            engine.submit(Job(DEMO, STORY))
+            engine.submit(asked())
         assert raised.value.status == 503 and ("Retry-After", "1") in raised.value.headers
-        for job in jobs:
-            engine.cancel(job)
+        for generation in generations:
+            engine.cancel(generation)
     finally:
         engine.stop()
 
@@ -393,12 +391,12 @@ def test_asking_for_another_model_lets_the_running_ones_finish_and_swaps(two_mod
     a, b = two_models
     engine = launch(a)
     try:
-        first = Job(a, STORY, max_tokens=50, sampling=GREEDY)
-        second = Job(b, STORY, max_tokens=10, sampling=GREEDY)
-        third = Job(a, STORY, max_tokens=10, sampling=GREEDY)
-        for job in (first, second, third):
-            engine.submit(job)
-        texts = [result(job) for job in (first, second, third)]
+        first = Generation(Ask(a, STORY, 50, sampling=GREEDY))
+        second = Generation(Ask(b, STORY, 10, sampling=GREEDY))
+        third = Generation(Ask(a, STORY, 10, sampling=GREEDY))
+        for generation in (first, second, third):
+            engine.submit(generation)
+        texts = [result(generation) for generation in (first, second, third)]
         assert [end.completion_tokens for _, _, end in texts] == [50, 10, 10]
         assert texts[0][0].startswith(texts[1][0])  # the same weights
         assert engine.model_name() == "a.gguf"
@@ -414,9 +412,9 @@ def test_a_model_that_can_not_be_loaded_fails_its_requests_and_nothing_else(two_
         file.write(b"output_n0rm.weight")
     engine = launch(a)
     try:
-        job = Job(b, STORY)
-        engine.submit(job)
-        _, _, error = result(job)
+        generation = Generation(Ask(b, STORY))
+        engine.submit(generation)
+        _, _, error = result(generation)
         assert isinstance(error, APIError) and error.status == 500
         assert "b.gguf" in error.message and "output_norm" in error.message
         assert isinstance(run(engine, model=a, max_tokens=3)[2], Finished)
@@ -426,14 +424,14 @@ def test_a_model_that_can_not_be_loaded_fails_its_requests_and_nothing_else(two_
 
 def test_stopping_ends_every_request_with_an_error():
     engine = launch(slots=1)
-    jobs = [Job(DEMO, STORY, max_tokens=900, sampling=RAMBLING) for _ in range(3)]
-    for job in jobs:
-        engine.submit(job)
+    generations = [asked(max_tokens=900, sampling=RAMBLING) for _ in range(3)]
+    for generation in generations:
+        engine.submit(generation)
     threading.Thread(target=engine.stop).start()
-    assert all(isinstance(result(job)[2], (APIError, Finished)) for job in jobs)
+    assert all(isinstance(result(generation)[2], (APIError, Finished)) for generation in generations)
     wait_until(lambda: engine.status == "stopped")
     with pytest.raises(APIError):
-        engine.submit(Job(DEMO, STORY))
+        engine.submit(asked())
 
 
 @pytest.mark.parametrize(
@@ -495,9 +493,9 @@ class Stubborn:
     def __init__(self, context, answers):
         self._context, self._answers = context, answers
 
-    def decode(self, chunks):
-        status = self._answers(chunks)
-        return (status, {}) if status else self._context.decode(chunks)
+    def decode(self, runs):
+        status = self._answers(runs)
+        return (status, []) if status else self._context.decode(runs)
 
     def __getattr__(self, name):
         return getattr(self._context, name)
@@ -509,11 +507,11 @@ def test_where_there_is_no_room_idle_cells_go_first_then_batches_shrink():
         expected = [run(engine, prompt=STORY * n, max_tokens=20)[0] for n in (1, 2, 3)]
         rows = []
 
-        def refuse(chunks):
-            rows.append(sum(chunk.count for chunk in chunks))
+        def refuse(runs):
+            rows.append(sum(len(run.tokens) for run in runs))
             return 1 if rows[-1] > 6 else 0
 
-        engine._context = Stubborn(engine._context, refuse)
+        engine._running.resident.context = Stubborn(engine._running.resident.context, refuse)
         answers = in_parallel(lambda n: run(engine, prompt=STORY * n, max_tokens=20, cache_prompt=False)[0], (1, 2, 3))
         assert answers == expected and max(rows) > 6
         assert not engine._scheduler.idle_slots() or cells_are_known(engine)
@@ -525,11 +523,11 @@ def test_a_request_that_never_fits_fails_alone():
     engine = launch()
     try:
         expected = run(engine, max_tokens=30)[0]
-        victim = Job(DEMO, "むかしむかし、", max_tokens=30, sampling=GREEDY)
-        engine._context = Stubborn(
-            engine._context, lambda chunks: int(any(chunk.sequence.job is victim for chunk in chunks))
+        victim = asked(prompt="むかしむかし、", max_tokens=30)
+        engine._running.resident.context = Stubborn(
+            engine._running.resident.context, lambda runs: int(any(run.slot == victim.slot for run in runs))
         )
-        good = Job(DEMO, STORY, max_tokens=30, sampling=GREEDY)
+        good = asked(max_tokens=30)
         engine.submit(good)
         engine.submit(victim)
         error = result(victim)[2]
@@ -544,10 +542,10 @@ def test_a_broken_step_fails_what_was_in_it_and_the_engine_goes_on():
     try:
         expected = run(engine, max_tokens=30)[0]
         answers = iter([0, 0, 0, -3])
-        engine._context = Stubborn(engine._context, lambda chunks: next(answers, 0))
+        engine._running.resident.context = Stubborn(engine._running.resident.context, lambda runs: next(answers, 0))
         error = run(engine, max_tokens=30)[2]
         assert isinstance(error, APIError) and (error.status, error.code) == (500, "decode_failed")
-        wait_until(lambda: not isinstance(engine._context, Stubborn))  # a new one
+        wait_until(lambda: not isinstance(engine._running.resident.context, Stubborn))  # a new one
         assert run(engine, max_tokens=30)[0] == expected
         assert cells_are_known(engine)
     finally:
@@ -563,12 +561,12 @@ def test_timings_add_up(engine):
 def test_a_reader_that_takes_nothing_holds_its_answer_up_and_nobody_else():
     engine = launch(slots=2)
     try:
-        slow = Job(DEMO, STORY, max_tokens=700, sampling=RAMBLING)
+        slow = asked(max_tokens=700, sampling=RAMBLING)
         engine.submit(slow)
-        wait_until(lambda: slow.events.qsize() >= MOST_UNREAD)
-        steps = engine.counts["steps"]
+        wait_until(lambda: slow.channel.unread >= MOST_UNREAD)
+        steps = engine.tally.counts["steps"]
         assert run(engine, max_tokens=40)[2].completion_tokens == 40  # the other slot goes on
-        assert engine.counts["steps"] - steps < 60 and slow.events.qsize() == MOST_UNREAD
+        assert engine.tally.counts["steps"] - steps < 60 and slow.channel.unread == MOST_UNREAD
         text, tokens, end = result(slow)
         assert len(tokens) == end.completion_tokens == 700 and end.reason == "length"
     finally:
@@ -578,19 +576,19 @@ def test_a_reader_that_takes_nothing_holds_its_answer_up_and_nobody_else():
 def test_an_engine_whose_streams_are_all_paused_is_idle_and_ends_what_is_cancelled():
     engine = launch(slots=2)
     try:
-        jobs = [Job(DEMO, STORY, max_tokens=700, sampling=RAMBLING) for _ in range(2)]
-        for job in jobs:
-            engine.submit(job)
-        wait_until(lambda: all(job.events.qsize() >= MOST_UNREAD for job in jobs))
-        waiting = Job(DEMO, STORY, max_tokens=3, sampling=GREEDY)
+        generations = [asked(max_tokens=700, sampling=RAMBLING) for _ in range(2)]
+        for generation in generations:
+            engine.submit(generation)
+        wait_until(lambda: all(generation.channel.unread >= MOST_UNREAD for generation in generations))
+        waiting = asked(max_tokens=3)
         engine.submit(waiting)
         used = time.process_time()
         threading.Event().wait(1)
         assert time.process_time() - used < 0.5
         assert engine.busy() == 2 and engine.queued() == 1
-        engine.cancel(jobs[0])
+        engine.cancel(generations[0])
         assert result(waiting)[2].completion_tokens == 3
-        assert jobs[0].events.qsize() == MOST_UNREAD
+        assert generations[0].channel.unread == MOST_UNREAD
     finally:
         engine.stop()
 
@@ -599,9 +597,9 @@ def test_a_whole_answer_holds_so_many_probabilities_and_no_more(engine, monkeypa
     monkeypatch.setattr(core.apis.endpoint, "MOST_PROBABILITIES", 50)
     runner = Runner(engine, None)
     nobody = types.SimpleNamespace(hung_up=lambda: False)
-    jobs = [Job(DEMO, STORY, max_tokens=10, sampling=Sampling(n_probs=n, temperature=0)) for n in (4, 5)]
-    assert len(runner.results(jobs[:1], nobody)[0].probabilities) == 10
+    generations = [asked(max_tokens=10, sampling=Sampling(n_probs=n, temperature=0)) for n in (4, 5)]
+    assert len(runner.results(generations[:1], nobody)[0].probabilities) == 10
     with pytest.raises(APIError) as raised:
-        runner.results(jobs[1:], nobody)
+        runner.results(generations[1:], nobody)
     assert (raised.value.status, raised.value.code) == (400, "too_many_probabilities")
     wait_until(lambda: engine.busy() == 0)

@@ -8,13 +8,12 @@ import random
 from typing import NamedTuple
 
 import pytest
-from conftest import PATIENCE, wait_until
-from engines import DEMO, RAMBLING, cells_are_known, launch, result
+from conftest import wait_until
+from engines import DEMO, RAMBLING, asked, cells_are_known, launch, next_event, result
 from gguf import WINDOW, write_hybrid, write_recurrent, write_windowed
 
+from core.engine.aside import ASIDE_TOKENS
 from core.engine.drafting import Lookup
-from core.engine.engine import ASIDE_TOKENS
-from core.engine.jobs import Job
 from core.engine.sampling import Sampling
 from core.models import ModelFile, inspect
 
@@ -57,15 +56,16 @@ def start(kind):
         engine.stop()
 
 
-def submit(engine, prompt, count=16, **job):
-    job = Job(**dict({"model": engine._model.file, "prompt": prompt, "max_tokens": count, "sampling": GREEDY}, **job))
-    engine.submit(job)
-    return job
+def submit(engine, prompt, count=16, **ask):
+    given = {"model": engine._running.resident.model.file, "prompt": prompt, "max_tokens": count, "sampling": GREEDY}
+    generation = asked(**dict(given, **ask))
+    engine.submit(generation)
+    return generation
 
 
-def ask(engine, prompt, count=16, **job):
+def ask(engine, prompt, count=16, **generation):
     """Return an answer's tokens and its end."""
-    _, tokens, end = result(submit(engine, prompt, count, **job))
+    _, tokens, end = result(submit(engine, prompt, count, **generation))
     return tokens, end
 
 
@@ -101,7 +101,7 @@ def test_a_prompt_that_shares_only_a_beginning_is_answered_as_if_alone(kind, sta
     answers = [ask(engine, prompt) for prompt in prompts]
     assert [tokens for tokens, _ in answers] == expected(*prompts)
     assert all((end.cached_tokens > 4 * WINDOW) == kind.forgets_partly for _, end in answers[1:])
-    assert kind.forgets_partly or engine.counts["cached_tokens"] == 0
+    assert kind.forgets_partly or engine.tally.counts["cached_tokens"] == 0
 
 
 def test_a_conversation_goes_on_where_it_stood_with_every_kind_of_memory(start, expected):
@@ -133,9 +133,9 @@ def test_eight_requests_at_once_that_share_a_beginning_are_answered_as_if_alone(
     engine = start(slots=8)
     prompts = [STORY + tail for tail in TAILS]
     for _ in range(2):
-        jobs = [submit(engine, prompt) for prompt in prompts]
-        assert [result(job)[1] for job in jobs] == expected(*prompts)
-        assert kind.forgets_partly or not any(job.cached_tokens for job in jobs)
+        generations = [submit(engine, prompt) for prompt in prompts]
+        assert [result(generation)[1] for generation in generations] == expected(*prompts)
+        assert kind.forgets_partly or not any(generation.cached_tokens for generation in generations)
         assert cells_are_known(engine)
 
 
@@ -143,10 +143,10 @@ def test_a_request_that_was_cancelled_half_way_can_be_asked_again(start, expecte
     engine = start()
     answer = expected(STORY)
     for pieces in (0, 1, 9):
-        job = submit(engine, STORY, 900)
+        generation = submit(engine, STORY, 900)
         for _ in range(pieces):
-            job.events.get(timeout=PATIENCE)
-        engine.cancel(job)
+            next_event(generation)
+        engine.cancel(generation)
         wait_until(lambda: engine.busy() == engine.queued() == 0)
         assert cells_are_known(engine)
         assert [ask(engine, STORY)[0]] == answer
@@ -161,48 +161,50 @@ def test_guessing_ahead_changes_no_answer_and_is_left_to_models_that_can_take_gu
     monkeypatch.setattr(Lookup, "guess", half_right)
     engine = start(draft_max=4)
     assert ask(engine, STORY, 60)[0] == tokens and cells_are_known(engine)
-    drafts, accepted = engine.counts["drafts"], engine.counts["drafts_accepted"]
+    drafts, accepted = engine.tally.counts["drafts"], engine.tally.counts["drafts_accepted"]
     assert drafts > accepted > 0 if kind.forgets_partly else drafts == 0
     assert ask(engine, STORY + TAILS[0], 1)[1].cached_tokens > 0 or not kind.forgets_partly
 
 
 def test_long_prompts_beside_a_stream_are_answered_as_if_alone(kind, start, expected):
     engine = start(siding="on", step_target=0.01)
-    assert (engine._siding is not None) == kind.plain
+    assert (engine._running.resident.siding is not None) == kind.plain
     stream = submit(engine, TAILS[0], 900, sampling=RAMBLING)
-    stream.events.get(timeout=PATIENCE)
+    next_event(stream)
     prompts = [LONG + TAILS[0], TAILS[1] + LONG, LONG + TAILS[2]]
-    jobs = [submit(engine, prompt) for prompt in prompts]
-    assert [result(job)[1] for job in jobs] == expected(*prompts)
-    assert all(job.prompt_tokens > ASIDE_TOKENS for job in jobs)
-    assert (engine.counts["prompts_aside"] > 0) == kind.plain
-    assert kind.forgets_partly or not any(job.cached_tokens for job in jobs)
+    generations = [submit(engine, prompt) for prompt in prompts]
+    assert [result(generation)[1] for generation in generations] == expected(*prompts)
+    assert all(generation.prompt_tokens > ASIDE_TOKENS for generation in generations)
+    assert (engine.tally.counts["prompts_aside"] > 0) == kind.plain
+    assert kind.forgets_partly or not any(generation.cached_tokens for generation in generations)
     engine.cancel(stream)
 
 
 def test_two_requests_that_share_more_than_one_that_ended_do_not_wait_for_each_other(start, expected):
     engine = start(slots=2)
     earlier = [submit(engine, prompt, 900, sampling=RAMBLING) for prompt in (STORY * 3, TAILS[0])]
-    for job in earlier:
-        job.events.get(timeout=PATIENCE)
+    for generation in earlier:
+        next_event(generation)
     prompts = [STORY + TAILS[1] * 10 + tail for tail in TAILS[2:4]]
-    jobs = [submit(engine, prompt) for prompt in prompts]
+    generations = [submit(engine, prompt) for prompt in prompts]
     earlier[0].cancelled = True
     engine.cancel(earlier[1])  # both end in one step, and both new ones get their slots in it
-    assert [result(job)[1] for job in jobs] == expected(*prompts)
+    assert [result(generation)[1] for generation in generations] == expected(*prompts)
 
 
 def test_whatever_comes_and_goes_every_answer_is_as_if_alone(start, expected):
     engine = start(slots=3, batch_size=32, draft_max=3)
     rng = random.Random(1)
-    jobs = []
+    generations = []
     for _ in range(24):
         prompt = STORY * rng.randrange(3) + rng.choice(TAILS) * rng.randrange(1, 3)
-        jobs.append(submit(engine, prompt, rng.randrange(1, 30), cache_prompt=rng.random() < 0.9))
+        generations.append(submit(engine, prompt, rng.randrange(1, 30), cache_prompt=rng.random() < 0.9))
         if rng.random() < 0.3:
-            engine.cancel(rng.choice(jobs))
-    answers = {job: result(job)[1] for job in jobs if not job.cancelled}
+            engine.cancel(rng.choice(generations))
+    answers = {generation: result(generation)[1] for generation in generations if not generation.cancelled}
     wait_until(lambda: engine.busy() == engine.queued() == 0)
     assert cells_are_known(engine)
-    longest = dict(zip({job.prompt for job in answers}, expected(*{job.prompt for job in answers}, count=30)))
-    assert all(tokens == longest[job.prompt][: job.max_tokens] for job, tokens in answers.items())
+    prompts = {generation.ask.prompt for generation in answers}
+    longest = dict(zip(prompts, expected(*prompts, count=30)))
+    for generation, tokens in answers.items():
+        assert tokens == longest[generation.ask.prompt][: generation.ask.max_tokens]

@@ -7,11 +7,10 @@ import re
 import numpy
 import pytest
 from conftest import in_parallel
-from engines import DEMO, GREEDY, STORY, launch, run
+from engines import STORY, asked, launch, next_event, run
 
 import core.engine.engine
 import core.engine.llama
-from core.engine.jobs import Job
 from core.engine.sampling import Sampling, read_sampling
 from core.errors import APIError
 
@@ -81,7 +80,7 @@ def text_with(engine, **sampling):
     ],
 )
 def test_a_cut_to_one_candidate_is_greedy(engine, sampling):
-    assert text_with(engine, **sampling) == run(engine, max_tokens=120, sampling=GREEDY)[0]
+    assert text_with(engine, **sampling) == run(engine, max_tokens=120)[0]
 
 
 @pytest.mark.parametrize(
@@ -107,14 +106,14 @@ def test_a_sampler_that_is_on_changes_the_answer_and_the_seed_still_decides(engi
 
 def test_a_penalty_counts_the_prompts_tokens_too(engine):
     prompt = STORY + " a fox, a bear and a bird lived in a forest."
-    seen = set(engine._model.prompt_tokens(prompt, None, 1000))
-    plain = run(engine, prompt=prompt, max_tokens=40, sampling=GREEDY)[1]
+    seen = set(engine._running.resident.model.prompt_tokens(prompt, None, 1000))
+    plain = run(engine, prompt=prompt, max_tokens=40)[1]
     penalized = run(engine, prompt=prompt, max_tokens=40, sampling=Sampling(temperature=0, presence_penalty=100.0))[1]
     assert seen & set(plain) and not seen & set(penalized)
 
 
 def test_a_banned_token_never_comes(engine):
-    _, tokens, _ = run(engine, max_tokens=60, sampling=GREEDY)
+    _, tokens, _ = run(engine, max_tokens=60)
     banned = max(set(tokens), key=tokens.count)
     bias = ((banned, -math.inf), (10**6, 5.0))  # a token that does not exist is passed over
     _, without, _ = run(engine, max_tokens=60, sampling=Sampling(temperature=0, logit_bias=bias))
@@ -137,7 +136,7 @@ def test_a_grammar_is_kept_whatever_the_model_would_say(engine):
 
 def test_requests_with_and_without_a_grammar_share_a_batch(engine):
     words = 'root ::= "{" "\\"word\\": \\"" [a-z]+ "\\"}"'
-    expected = run(engine, max_tokens=30, sampling=GREEDY)[0]
+    expected = run(engine, max_tokens=30)[0]
 
     def ask(grammar):
         sampling = Sampling(temperature=0, grammar=grammar)
@@ -162,7 +161,7 @@ NEVER = -math.inf
 
 def banned(engine, *texts):
     """Return biases that ban the tokens with these texts; all tokens if none are given."""
-    model = engine._model
+    model = engine._running.resident.model
     return tuple((token, NEVER) for token in range(model.vocabulary) if not texts or model.piece(token) in texts)
 
 
@@ -245,7 +244,7 @@ def test_a_token_that_the_model_does_not_have_gets_400(engine, token):
 def test_a_grammar_may_name_tokens(engine):
     grammar = 'root ::= <|im_start|> "user" <|im_start|> !<|im_start|>'
     _, tokens, end = run(engine, sampling=Sampling(grammar=grammar))
-    start = next(iter(engine._model.markers(["<|im_start|>"])))
+    start = next(iter(engine._running.resident.model.markers(["<|im_start|>"])))
     assert tokens[0] == tokens[-2] == start and tokens[-1] != start and end.reason == "stop"
 
 
@@ -262,11 +261,11 @@ def test_a_grammar_is_compiled_for_a_model_that_was_not_loaded_yet():
 
 
 def test_probabilities_of_the_likeliest_tokens_are_told(engine):
-    job = Job(DEMO, STORY, max_tokens=10, sampling=Sampling(temperature=0, n_probs=5))
-    engine.submit(job)
+    generation = asked(max_tokens=10, sampling=Sampling(temperature=0, n_probs=5))
+    engine.submit(generation)
     seen = []
     while len(seen) < 10:
-        seen += job.events.get(timeout=60).probabilities
+        seen += next_event(generation).probabilities
     for each in seen:
         top = each["top_logprobs"]
         assert each["id"] == top[0]["id"] and each["logprob"] == top[0]["logprob"]  # greedy takes the likeliest
@@ -279,6 +278,6 @@ def test_rows_sampled_side_by_side_give_the_same_answers(engine, monkeypatch):
     prompts = [STORY, "Hello, how are you?", "むかしむかし、", "One day, a bear"]
     sampling = Sampling(temperature=0.9, seed=5)
     expected = [run(engine, prompt=prompt, max_tokens=40, sampling=sampling)[0] for prompt in prompts]
-    monkeypatch.setattr(core.engine.engine, "LARGE_VOCABULARY", 0)
+    monkeypatch.setattr(core.engine.choosing, "LARGE_VOCABULARY", 0)
     answers = in_parallel(lambda prompt: run(engine, prompt=prompt, max_tokens=40, sampling=sampling), prompts)
     assert [text for text, _, _ in answers] == expected

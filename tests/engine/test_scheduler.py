@@ -1,14 +1,25 @@
 """The scheduler's laws, without llama_cpp."""
 
 import random
+from types import SimpleNamespace
 
-from core.engine.scheduler import Pace, Scheduler, Sequence, common_prefix
+from core.engine.ask import Ask
+from core.engine.generation import Generation
+from core.engine.pace import Pace
+from core.engine.scheduler import Scheduler, common_prefix
+
+
+def asking(tokens, model="m", **ask):
+    """Return a generation whose prompt has these tokens."""
+    generation = Generation(Ask(SimpleNamespace(path=model), "", **ask))
+    generation.begin(tokens)
+    return generation
 
 
 def prompt(length, model="m"):
     """Return a sequence whose tokens nobody else has."""
     prompt.made += 1
-    return Sequence(model=model, tokens=[prompt.made * 10000 + n for n in range(length)])
+    return asking([prompt.made * 10000 + n for n in range(length)], model)
 
 
 prompt.made = 0
@@ -23,8 +34,8 @@ def step(scheduler, budget=64, model="m"):
     chunks = scheduler.plan(budget)
     scheduler.commit(chunks)
     for chunk in chunks:
-        if chunk.start + chunk.count == len(chunk.sequence.tokens):
-            chunk.sequence.tokens.append(7)
+        if chunk.start + chunk.count == len(chunk.generation.tokens):
+            chunk.generation.tokens.append(7)
     return chunks
 
 
@@ -34,7 +45,7 @@ def admit(scheduler, model="m"):
     while scheduler.next_in_line(model):
         reuse = scheduler.admit()
         scheduler.reused(reuse, reuse.count)
-        admitted.append(reuse.sequence)
+        admitted.append(reuse.generation)
     return admitted
 
 
@@ -51,10 +62,10 @@ def test_a_stream_whose_reader_is_behind_is_in_no_batch_and_keeps_its_slot():
     scheduler = Scheduler(2, 64)
     behind, other = stream(scheduler), stream(scheduler)
     behind.paused = True
-    assert [chunk.sequence for chunk in step(scheduler)] == [other] == scheduler.streams()
+    assert [chunk.generation for chunk in step(scheduler)] == [other] == scheduler.streams()
     assert behind in scheduler.running
     behind.paused = False
-    assert {chunk.sequence for chunk in step(scheduler)} == {behind, other}
+    assert {chunk.generation for chunk in step(scheduler)} == {behind, other}
 
 
 def test_requests_get_slots_first_come_first_served():
@@ -74,7 +85,7 @@ def test_a_whole_short_prompt_and_the_running_streams_share_one_batch():
     new = prompt(10)
     scheduler.submit(new)
     chunks = step(scheduler)
-    assert {chunk.sequence: chunk.count for chunk in chunks} == {running: 1, new: 10}
+    assert {chunk.generation: chunk.count for chunk in chunks} == {running: 1, new: 10}
     assert all(chunk.last for chunk in chunks) is False  # each got another token since
     assert new.generating
 
@@ -86,11 +97,11 @@ def test_long_prompts_are_offered_for_the_siding_first_come_first_served_and_nev
     for sequence in (first, second, short):
         scheduler.submit(sequence)
     chunks = step(scheduler, budget=512)
-    assert [chunk.sequence for chunk in chunks] == [running, short]
+    assert [chunk.generation for chunk in chunks] == [running, short]
     assert scheduler.next_aside() is first
     scheduler.returned(first, 899)
     assert scheduler.next_aside() is second
-    assert [chunk.count for chunk in step(scheduler) if chunk.sequence is first] == [1]
+    assert [chunk.count for chunk in step(scheduler) if chunk.generation is first] == [1]
 
 
 def test_two_that_share_more_than_an_idle_slot_holds_do_not_wait_for_each_other():
@@ -101,7 +112,7 @@ def test_two_that_share_more_than_an_idle_slot_holds_do_not_wait_for_each_other(
     while not ended.generating:
         step(scheduler, budget=512)
     scheduler.release(ended)
-    pair = [Sequence(model="m", tokens=ended.tokens[:150] + [5] * 100 + [number] * 50) for number in (1, 2)]
+    pair = [asking(ended.tokens[:150] + [5] * 100 + [number] * 50) for number in (1, 2)]
     for sequence in pair:
         scheduler.submit(sequence)
     for _ in range(20):
@@ -117,19 +128,19 @@ def test_a_prompt_that_came_back_from_the_siding_with_nothing_is_evaluated_in_ba
     assert not step(scheduler)
     scheduler.returned(long, 0)
     assert scheduler.next_aside() is None
-    assert step(scheduler)[0].sequence is long
+    assert step(scheduler)[0].generation is long
 
 
 def test_who_waits_for_a_beginning_that_is_evaluated_aside_copies_it_then():
     scheduler = Scheduler(2, 512)
     scheduler.aside = 128
     leader = prompt(900)
-    follower = Sequence(model="m", tokens=leader.tokens[:890] + [1, 2])
+    follower = asking(leader.tokens[:890] + [1, 2])
     scheduler.submit(leader)
     scheduler.submit(follower)
     assert not step(scheduler) and scheduler.next_aside() is leader
     scheduler.returned(leader, 899)
-    assert {chunk.sequence: chunk.count for chunk in step(scheduler)} == {leader: 1, follower: 2}
+    assert {chunk.generation: chunk.count for chunk in step(scheduler)} == {leader: 1, follower: 2}
 
 
 def test_streams_are_in_every_batch_while_a_long_prompt_is_taken_in():
@@ -140,7 +151,7 @@ def test_streams_are_in_every_batch_while_a_long_prompt_is_taken_in():
     steps = 0
     while not long.generating:
         chunks = step(scheduler, budget=100)
-        assert {chunk.sequence for chunk in chunks} == set(streams) | {long}
+        assert {chunk.generation for chunk in chunks} == set(streams) | {long}
         assert sum(chunk.count for chunk in chunks) <= 103
         steps += 1
     assert steps == 15
@@ -174,8 +185,8 @@ def test_chunks_cover_every_token_once_and_in_order():
         scheduler.submit(sequence)
     while any(not sequence.generating for sequence in sequences):
         for chunk in step(scheduler, budget=rng.randrange(1, 60)):
-            assert chunk.start == seen[chunk.sequence]
-            seen[chunk.sequence] += chunk.count
+            assert chunk.start == seen[chunk.generation]
+            seen[chunk.generation] += chunk.count
         for sequence in [each for each in scheduler.running if each.generating and rng.random() < 0.5]:
             scheduler.release(sequence)
 
@@ -205,7 +216,7 @@ def test_a_waiting_request_can_be_taken_out():
 
 def ended(scheduler, tokens):
     """Let a request with these tokens run to its end; its cells stay."""
-    sequence = Sequence(model="m", tokens=list(tokens))
+    sequence = asking(list(tokens))
     scheduler.submit(sequence)
     while not sequence.generating:
         step(scheduler)
@@ -215,7 +226,7 @@ def ended(scheduler, tokens):
 
 def placed(scheduler, tokens):
     """Submit and admit a request; returns it."""
-    sequence = Sequence(model="m", tokens=list(tokens))
+    sequence = asking(list(tokens))
     scheduler.submit(sequence)
     assert admit(scheduler) == [sequence]
     return sequence
@@ -250,13 +261,13 @@ def test_a_shared_beginning_is_copied_and_the_other_conversation_is_kept():
     first = ended(scheduler, system + list(range(9000, 10500)))
     second = placed(scheduler, system + [7, 8, 9])
     copy = scheduler.next_reuse()
-    assert (copy.sequence, copy.source, copy.count) == (second, first.slot, 500)
+    assert (copy.generation, copy.source, copy.count) == (second, first.slot, 500)
     assert second.slot != first.slot and len(scheduler.cells(first.slot)) == 2000
 
 
 def test_a_beginning_can_be_copied_from_a_stream_that_is_running():
     scheduler = Scheduler(2, 2048)
-    running = Sequence(model="m", tokens=list(range(300)))
+    running = asking(list(range(300)))
     scheduler.submit(running)
     while not running.generating:
         step(scheduler)
@@ -267,7 +278,7 @@ def test_a_beginning_can_be_copied_from_a_stream_that_is_running():
 def test_requests_that_come_together_wait_for_the_first_ones_beginning():
     scheduler = Scheduler(8, 512)
     system = list(range(1000))
-    sequences = [Sequence(model="m", tokens=system + [10**6 + n] * 4) for n in range(8)]
+    sequences = [asking(system + [10**6 + n] * 4) for n in range(8)]
     for sequence in sequences:
         scheduler.submit(sequence)
     evaluated = 0
@@ -281,11 +292,11 @@ def test_whoever_waits_for_a_beginning_goes_on_alone_when_it_does_not_come():
     scheduler = Scheduler(2, 512)
     leader = placed(scheduler, range(400))
     follower = placed(scheduler, list(range(400)) + [1])
-    assert scheduler.next_reuse() is None and {chunk.sequence for chunk in scheduler.plan(64)} == {leader}
+    assert scheduler.next_reuse() is None and {chunk.generation for chunk in scheduler.plan(64)} == {leader}
     scheduler.commit(scheduler.plan(64))
     scheduler.release(leader)  # cancelled after 64 tokens
     copy = scheduler.next_reuse()
-    assert (copy.sequence, copy.count) == (follower, 64)
+    assert (copy.generation, copy.count) == (follower, 64)
     scheduler.reused(copy, 64)
     assert scheduler.plan(600)[0].start == 64
 
@@ -293,7 +304,7 @@ def test_whoever_waits_for_a_beginning_goes_on_alone_when_it_does_not_come():
 def test_a_request_that_wants_no_cache_gets_none():
     scheduler = Scheduler(1, 512)
     ended(scheduler, range(100))
-    sequence = Sequence(model="m", tokens=list(range(100)), reuse=False)
+    sequence = asking(list(range(100)), cache_prompt=False)
     scheduler.submit(sequence)
     admit(scheduler)
     assert sequence.done == 0

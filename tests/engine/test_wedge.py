@@ -11,16 +11,15 @@ import time
 import hasty
 import pytest
 from conftest import PATIENCE, ROOT, call, wait_until
+from engines import DEMO, asked, next_event
 
 import core.engine.llama
 from core.engine.engine import Engine
-from core.engine.jobs import Job, Piece
+from core.engine.outcome import Piece
 from core.engine.sampling import Sampling
-from core.models import ModelFolder
 from core.settings import EngineSettings
 
-DEMO = ModelFolder(os.path.join(ROOT, "models")).find("demo.gguf")
-STORY = {"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 20}
+BODY = {"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 20}
 QUICKLY_STUCK = ("--step-timeout", 1, "--batch-size", 32)  # a small batch: the self-test allows for no long one
 
 
@@ -57,14 +56,14 @@ def look(engine, paused):
 
 
 def submit(engine):
-    job = Job(DEMO, "Once upon a time", max_tokens=5, sampling=Sampling(temperature=0))
-    engine.submit(job)
-    return job
+    generation = asked(prompt="Once upon a time", max_tokens=5, sampling=Sampling(temperature=0))
+    engine.submit(generation)
+    return generation
 
 
-def end_of(job):
+def end_of(generation):
     while True:
-        event = job.events.get(timeout=PATIENCE)
+        event = next_event(generation)
         if not isinstance(event, Piece):
             return event
 
@@ -72,10 +71,10 @@ def end_of(job):
 def test_a_step_that_does_not_end_is_noticed_and_forgotten_when_it_does(engine, gate):
     assert look(engine, False) == 0
     gate.clear()
-    job = submit(engine)
+    generation = submit(engine)
     wait_until(lambda: look(engine, False) > engine.step_limit())
     gate.set()
-    assert end_of(job).completion_tokens
+    assert end_of(generation).completion_tokens
     wait_until(lambda: look(engine, False) == 0)
 
 
@@ -99,10 +98,10 @@ def test_a_process_that_was_stopped_did_not_hang(engine, gate):
 def test_the_limit_grows_with_the_longest_step(engine, gate):
     assert engine.step_limit() >= 1
     gate.clear()
-    job = submit(engine)
+    generation = submit(engine)
     wait_until(lambda: look(engine, False) > 0.5)
     gate.set()
-    end_of(job)
+    end_of(generation)
     assert engine.step_limit() >= 5
 
 
@@ -138,7 +137,7 @@ def hanging(start, tmp_path):
 
 def ask(url):
     try:
-        return call(url + "/generate", STORY).status
+        return call(url + "/generate", BODY).status
     except OSError:
         return None
 

@@ -12,10 +12,10 @@ import re
 import time
 
 import pytest
-from engines import DEMO, launch, result
+from engines import asked, launch, result
 from schemas import random_schema
 
-from core.engine.engine import Job, Sampling
+from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.grammar.schema import JSON_OBJECT, Grammar, json_grammar, literal
 
@@ -795,13 +795,13 @@ def answers(engine, schemas, **sampling):
     """Let the model answer to each schema, some at once; yields text, the end and the seconds it took."""
     for begin in range(0, len(schemas), 4):
         started = time.monotonic()
-        jobs = []
+        generations = []
         for number, schema in enumerate(schemas[begin : begin + 4]):
             sampler = Sampling(grammar=json_grammar(schema), seed=begin + number, **sampling)
-            jobs.append(Job(DEMO, "Answer in JSON: ", max_tokens=400, sampling=sampler))
-            engine.submit(jobs[-1])
-        for job in jobs:
-            text, _, end = result(job)
+            generations.append(asked(prompt="Answer in JSON: ", max_tokens=400, sampling=sampler))
+            engine.submit(generations[-1])
+        for generation in generations:
+            text, _, end = result(generation)
             yield text, end, time.monotonic() - started
 
 
@@ -848,16 +848,16 @@ SECONDS = 30  # that an answer may take once it has a slot; on two busy cores th
 def test_the_model_answers_to_three_hundred_random_schemas_that_wait_for_four_slots():
     pytest.importorskip("jsonschema")
     engine = launch(ctx_size=1024, slots=4, max_queue=1000)
-    jobs = []
+    generations = []
     ended = 0
     try:
         for seed in range(300):
             schema = random_schema(random.Random(seed), 3)
             sampling = Sampling(grammar=json_grammar(schema), seed=seed, temperature=0.8)
-            jobs.append((schema, Job(DEMO, "Answer in JSON: ", max_tokens=400, sampling=sampling)))
-            engine.submit(jobs[-1][1])
-        for seed, (schema, job) in enumerate(jobs):
-            text, _, end = result(job)
+            generations.append((schema, asked(prompt="Answer in JSON: ", max_tokens=400, sampling=sampling)))
+            engine.submit(generations[-1][1])
+        for seed, (schema, generation) in enumerate(generations):
+            text, _, end = result(generation)
             assert end.reason in ("stop", "length"), seed
             assert end.timings["prompt_ms"] + end.timings["predicted_ms"] < SECONDS * 1e3, seed
             if end.reason == "stop":

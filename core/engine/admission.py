@@ -1,0 +1,83 @@
+"""Making a generation ready to be evaluated: its prompt's tokens, checked against the context, and its sampler.
+
+In the thread that submits it, where its model is loaded: a long prompt or a large grammar would stall every stream if
+the engine's thread did this. Else, in the engine's thread, once the model is.
+"""
+
+import contextlib
+
+from core.engine.ask import Ask
+from core.engine.generation import Generation
+from core.engine.resident import Resident
+from core.engine.sampler import Sampler
+from core.engine.text import TextOut
+from core.engine.tokenizing import Closed
+from core.errors import APIError
+
+
+def make_ready(generation: Generation, resident: Resident) -> None:
+    """Give a generation its tokens and its sampler, as far as it has none for this model. Raises APIError 400.
+
+    Leaves it as it is where the model is being unloaded: it will be loaded again.
+    """
+    embeds = resident.model.file.embeds
+    if generation.ask.embed != embeds:
+        does = "gives embeddings, not text" if embeds else "gives text, not embeddings"
+        raise APIError(400, "%s %s." % (resident.model.file.name, does), "model_unsuitable", "model")
+    with contextlib.suppress(Closed), resident.model.readers:
+        if not generation.tokens:
+            _give_tokens(generation, resident)
+        sampler = generation.sampler
+        if generation.tokens and not embeds and not (sampler and sampler.model is resident.model):
+            _give_sampler(generation, resident)
+
+
+def _give_tokens(generation: Generation, resident: Resident) -> None:
+    ask = generation.ask
+    prompt = resident.model.prompt_tokens(ask.prompt, ask.suffix, _room(ask, resident))
+    if prompt is not None:
+        # One begun in the middle may have reached the end of the context: its last token is evaluated, too.
+        _check_size(ask, len(prompt) + max(0, len(generation.begun) - 1), resident)
+        generation.begin(prompt)
+
+
+def _give_sampler(generation: Generation, resident: Resident) -> None:
+    """Give a generation its sampler, and let that and the text go by the tokens that are generated already."""
+    close_sampler(generation)
+    known = () if generation.stepwise else generation.begun
+    model, sampling = resident.model, generation.ask.sampling
+    sampler = Sampler.make(model, sampling, generation.seed, resident.context.n_ctx, known)
+    if sampler is None:
+        return
+    if sampling.penalizes:
+        sampler.remember(generation.tokens)
+    generation.sampler = sampler
+    generation.shown = model.markers(generation.ask.markers)
+    generation.text = TextOut(generation.ask.stop)
+    for token in known:
+        generation.text.push(model.piece(token, token in generation.shown))
+
+
+def close_sampler(generation: Generation) -> None:
+    """Free a generation's sampler, if it has one."""
+    if generation.sampler:
+        generation.sampler.close()
+        generation.sampler = None
+
+
+def _room(ask: Ask, resident: Resident) -> int:
+    """Return how many tokens a prompt may have."""
+    return resident.context.n_batch if ask.embed else resident.context.n_ctx - 1
+
+
+def _check_size(ask: Ask, tokens: int, resident: Resident) -> None:
+    """Raise APIError 400 where a prompt is empty, or leaves no room for an answer."""
+    context = resident.context
+    if not tokens:
+        raise APIError(400, "The prompt holds no tokens.", "empty_prompt", "prompt")
+    if ask.embed and tokens > context.n_batch:
+        message = "The text has %d tokens; an embedding takes at most %d." % (tokens, context.n_batch)
+        raise APIError(400, message, "context_length_exceeded", "input")
+    if not ask.embed and tokens >= context.n_ctx:
+        message = "The prompt has %d tokens; the context holds %d, the answer included."
+        raise APIError(400, message % (tokens, context.n_ctx), "context_length_exceeded", "prompt")

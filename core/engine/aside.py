@@ -1,0 +1,53 @@
+"""When a long prompt is evaluated in the siding (siding.py), and how it comes back."""
+
+import logging
+import time
+
+from core.engine.generation import Generation
+from core.engine.running import Running
+
+log = logging.getLogger("comeapi.engine")
+
+ASIDE_TOKENS = 128  # a prompt of which more are pending goes to the siding
+
+
+class Aside:
+    """Gives the siding its prompts and its time. The engine's thread's."""
+
+    def __init__(self, running: Running):
+        self._running = running
+
+    def give_time(self, step: float) -> None:
+        """Let a long prompt be evaluated in the siding, after a step that took so many seconds, until the next is due.
+
+        Where steps are long, it gets as much time as they do: it comes to its end, too.
+        """
+        resident = self._running.resident
+        siding = resident.siding if resident else None
+        if not siding or not resident:
+            return
+        if siding.generation and siding.over:
+            return self._come_back(siding.generation)
+        generation = siding.generation or self._running.scheduler.next_aside()
+        if generation is None:
+            return
+        if not siding.generation:
+            siding.start(generation, resident.context.save(generation.slot) if generation.done else None)
+        target = self._running.settings.step_target
+        started = time.monotonic()
+        siding.run(max(target - step, target * 0.8, step))
+        self._running.tally.seconds["siding"] += time.monotonic() - started
+
+    def _come_back(self, generation: Generation) -> None:
+        """Put what was evaluated aside into its generation's slot; where that fails, it begins anew, in batches."""
+        resident, counts = self._running.model, self._running.tally.counts
+        cells = resident.siding.collect() if resident.siding else None
+        done = len(generation.tokens) - 1
+        if cells and resident.context.load(generation.slot, cells):
+            counts["prompt_tokens"] += done - generation.done
+            counts["prompts_aside"] += 1
+        else:
+            log.warning("a prompt of %d tokens could not be evaluated aside", done + 1)
+            resident.context.forget(generation.slot)
+            generation.cached_tokens = done = 0
+        self._running.scheduler.returned(generation, done)

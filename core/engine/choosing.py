@@ -1,0 +1,164 @@
+"""Choosing the next tokens after a decode, and telling them: text, probabilities, the end.
+
+    guess      tokens that may come next, for the next decode to confirm (drafting.py)
+    extend     rows of logits ── Sampler ──> tokens ── TextOut ──> Pieces, or the end of the generation
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, List, Optional, Union
+
+from core.engine.generation import Generation
+from core.engine.outcome import Piece
+from core.engine.running import Running
+from core.engine.sampling import Sampling
+from core.errors import APIError
+from core.hardware import cores
+
+LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
+_LEAST = -9999.0  # a log probability that stands for minus infinity, which JSON does not have
+
+Choice = Union[int, APIError, None]  # the token that was chosen; why none could be; None where the request leaves none
+
+
+class Choosing:
+    """Extends generations by the tokens that their samplers choose. The engine's thread's, with a pool of helpers."""
+
+    def __init__(self, running: Running):
+        self._running = running
+        most = min(cores(), running.settings.slots)
+        self._helpers = ThreadPoolExecutor(most, thread_name_prefix="sampler")
+
+    def close(self) -> None:
+        """End the helpers."""
+        self._helpers.shutdown()
+
+    def guess(self) -> None:
+        """Guess ahead where few streams are running: then a batch has rows to spare."""
+        running, settings = self._running, self._running.settings
+        streams = running.scheduler.streams()
+        if not running.model.drafts or 2 * len(streams) > settings.slots:
+            return
+        most = min(settings.draft_max, settings.rows // settings.slots - 1)
+        n_ctx = running.model.context.n_ctx
+        for generation in streams:
+            left = generation.ask.max_tokens - generation.generated
+            room = min(left, n_ctx - len(generation.tokens)) - 1
+            generation.drafts = generation.lookup.guess(generation.tokens, max(0, min(most, room)))
+
+    def extend(self, rows: Dict[Generation, int]) -> None:
+        """Choose the next token of each generation from its row of the last decode; guesses' rows follow it."""
+        started = time.monotonic()
+        tokens = self._choose(rows)
+        self._running.tally.seconds["sample"] += time.monotonic() - started
+        for (generation, row), token in zip(rows.items(), tokens):
+            self._take(generation, row, token)
+
+    # ---- choosing
+
+    def _choose(self, rows: Dict[Generation, int]) -> List[Choice]:
+        """Choose each one's next token; side by side, since over a large vocabulary that takes a while."""
+        model, context = self._running.model.model, self._running.model.context
+        if len(rows) < 2 or model.vocabulary < LARGE_VOCABULARY:
+            return [self._sample(generation, row) for generation, row in rows.items()]
+        context.settle()
+        return list(self._helpers.map(self._sample, rows.keys(), rows.values()))
+
+    def _sample(self, generation: Generation, row: int) -> Choice:
+        """Choose a generation's next token; for the threads that do so side by side, too."""
+        context, sampler = self._running.model.context, generation.sampler
+        try:
+            if generation.awaited is not None:
+                return sampler.follow(context, row, generation.awaited)
+            return sampler.sample(context, row, generation.generated)
+        except APIError as error:
+            return error
+
+    def _take(self, generation: Generation, row: int, token: Choice) -> None:
+        """Add a chosen token to a generation, and one more for each guess that the choice confirms."""
+        counts = self._running.tally.counts
+        drafts, generation.drafts = generation.drafts, []
+        for offset in range(len(drafts) + 1):
+            token = self._sample(generation, row + offset) if offset else token
+            self._add(generation, token, row + offset)
+            ended = generation.sampler is None
+            if ended or offset == len(drafts) or token != drafts[offset]:
+                break
+            generation.done += 1  # the guess is in its cell already
+            counts["drafts_accepted"] += 1
+        if drafts:
+            counts["drafts"] += len(drafts)
+            self._running.model.context.trim(generation.slot, generation.done)
+
+    # ---- telling
+
+    def _add(self, generation: Generation, token: Choice, row: int) -> None:
+        """Add a token chosen from a row, tell the reader, and end the generation where it is over."""
+        model, most = self._running.model.model, generation.ask.sampling.n_probs
+        if "first" not in generation.times:
+            generation.mark("first")
+        over = self._over(generation)  # before its first token: no token is wanted, or it was begun at its end
+        if over:
+            return self._finish(generation, over)
+        if not isinstance(token, int):
+            return self._end_without(generation, token)
+        told_before = generation.awaited is not None
+        generation.generated += 1
+        self._running.tally.counts["generated_tokens"] += not told_before
+        if model.ends(token):
+            return self._finish(generation, "stop")
+        generation.tokens.append(token)
+        text = generation.text.push(model.piece(token, token in generation.shown))
+        if not told_before:
+            generation.tell(Piece(text, [token], self._probabilities(token, row, most) if most else []))
+        over = self._over(generation)
+        if over:
+            self._finish(generation, over)
+
+    def _over(self, generation: Generation) -> str:
+        """Return why a generation is over, or an empty text."""
+        if generation.text.stopped:
+            return "stop"
+        return "length" if generation.generated >= generation.ask.max_tokens or self._is_full(generation) else ""
+
+    def _is_full(self, generation: Generation) -> bool:
+        return len(generation.tokens) >= self._running.model.context.n_ctx
+
+    def _finish(self, generation: Generation, reason: str) -> None:
+        rest = generation.text.finish()
+        if rest:
+            generation.tell(Piece(rest, []))
+        truncated = reason == "length" and self._is_full(generation)
+        self._running.end(generation, generation.finished(reason, truncated))
+
+    def _end_without(self, generation: Generation, error: Optional[APIError]) -> None:
+        """End a generation that has no next token: by an error, or because the request leaves none."""
+        if error:
+            self._running.end(generation, error)
+        elif generation.generated:
+            self._finish(generation, "stop")
+        else:
+            self._running.end(generation, _no_candidates(generation.ask.sampling))
+
+    def _probabilities(self, token: int, row: int, most: int) -> List[Dict[str, Any]]:
+        """Return a token's probability and the likeliest ones', before any sampler, as llama-server shows them."""
+        resident = self._running.model
+        chosen, top = resident.context.log_probabilities(row, resident.model.vocabulary, token, most)
+        described = [self._describe(each, value) for each, value in top]
+        return [dict(self._describe(token, chosen), top_logprobs=described)]
+
+    def _describe(self, token: int, log_probability: float) -> Dict[str, Any]:
+        described = self._running.model.described
+        if token not in described:
+            piece = self._running.model.model.piece(token)
+            described[token] = piece.decode("utf-8", "replace"), list(piece)
+        text, codes = described[token]
+        return {"id": token, "token": text, "bytes": codes, "logprob": round(max(log_probability, _LEAST), 6)}
+
+
+def _no_candidates(sampling: Sampling) -> APIError:
+    names = {"grammar": sampling.grammar, "logit_bias": sampling.logit_bias, "ignore_eos": sampling.ignore_eos}
+    given = ["'%s'" % name for name, value in names.items() if value]
+    message = "The answer can't begin: %s of this request leave%s no token to choose."
+    param = "grammar" if sampling.grammar else "logit_bias"
+    return APIError(400, message % (" and ".join(given), "" if len(given) > 1 else "s"), "no_candidates", param)

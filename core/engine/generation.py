@@ -1,0 +1,170 @@
+"""One generation: the engine's one object for an Ask on its way to its end.
+
+    WAITING ──> PROMPT ──> GENERATING ──> ENDED        what each state may become: _NEXT
+       │          │  <── (cells lost) ──     ▲
+       └──────────┴──────────────────────────┘
+
+Its first thread is that which submits it; from then on the engine's alone changes it. Any thread may read its counts,
+and set `cancelled`. No llama_cpp here: `sampler` is one of core/engine/sampler.py's.
+
+A generation can be begun in the middle: `Generation(ask, begun=tokens)` stands where generating these tokens would have
+brought it, and tells only what follows. Nothing but the tokens is needed for that, since the choice of the i-th token
+goes by the seed and i alone (sampler.py). They are evaluated with the prompt. Mirostat alone learns from what the model
+thought of each token: it takes them one by one (`stepwise`).
+"""
+
+import enum
+import secrets
+import time
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence
+
+from core.engine.ask import Ask
+from core.engine.drafting import Lookup
+from core.engine.outcome import Channel, Event, Finished
+from core.engine.sampling import RANDOM_SEED
+from core.engine.text import TextOut
+
+
+class State(enum.Enum):
+    """Where a generation stands."""
+
+    WAITING = "it waits for a slot"
+    PROMPT = "its prompt is being evaluated"
+    GENERATING = "the prompt is evaluated; one token is pending at a time"
+    ENDED = "its last event is told"
+
+
+_NEXT = {
+    State.WAITING: {State.PROMPT, State.ENDED},
+    State.PROMPT: {State.GENERATING, State.ENDED},
+    State.GENERATING: {State.PROMPT, State.ENDED},  # PROMPT: its cells were lost, all its tokens are evaluated again
+    State.ENDED: set(),
+}
+
+
+class Generation:
+    """An Ask, and how far it has come. `index` is its number among the generations that share a channel.
+
+    `tokens` are the prompt's, then what was generated; the first `done` of them are evaluated.
+    """
+
+    def __init__(self, ask: Ask, channel: Optional[Channel] = None, index: int = 0, begun: Sequence[int] = ()):
+        self.ask = ask
+        self.channel = channel or Channel()
+        self.index = index
+        self.begun = tuple(begun)
+        self.cancelled = False  # nobody wants it any more; set by any thread
+        known = 0 <= ask.sampling.seed < RANDOM_SEED
+        self.seed = ask.sampling.seed if known else secrets.randbelow(RANDOM_SEED)
+        self._state = State.WAITING
+        # Tokens, and where they are:
+        self.tokens: List[int] = []
+        self.done = 0
+        self.slot = -1
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.generated = 0
+        # For the choice of the next ones:
+        self.sampler: Any = None
+        self.lookup = Lookup()
+        self.drafts: List[int] = []  # guesses at the tokens after these, for the next batch
+        # For the reader:
+        self.text = TextOut(ask.stop)
+        self.shown: FrozenSet[int] = frozenset()  # the markers' tokens
+        self.times: Dict[str, float] = {}
+        # The scheduler's notes:
+        self.source = -1  # the slot that it will copy from before it is evaluated, if it will
+        self.expected = 0  # how many tokens it hopes to copy
+        self.order = 0  # larger is admitted later
+        self.in_batches = False  # its prompt is evaluated in batches, however long it is
+        self.paused = False  # nothing is generated for it now: its reader is behind
+
+    # ---- state
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self._state
+
+    def become(self, state: State) -> None:
+        """Go on to another state. Raises ValueError where _NEXT has no way there."""
+        if state not in _NEXT[self._state]:
+            raise ValueError("a generation that is %s can't become %s" % (self._state.name, state.name))
+        self._state = state
+
+    @property
+    def generating(self) -> bool:
+        """Whether it generates: its prompt is evaluated."""
+        return self._state is State.GENERATING
+
+    # ---- what the scheduler goes by
+
+    @property
+    def model(self) -> str:
+        """The path of the model that it needs."""
+        return self.ask.model.path
+
+    @property
+    def reuse(self) -> bool:
+        """Whether it may use others' cells."""
+        return self.ask.cache_prompt and not self.ask.embed
+
+    @property
+    def pending(self) -> int:
+        """How many tokens are still to be evaluated."""
+        return len(self.tokens) - self.done
+
+    # ---- its beginning
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether the tokens that it begins with are taken one by one, as if they were chosen anew."""
+        return bool(self.begun) and self.ask.sampling.learns
+
+    @property
+    def awaited(self) -> Optional[int]:
+        """The next token, where it is known already: a stepwise generation begins with it."""
+        return self.begun[self.generated] if self.generated < len(self.begun) else None
+
+    def begin(self, prompt: List[int]) -> None:
+        """Take the prompt's tokens, and those that are generated already."""
+        self.prompt_tokens = len(prompt)
+        if self.stepwise:
+            self.tokens = prompt
+        else:
+            self.tokens = prompt + list(self.begun)
+            self.generated = len(self.begun)
+
+    # ---- what is told
+
+    def tell(self, event: Event) -> None:
+        """Tell its reader."""
+        self.channel.put(self.index, event)
+
+    def mark(self, name: str) -> None:
+        """Note the time of an event of its life."""
+        self.times[name] = time.monotonic()
+
+    def finished(self, reason: str, truncated: bool) -> Finished:
+        """Return the last event of a generation that ended well."""
+        self.mark("end")
+        counts = self.prompt_tokens, self.cached_tokens, self.generated
+        return Finished(reason, *counts, self._timings(), self.text.stop_word, truncated)
+
+    def _timings(self) -> Dict[str, float]:
+        """Return the timings by llama.cpp's names, and the wait for a slot."""
+        admitted, first, end = self.times["admitted"], self.times.get("first", self.times["end"]), self.times["end"]
+        prompt_ms, predicted_ms = (first - admitted) * 1e3, (end - first) * 1e3
+        timings = {
+            "queue_ms": (admitted - self.times["submitted"]) * 1e3,
+            "cache_n": self.cached_tokens,
+            "prompt_n": self.prompt_tokens - self.cached_tokens,
+            "prompt_ms": prompt_ms,
+            "predicted_n": self.generated,
+            "predicted_ms": predicted_ms,
+        }
+        # The first token comes with the prompt's last step, so predicted_ms is the time of the others.
+        steps = self.generated - len(self.begun) - 1
+        if predicted_ms > 0 and steps > 0:
+            timings["predicted_per_second"] = steps / predicted_ms * 1e3
+        return {name: round(value, 3) for name, value in timings.items()}

@@ -1,0 +1,42 @@
+"""How much of the prompts one step may take: learnt from how long steps last. Pure Python, no clock."""
+
+
+class Pace:
+    """How many rows of prompts one step may take, so that it stays under a target time while streams are running.
+
+    Learns from each step: `streams` seconds is what a step without prompts takes, `row` seconds what a row of a prompt
+    adds. Both forget with a weight of 0.3 for the newest.
+    """
+
+    FLOOR = 8  # rows; below this the weights are read too often for what they do
+    START = 32  # rows, before anything is known
+    ALONE = 4  # times the target where no stream waits: only a newcomer would
+
+    def __init__(self, target: float, n_batch: int):
+        self._target = target
+        self._n_batch = n_batch
+        self._streams = 0.0
+        self._row = 0.0
+
+    def budget(self, streams: int, share: float = 1.0) -> int:
+        """Return how many rows of prompts the next step may take beside `streams` generating sequences.
+
+        `share` is the part of the target time that they may have.
+        """
+        if not self._row:
+            return min(self.START, self._n_batch)
+        seconds = self._target * share - self._streams if streams else self._target * share * self.ALONE
+        rows = int(seconds / self._row) // 4 * 4  # multiples of 4 are the cheapest on a CPU
+        return max(self.FLOOR, min(rows, self._n_batch))
+
+    def observe(self, streams: int, prompt_rows: int, seconds: float) -> None:
+        """Learn from a step of so many rows that took so long."""
+        if not prompt_rows:
+            self._streams = _blend(self._streams, seconds)
+        elif prompt_rows >= self.FLOOR:  # fewer say more about the step than about its rows
+            rest = seconds - (self._streams if streams else 0.0)
+            self._row = _blend(self._row, max(rest, seconds * 0.1) / prompt_rows)
+
+
+def _blend(old: float, new: float) -> float:
+    return old * 0.7 + new * 0.3 if old else new

@@ -1,0 +1,106 @@
+"""A model that is loaded, with what it needs to run: loading, the self-test, and the way out."""
+
+import logging
+import time
+from dataclasses import replace
+from typing import Callable, Dict, List, Optional, Tuple
+
+from core.engine.llama import Context, Model, Run, halts_well
+from core.engine.sampler import Sampler
+from core.engine.sampling import Sampling
+from core.engine.siding import Siding
+from core.errors import APIError
+from core.models import ModelFile
+from core.settings import EngineSettings
+
+log = logging.getLogger("comeapi.engine")
+
+SELF_TEST_TOKENS = 8
+SIDING_ROWS = 512
+SIDING_UBATCH = 128  # rows: enough for the fast kernels, and no operation takes long
+
+
+class Resident:
+    """A model, its context and, where it can have one, its siding. It has passed its self-test. The engine's thread's.
+
+    `progress` is told the share that is loaded, and answers whether to go on. Raises APIError 500 where llama.cpp
+    refuses the model, or this machine can't run it; then nothing of it stays in memory.
+    """
+
+    def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
+        self.settings = settings
+        self.siding: Optional[Siding] = None
+        self.described: Dict[int, Tuple[str, List[int]]] = {}  # tokens' texts and bytes, for all who tell probabilities
+        self.slowest_batch = 0.0  # seconds that a full batch may take, judged by the self-test
+        self.model = Model(file, settings, progress)
+        try:
+            self.context = Context(self.model, settings)
+        except APIError:
+            self.model.close()
+            raise
+        try:
+            self._self_test()
+        except APIError:
+            self.close()
+            raise
+        self.drafts = settings.draft_max > 0 and self.model.forgets_partly  # whether to guess ahead
+
+    def renew_context(self) -> None:
+        """Begin with empty cells, in a context of its own. Raises APIError 500 where memory is short."""
+        self.context.close()
+        self.context = Context(self.model, self.settings)
+
+    def close(self) -> None:
+        """Free all of it."""
+        if self.siding:
+            self.siding.close()
+        self.context.close()
+        self.model.close()
+
+    # ---- the self-test
+
+    def _self_test(self) -> None:
+        """Run a prompt and a single token: where this machine can't run this model, better now than in a request."""
+        tokens = [0] * SELF_TEST_TOKENS
+        if self.model.file.embeds:
+            started = time.monotonic()
+            status, _ = self.context.embed({0: tokens})
+            self.slowest_batch = (time.monotonic() - started) * self.context.n_batch / SELF_TEST_TOKENS
+            self._passed(status)
+        else:
+            self._passed(self.context.decode([Run(0, 0, tokens[:-1])])[0])
+            started = time.monotonic()
+            status, rows = self.context.decode([Run(0, len(tokens) - 1, tokens[-1:], 1)])
+            # In a batch of many, a row costs no more than alone.
+            self.slowest_batch = (time.monotonic() - started) * self.settings.rows
+            self._passed(status)
+            sampler = Sampler(self.model, Sampling(temperature=0), 0, self.context.n_ctx)
+            sampler.sample(self.context, rows[0], 0)
+            sampler.close()
+            self.siding = self._make_siding()  # now, while slot 0 holds cells to try it with
+        self.context.forget(0)
+
+    def _passed(self, status: int) -> None:
+        if status:
+            message = "%s fails its self-test: llama_decode answers %d." % (self.model.file.name, status)
+            raise APIError(500, message, "model_broken", "model_name")
+
+    def _make_siding(self) -> Optional[Siding]:
+        """Return a siding where llama.cpp can halt a decode, and this model's cells can be moved."""
+        settings = self.settings
+        wanted = settings.siding == "on" or (settings.siding == "auto" and halts_well(settings))
+        if not wanted or settings.slots == 1 or not self.model.plain_cells or not self._cells_move():
+            return None
+        settings = replace(settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=SIDING_UBATCH, draft_max=0)
+        return Siding(Context(self.model, settings))
+
+    def _cells_move(self) -> bool:
+        """Whether slot 0's cells can be copied by way of a buffer."""
+        try:
+            moved = self.context.load(1, self.context.save(0))
+        except APIError as error:
+            log.warning("long prompts are evaluated in batches: %s", error.message)
+            return False
+        moved = moved and self.context.positions(1) == self.context.positions(0)
+        self.context.forget(1)
+        return moved

@@ -1,0 +1,25 @@
+"""What the engine has done so far: counts and times, written by its thread, read by any."""
+
+import collections
+from typing import Counter, Dict
+
+
+class Tally:
+    """Counts and times since the engine's start.
+
+    `counts`: steps, prompt_tokens, cached_tokens, cache_hits, prompts_aside, generated_tokens, drafts, drafts_accepted,
+    ended, cancelled. `seconds` says what the thread's time went to: "decode" and "sample" in llama.cpp, "step" with
+    them and Python's share; and "siding", waiting for a part of a long prompt.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = collections.Counter()
+        self.seconds: Dict[str, float] = {"decode": 0.0, "sample": 0.0, "step": 0.0, "siding": 0.0}
+        self.largest_batch = 0  # generations in one step
+        self.step_seconds = 0.0  # how long the last step took
+        self.longest_step = 0.0  # seconds
+
+    def count_batch(self, generations: int) -> None:
+        """Count a step in which so many generations took part."""
+        self.counts["steps"] += 1
+        self.largest_batch = max(self.largest_batch, generations)
