@@ -8,34 +8,28 @@ It binds its port first, so that a port in use is known before gigabytes are loa
 tokens through it, and from then on answers /health with 200. Other models of the folder are loaded when asked for.
 A model file that is broken is waited for (core/opening.py). An engine that hangs in a step is told at /health.
 
-    Config     the settings                     Backend    the routes, and a job's way through the engine
+    Config     the settings                     Backend    the routes, the state, the engine's life
     main       parse, bind, load, wait, drain
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
-from core import fields, options, process
-from core.apis.anthropic import AnthropicEndpoints
-from core.apis.endpoint import Runner
-from core.apis.llamacpp import NativeEndpoints
-from core.apis.ollama import OllamaEndpoints
-from core.apis.openai import OpenAIEndpoints
+from core import options, process
+from core.apis import anthropic, generate, llamacpp, ollama, openai
+from core.apis.endpoint import Endpoint
+from core.apis.host import Host
 from core.balancing.registration import Registrar, reachable_url
-from core.engine.jobs import Job, Result
-from core.engine.sampling import read_sampling
 from core.errors import APIError
 from core.http import descriptors, server
 from core.http.access import check_key
-from core.http.messages import IDLE, Request, json_reply
+from core.http.messages import Request, json_reply
 from core.http.routing import Route
-from core.http.sse import event_stream
 from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, locate
 from core.opening import Opening
 from core.options import between, setting
@@ -91,7 +85,6 @@ class Backend:
         self._opening: Optional[Opening] = None
         self._started = time.monotonic()
         self.engine = engine.Engine(config, self._engine_event, self._engine_failed)
-        self.runner = Runner(self.engine, self.folder)
         self.service = server.Service(config, self._routes(), name="comeapi_backend")
         self._measure()
 
@@ -129,15 +122,15 @@ class Backend:
             Route("GET", "/status", lambda request: json_reply(self.state())),
             Route("GET", "/models", self.models),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-            Route("POST", "/generate", self.generate),
         ] + self._apis()
 
     def _apis(self) -> "list[Route]":
-        """Return the routes of the APIs that other servers have, too."""
-        template = _text_of(self.config.chat_template)
+        """Return the routes of the APIs: its own, and those that other servers have, too."""
         fingerprint = "comeapi-" + self.engine.fingerprint
-        kinds = (OpenAIEndpoints, NativeEndpoints, AnthropicEndpoints, OllamaEndpoints)
-        return [route for kind in kinds for route in kind(self.runner, template, fingerprint).routes()]
+        host = Host(self.engine, self.folder, _text_of(self.config.chat_template), fingerprint)
+        endpoint = Endpoint(self.engine, self.config.ping_interval)
+        dialects = (generate, openai, llamacpp, anthropic, ollama)
+        return [route for dialect in dialects for route in dialect.routes(host, endpoint)]
 
     def root(self, request: Request) -> Any:
         """GET /: who this is, and its state."""
@@ -187,15 +180,6 @@ class Backend:
             {"models": [dict(each.describe(), loaded=each.name == loaded) for each in self.folder.list()]}
         )
 
-    def generate(self, request: Request) -> Any:
-        """POST /generate: the answer to a prompt, whole or as server-sent events."""
-        body = request.json()
-        job = self._job(body)
-        if fields.flag(body, "stream", False):
-            return event_stream(self._stream(job))
-        answer = self.runner.results([job], request)[0]
-        return json_reply(dict({"response": answer.text}, **_summary(answer), **_probabilities(answer)))
-
     # ---- state
 
     def state(self) -> Dict[str, Any]:
@@ -209,11 +193,11 @@ class Backend:
             "busy_slots": engine.busy(),
             "queued": engine.queued(),
             "heartbeat_age": round(time.monotonic() - engine.heartbeat, 3),
-            "largest_batch": engine.largest_batch,
-            "prompt_tokens": engine.counts["prompt_tokens"],
-            "cached_tokens": engine.counts["cached_tokens"],
-            "generated_tokens": engine.counts["generated_tokens"],
-            "engine_seconds": {name: round(value, 4) for name, value in sorted(engine.seconds.items())},
+            "largest_batch": engine.tally.largest_batch,
+            "prompt_tokens": engine.tally.counts["prompt_tokens"],
+            "cached_tokens": engine.tally.counts["cached_tokens"],
+            "generated_tokens": engine.tally.counts["generated_tokens"],
+            "engine_seconds": {name: round(value, 4) for name, value in sorted(engine.tally.seconds.items())},
             "safe_mode": self.config.safe_mode,
             "uptime": round(time.monotonic() - self._started, 1),
             "pid": os.getpid(),
@@ -228,7 +212,7 @@ class Backend:
             (metrics.gauge("comeapi_backend_queued_requests", "Requests that wait for a slot."), engine.queued),
             (
                 metrics.gauge("comeapi_backend_step_seconds", "How long the last step took."),
-                lambda: engine.step_seconds,
+                lambda: engine.tally.step_seconds,
             ),
             (
                 metrics.gauge("comeapi_backend_heartbeat_age_seconds", "Since the engine's last sign of life."),
@@ -250,12 +234,12 @@ class Backend:
         seconds = metrics.counter("comeapi_backend_engine_seconds_total", "What the engine's time went to.", "part")
 
         def collect() -> None:
-            for part, value in engine.seconds.items():
+            for part, value in engine.tally.seconds.items():
                 seconds.set(value, part)
             for gauge, read in gauges:
                 gauge.set(read())
             for name, counter in counters.items():
-                counter.set(engine.counts[name])
+                counter.set(engine.tally.counts[name])
 
         metrics.collect(collect)
 
@@ -284,37 +268,6 @@ class Backend:
     def _engine_failed(self) -> None:
         self._on_failure("the engine failed; see above", 1)
 
-    # ---- a job
-
-    def _job(self, body: Dict[str, Any]) -> Job:
-        """Return the job that a /generate body asks for. Raises APIError 400, 404, 500."""
-        prompt = fields.text(body, "prompt")
-        name = fields.text(body, "model_name")
-        return Job(
-            model=self.folder.find(name),
-            prompt=prompt,
-            max_tokens=fields.integer(body, "max_tokens", 100, 1, 1 << 31),
-            stop=fields.texts(body, "stop"),
-            sampling=read_sampling(body),
-            cache_prompt=fields.flag(body, "cache_prompt", True),
-        )
-
-    def _stream(self, job: Job) -> Iterator[Any]:
-        """Yield an answer's pieces with their tokens, then its summary."""
-        new = Result(job)
-        with contextlib.closing(self.runner.events([job])) as events:
-            for each in events:
-                if each is IDLE:
-                    yield IDLE
-                    continue
-                new.take(each[1])
-                if new.end:
-                    last = {"response": "", "tokens": new.tokens, "done": True}
-                    yield dict(last, **_summary(new), **_probabilities(new))
-                elif new.text:
-                    yield dict({"response": new.text, "tokens": new.tokens, "done": False}, **_probabilities(new))
-                    new = Result(job)
-
 
 def _text_of(path: str) -> str:
     """Return a file's text, "" where none is named. Raises OSError, UnicodeDecodeError."""
@@ -322,20 +275,6 @@ def _text_of(path: str) -> str:
         return ""
     with open(path, encoding="utf-8") as file:
         return file.read()
-
-
-def _probabilities(answer: Result) -> Dict[str, Any]:
-    return {"completion_probabilities": answer.probabilities} if answer.probabilities else {}
-
-
-def _summary(answer: Result) -> Dict[str, Any]:
-    return {
-        "model": answer.job.model.name,
-        "finish_reason": answer.end.reason,
-        "seed": answer.job.seed,
-        "usage": answer.end.usage(),
-        "timings": answer.end.timings,
-    }
 
 
 # --------------------------------------------------------------------------------------------- the program

@@ -10,10 +10,11 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from streams import event_stream  # noqa: E402
+
 from core.http.messages import json_reply  # noqa: E402
 from core.http.routing import Route  # noqa: E402
 from core.http.server import Config, Service  # noqa: E402
-from core.http.sse import event_stream  # noqa: E402
 
 pace = [1.0]
 

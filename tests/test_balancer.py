@@ -28,17 +28,17 @@ from conftest import (
     seconds_until,
     wait_until,
 )
+from streams import event_stream
 
 from balancer import Balancer, Config
 from core.balancing.specs import backend_url
 from core.errors import APIError
 from core.http import access, messages, server
 from core.http.client import Broken, Client
-from core.http.messages import IDLE, Reply, Stream, json_reply
+from core.http.messages import Reply, Stream, json_reply
 from core.http.routing import Route
 from core.http.server import Service
 from core.http.sockets import readable
-from core.http.sse import event_stream
 
 # ------------------------------------------------------------------------------------------------ stand-ins
 
@@ -739,13 +739,11 @@ def test_a_stream_is_relayed_piece_by_piece_as_it_comes(made, front):
 def test_a_client_that_hangs_up_is_noticed_by_the_backend(made, front, streaming):
     begun, noticed = threading.Event(), threading.Event()
 
-    def endless():
+    def endless(request):
         try:
             yield b"first"
-            while True:
-                begun.set()
-                yield IDLE
-                threading.Event().wait(0.02)
+            begun.set()
+            request.wait(threading.Event().wait, PATIENCE)
         finally:
             noticed.set()
 
@@ -755,7 +753,7 @@ def test_a_client_that_hangs_up_is_noticed_by_the_backend(made, front, streaming
         noticed.set()
         return Reply()
 
-    balancer = front(made(StandIn, lambda request: Stream(endless()) if streaming else whole(request)))
+    balancer = front(made(StandIn, lambda request: Stream(endless(request)) if streaming else whole(request)))
     sock = socket.create_connection(("127.0.0.1", balancer.service.port))
     sock.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
     assert begun.wait(PATIENCE)

@@ -5,27 +5,29 @@ POST /v1/messages/count_tokens      how many tokens they have
 
 read_messages_body   a body to a ChatAsk; the checks of the OpenAI API do their work on its translation
 message_body         an answer's body                _Blocks   the same as a stream of events
+Messages             the dialect
 """
 
 import functools
 import json
 import uuid
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from core import fields
-from core.apis.endpoint import Endpoints
+from core.apis.dialect import Body, ChatDialect, Start
+from core.apis.endpoint import Endpoint
+from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
-from core.chat.conversation import ChatAsk, Conversation, Message, arguments_of, read, steps
+from core.chat.conversation import ChatAsk, Message, arguments_of
 from core.chat.template import read_messages
 from core.chat.tools import Delta, read_tools
-from core.engine.jobs import UNLIMITED, Finished, Job
+from core.engine.ask import UNLIMITED
+from core.engine.outcome import Finished, Result
 from core.engine.sampling import read_sampling
 from core.errors import APIError, json_type
-from core.http.messages import IDLE, Request, json_reply
+from core.http.messages import Request, json_reply
 from core.http.routing import Route
-from core.http.sse import event, event_stream
-
-Body = Dict[str, Any]
+from core.http.sse import Form, event
 
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -68,9 +70,9 @@ def _messages(body: Body, paths: Dict[str, str]) -> List[Body]:
         if not isinstance(each, dict) or each.get("role") not in ("user", "assistant", "system"):
             message = "'%s' must be an object with the role user or assistant." % where
             raise APIError(400, message, "invalid_value", where)
-        for message, own in _translate(each, where):
+        for translated, own in _translate(each, where):
             paths.update(("messages[%d]%s" % (len(messages), name), path) for name, path in own.items())
-            messages.append(message)
+            messages.append(translated)
     return messages
 
 
@@ -84,7 +86,10 @@ def _translate(message: Body, place: str) -> List[Tuple[Body, Dict[str, str]]]:
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise APIError(400, "'%s' must be a string or an array of blocks." % where, "invalid_value", where)
-    texts, calls, results, reasoning = [], [], [], []
+    texts: List[str] = []
+    calls: List[Body] = []
+    results: List[Tuple[Body, Dict[str, str]]] = []
+    reasoning: List[str] = []
     paths = {"": place}
     for index, block in enumerate(blocks):
         kind = block.get("type")
@@ -247,61 +252,7 @@ class _Blocks:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
 
 
-# ---------------------------------------------------------------------------------------------- endpoints
-
-
-class AnthropicEndpoints(Endpoints):
-    """The routes."""
-
-    def routes(self) -> List[Route]:
-        """Return the routes."""
-        return [
-            Route("POST", "/v1/messages", self.messages),
-            Route("POST", "/v1/messages/count_tokens", self.count_tokens),
-        ]
-
-    def messages(self, request: Request) -> Any:
-        """POST /v1/messages: the message that follows others."""
-        body = request.json()
-        conversation = self._conversation(read_messages_body(body))
-        id = "msg_" + uuid.uuid4().hex[:24]
-        jobs = conversation.jobs()
-        if fields.flag(body, "stream", False):
-            return event_stream(self._events(id, jobs[0], conversation), b"", _event, _error_event)
-        answers = self._runner.results(jobs, request)
-        message, reason = read(answers, conversation)[0]
-        return json_reply(message_body(id, conversation.model.name, message, reason, answers[0].end))
-
-    def count_tokens(self, request: Request) -> Any:
-        """POST /v1/messages/count_tokens: how many tokens the model would read."""
-        conversation = self._conversation(read_messages_body(request.json(), limited=False))
-        tokens = self._runner.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or []
-        return json_reply({"input_tokens": len(tokens)})
-
-    def _events(self, id: str, job: Job, conversation: Conversation) -> Iterator[Any]:
-        blocks = _Blocks()
-        begun = False
-        for step in steps(self._runner.events([job]), conversation):
-            if step is IDLE:
-                yield IDLE
-                continue
-            if not begun:
-                begun = True
-                usage = usage_body(job.prompt_tokens, job.cached_tokens, 0)
-                start = dict(_head(id, conversation.model.name), stop_reason=None, stop_sequence=None, usage=usage)
-                yield {"type": "message_start", "message": start}
-            for delta in step.deltas:
-                yield from blocks.push(delta)
-            if step.end:
-                yield from blocks.close()
-                why, word = stop_reason(step.reason, step.end)
-                usage = usage_body(step.end.prompt_tokens, step.end.cached_tokens, step.end.completion_tokens)
-                yield {
-                    "type": "message_delta",
-                    "delta": {"stop_reason": why, "stop_sequence": word},
-                    "usage": usage,
-                }
-                yield {"type": "message_stop"}
+# ----------------------------------------------------------------------------------------------- dialects
 
 
 def _event(body: Body) -> bytes:
@@ -310,3 +261,53 @@ def _event(body: Body) -> bytes:
 
 def _error_event(error: APIError) -> bytes:
     return event(dict(error.envelope(), type="error"), "error")
+
+
+class Messages(ChatDialect):
+    """A request of POST /v1/messages. Raises APIError 400, 404."""
+
+    form = Form(render=_event, error=_error_event, done=b"")
+
+    def __init__(self, body: Body, host: Host):
+        super().__init__(host.conversation(read_messages_body(body)), fields.flag(body, "stream", False))
+        self._id = "msg_" + uuid.uuid4().hex[:24]
+        self._blocks = _Blocks()
+
+    def message(self, messages: List[Message], reasons: List[str], results: List[Result]) -> Body:
+        """Return a message."""
+        return message_body(self._id, self.model, messages[0], reasons[0], results[0].end)
+
+    def begin(self, index: int, start: Start) -> Iterable[Body]:
+        """Return the event that begins the message."""
+        usage = usage_body(start.prompt_tokens, start.cached_tokens, 0)
+        message = dict(_head(self._id, self.model), stop_reason=None, stop_sequence=None, usage=usage)
+        return [{"type": "message_start", "message": message}]
+
+    def changes(self, index: int, deltas: List[Delta], probabilities: List[Body]) -> Iterable[Body]:
+        """Return the events of blocks that begin, grow and end."""
+        for delta in deltas:
+            yield from self._blocks.push(delta)
+
+    def close(self, index: int, reason: str, end: Finished) -> Iterable[Body]:
+        """Return the events that end the message."""
+        yield from self._blocks.close()
+        why, word = stop_reason(reason, end)
+        usage = usage_body(end.prompt_tokens, end.cached_tokens, end.completion_tokens)
+        yield {"type": "message_delta", "delta": {"stop_reason": why, "stop_sequence": word}, "usage": usage}
+        yield {"type": "message_stop"}
+
+
+def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+    """Return the routes."""
+
+    def messages(request: Request) -> Any:
+        """POST /v1/messages: the message that follows others."""
+        return endpoint.answer(request, Messages(request.json(), host))
+
+    def count_tokens(request: Request) -> Any:
+        """POST /v1/messages/count_tokens: how many tokens the model would read."""
+        conversation = host.conversation(read_messages_body(request.json(), limited=False))
+        tokens = host.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or []
+        return json_reply({"input_tokens": len(tokens)})
+
+    return [Route("POST", "/v1/messages", messages), Route("POST", "/v1/messages/count_tokens", count_tokens)]

@@ -1,147 +1,146 @@
-"""Jobs' way through the engine, as the HTTP APIs need it: several at once, cancelled when their client goes.
+"""The one place where a request meets the engine: submitted, awaited, told, cancelled.
 
-Runner.model       the model that a request names
-Runner.events      what comes of jobs, as it comes; closed early, it cancels them
-Runner.results     what came of jobs, when all is there
-Endpoints          what the routes of all APIs share
+    Request ── a dialect ──> Asks ── Drive ──> Generations, on one Channel
+    Reply | Stream <── whole() | begin(), delta(), end(), last() <── events
+
+Endpoint.answer     a request's whole answer, or its stream
+Drive               a request's generations, from their submission to their end, or to their client's
 """
 
 import collections
-import queue
+import contextlib
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, Iterable, Iterator, List, Optional, Tuple
 from typing import Sequence as Many
 
-from core import fields
-from core.chat.conversation import ChatAsk, Conversation
-from core.engine.jobs import Embedded, Finished, Job, Result
-from core.errors import APIError, HangUp
-from core.http.messages import IDLE, Request
-from core.models import ModelFile, ModelFolder
+from core.apis.dialect import Body, Dialect, Start
+from core.engine.ask import Ask
+from core.engine.generation import Generation
+from core.engine.outcome import LAST, Channel, Event, Finished, Piece, Result
+from core.errors import APIError
+from core.http.messages import Request, json_reply
+
+if TYPE_CHECKING:  # it needs llama_cpp
+    from core.engine.engine import Engine
 
 MOST_PROBABILITIES = 450000  # of tokens, in one whole answer; some 100 MB
-POLL_SECONDS = 0.1  # how often a waiting request looks whether its client is still there
+_LONG = 60.0  # seconds; a whole answer is waited for again and again
 
 
-def _probabilities(event: Any) -> int:
-    """Return how many tokens' probabilities an event tells."""
-    return sum(1 + len(each["top_logprobs"]) for each in getattr(event, "probabilities", ()))
+class Endpoint:
+    """Answers requests as their dialects say. After `ping_interval` seconds of silence a stream says that it lives."""
 
+    def __init__(self, engine: "Engine", ping_interval: float):
+        self._engine = engine
+        self._ping_interval = ping_interval
 
-class _Tagged:
-    """A job's events, put into the queue of all jobs of one request."""
+    def answer(self, request: Request, dialect: Dialect) -> Any:
+        """Return the Reply or Stream. Raises APIError, and HangUp when the client leaves."""
+        if dialect.streams:
+            return dialect.form.stream(self._pieces(request, dialect))
+        return json_reply(dialect.whole(self.results(request, dialect.asks)))
 
-    def __init__(self, index: int, queue_of_all: "queue.SimpleQueue[Tuple[int, Any]]"):
-        self._index = index
-        self._queue = queue_of_all
-
-    def put(self, event: Any) -> None:
-        self._queue.put((self._index, event))
-
-    def qsize(self) -> int:
-        """Return how many events of all the request's jobs have not been taken."""
-        return self._queue.qsize()
-
-
-class Runner:
-    """Runs requests' jobs on one engine."""
-
-    def __init__(self, engine: Any, folder: ModelFolder):
-        self.engine = engine
-        self.folder = folder
-
-    def model(self, name: Optional[str], embeds: bool = False) -> ModelFile:
-        """Return the model called `name`; without one, the model that is loaded, else the folder's default.
-
-        Raises APIError 404 where there is none, 400 where it is not for this.
-        """
-        name = name or self.engine.model_name()
-        model = self.folder.find(name, "model") if name else self.folder.default()
-        if model is None:
-            raise APIError(404, "There is no model here.", "model_not_found", "model")
-        if model.embeds != embeds:
-            what = "gives embeddings, not text" if model.embeds else "gives text, not embeddings"
-            raise APIError(400, "%s %s." % (model.name, what), "model_unsuitable", "model")
-        return model
-
-    def events(self, jobs: Many[Job]) -> Iterator[Any]:
-        """Yield (a job's index, its next event) until all have ended, and IDLE while nothing comes.
-
-        Closed early, it cancels those that are still at work. An APIError of one ends all of them.
-        """
-        everything: "queue.SimpleQueue[Tuple[int, Any]]" = queue.SimpleQueue()
-        waiting = collections.deque(enumerate(jobs))
-        running: Dict[int, Job] = {}
-        try:
-            while running or waiting:
-                self._submit_some(waiting, running, everything)
-                try:
-                    index, event = everything.get(timeout=POLL_SECONDS)
-                except queue.Empty:
-                    yield IDLE
-                    continue
-                if isinstance(event, (Finished, Embedded, APIError)):
-                    del running[index]
-                if isinstance(event, APIError):
-                    raise event
-                yield index, event
-        finally:
-            for job in running.values():
-                self.engine.cancel(job)
-
-    def _submit_some(self, waiting: Any, running: Dict[int, Job], events: Any) -> None:
-        """Submit as many of one request's jobs as there are slots; others' requests shall have their chance, too."""
-        while waiting and len(running) < self.engine.settings.slots:
-            index, job = waiting[0]
-            job.events = _Tagged(index, events)
-            try:
-                self.engine.submit(job)
-            except APIError as error:
-                if error.code == "queue_full" and running:
-                    return  # its turn comes when another one ends
-                raise
-            running[index] = job
-            waiting.popleft()
-
-    def text(self, tokens: Many[int], field: str = "prompt") -> str:
-        """Return tokens of the model that is loaded as text. `field` is the request's. Raises APIError 400, 503."""
-        return self.engine.vocabulary().detokenize(tokens, field).decode("utf-8", "replace")
-
-    def results(self, jobs: Many[Job], request: Request) -> List[Result]:
-        """Wait for the end of jobs and return what came of them.
+    def results(self, request: Request, asks: Many[Ask]) -> List[Result]:
+        """Wait for the end of all answers and return what came of them.
 
         Raises APIError, 400 where more probabilities come than memory should hold, and HangUp when the client leaves.
         """
-        results = [Result(job) for job in jobs]
-        events = self.events(jobs)
-        room = MOST_PROBABILITIES
-        looked = time.monotonic()
-        try:
-            for each in events:
-                if each is not IDLE:
-                    index, event = each
+        with contextlib.closing(Drive(self._engine, asks, request)) as drive:
+            results = [Result(generation.seed) for generation in drive.generations]
+            room = MOST_PROBABILITIES
+            while drive.runs:
+                told = drive.next(_LONG)
+                if told:
+                    index, event = told
                     results[index].take(event)
                     room -= _probabilities(event)
                 if room < 0:
                     message = "The answer has more than %d probabilities; ask for fewer, for fewer tokens, or a stream."
                     raise APIError(400, message % MOST_PROBABILITIES, "too_many_probabilities", "n_probs")
-                if time.monotonic() - looked >= POLL_SECONDS:  # a fast model is never idle
-                    looked = time.monotonic()
-                    if request.hung_up():
-                        raise HangUp("the client closed the connection")
-        finally:
-            events.close()
         return results
 
+    def _pieces(self, request: Request, dialect: Dialect) -> Iterator[bytes]:
+        """Yield an answer's pieces as they come, and pings where none do."""
+        form = dialect.form
+        ping_at = time.monotonic() + self._ping_interval
+        with contextlib.closing(Drive(self._engine, dialect.asks, request)) as drive:
+            while drive.runs:
+                told = drive.next(ping_at - time.monotonic())
+                data = b"".join(map(form.render, _bodies(dialect, drive, *told))) if told else b""
+                if not data and time.monotonic() >= ping_at:
+                    ping_at = time.monotonic() + self._ping_interval
+                    data = form.ping
+                elif data:
+                    ping_at = time.monotonic() + self._ping_interval
+                yield data
+        yield b"".join(map(form.render, dialect.last())) + form.done
 
-class Endpoints:
-    """What the APIs' routes share. `template` takes the place of the models' own; `fingerprint` says what computes."""
 
-    def __init__(self, runner: Runner, template: str, fingerprint: str):
-        self._runner = runner
-        self._template = template
-        self._fingerprint = fingerprint
+def _bodies(dialect: Dialect, drive: "Drive", index: int, event: Event) -> Iterable[Body]:
+    """Return the bodies that tell an event."""
+    if drive.is_first(index):
+        begun = drive.generations[index]
+        yield from dialect.begin(index, Start(begun.seed, begun.prompt_tokens, begun.cached_tokens))
+    if isinstance(event, Piece):
+        yield from dialect.delta(index, event)
+    elif isinstance(event, Finished):
+        yield from dialect.end(index, event)
 
-    def _conversation(self, ask: ChatAsk) -> Conversation:
-        with fields.named(ask.own):
-            return Conversation(ask, self._runner.model(ask.model), self._template)
+
+def _probabilities(event: Event) -> int:
+    """Return how many tokens' probabilities an event tells."""
+    return sum(1 + len(each["top_logprobs"]) for each in event.probabilities) if isinstance(event, Piece) else 0
+
+
+class Drive:
+    """One request's generations on an engine. close() cancels those that are still at work."""
+
+    def __init__(self, engine: "Engine", asks: Many[Ask], request: Request):
+        self._engine = engine
+        self._request = request
+        self._channel = Channel()
+        self.generations = [Generation(ask, self._channel, index) for index, ask in enumerate(asks)]
+        self._waiting: Deque[Generation] = collections.deque(self.generations)
+        self._running: Dict[int, Generation] = {}
+        self._begun: List[bool] = [False] * len(self.generations)
+
+    @property
+    def runs(self) -> bool:
+        """Whether something is still to come."""
+        return bool(self._running or self._waiting)
+
+    def next(self, timeout: float) -> Optional[Tuple[int, Event]]:
+        """Return the next event with its generation's index; None where none comes in `timeout` seconds.
+
+        Raises APIError, of one generation for all of them, and HangUp when the client leaves.
+        """
+        self._submit_some()
+        told = self._request.wait(self._channel.get, timeout)
+        if told and isinstance(told[1], LAST):
+            del self._running[told[0]]
+            if isinstance(told[1], APIError):
+                raise told[1]
+        return told
+
+    def is_first(self, index: int) -> bool:
+        """Whether this is asked of a generation for the first time."""
+        first, self._begun[index] = not self._begun[index], True
+        return first
+
+    def close(self) -> None:
+        """Cancel what is still at work."""
+        for generation in self._running.values():
+            self._engine.cancel(generation)
+
+    def _submit_some(self) -> None:
+        """Submit as many of one request's asks as there are slots; others' requests shall have their chance, too."""
+        while self._waiting and len(self._running) < self._engine.settings.slots:
+            generation = self._waiting[0]
+            try:
+                self._engine.submit(generation)
+            except APIError as error:
+                if error.code == "queue_full" and self._running:
+                    return  # its turn comes when another one ends
+                raise
+            self._running[generation.index] = generation
+            self._waiting.popleft()

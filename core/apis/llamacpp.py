@@ -7,27 +7,28 @@
 The model is the one that is loaded, or the one that `model` names.
 """
 
-import contextlib
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 from core import fields
-from core.apis.endpoint import Endpoints
+from core.apis.dialect import Body, Dialect, Start
+from core.apis.endpoint import Endpoint
+from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS, read_schema
 from core.bounds import PROMPTS
 from core.chat.conversation import ChatAsk, template_of
 from core.chat.markers import text_of
 from core.chat.template import read_messages
 from core.chat.tools import read_tools
-from core.engine.jobs import UNLIMITED, Finished, Job, Prompt, Result
+from core.engine.ask import UNLIMITED, Ask, Prompt
+from core.engine.generation import Generation
+from core.engine.outcome import Finished, Piece, Result
 from core.engine.sampling import RANDOM_SEED, Sampling, read_sampling
 from core.errors import APIError
 from core.grammar.schema import json_grammar
-from core.http.messages import IDLE, Request, json_reply
+from core.http.messages import Request, json_reply
 from core.http.routing import Route
-from core.http.sse import event_stream
-
-Body = Dict[str, Any]
+from core.http.sse import Form
 
 
 @dataclass(frozen=True)
@@ -109,19 +110,19 @@ def settings_body(sampling: Sampling, max_tokens: int, stop: Tuple[str, ...], st
     return dict(body, n_predict=limit, max_tokens=limit, stop=list(stop), stream=stream)
 
 
-def completion_body(index: int, answer: Result, ask: NativeAsk, prompt: str) -> Body:
+def completion_body(index: int, answer: Result, native: NativeAsk, ask: Ask, prompt: str) -> Body:
     """Return the whole answer to one prompt; of a stream, the last event."""
     end = answer.end
     body = {
         "index": index,
         "content": answer.text,
-        "tokens": answer.tokens if ask.return_tokens else [],
+        "tokens": answer.tokens if native.return_tokens else [],
         "stop": True,
-        "model": answer.job.model.name,
+        "model": ask.model.name,
         "tokens_predicted": end.completion_tokens,
         "tokens_evaluated": end.prompt_tokens,
         "tokens_cached": end.cached_tokens,
-        "generation_settings": settings_body(answer.job.sampling, ask.max_tokens, ask.stop, ask.stream),
+        "generation_settings": settings_body(ask.sampling, ask.max_tokens, ask.stop, native.stream),
         "prompt": prompt,
         "has_new_line": "\n" in answer.text,
         "truncated": end.truncated,
@@ -129,14 +130,57 @@ def completion_body(index: int, answer: Result, ask: NativeAsk, prompt: str) -> 
         "stopping_word": end.stop_word,
         "timings": end.timings,
     }
-    body["generation_settings"]["seed"] = answer.job.seed
+    body["generation_settings"]["seed"] = answer.seed
     if answer.probabilities:
         body["completion_probabilities"] = answer.probabilities
     return body
 
 
-class NativeEndpoints(Endpoints):
+class Completion(Dialect):
+    """A request of POST /completion. Raises APIError 400, 404."""
+
+    form = Form(done=b"")
+
+    def __init__(self, body: Body, host: Host):
+        self._ask = ask = read_completion(body)
+        self._host = host
+        model = host.model(ask.model)
+        asks = [Ask(model, prompt, ask.max_tokens, ask.stop, ask.sampling, ask.cache_prompt) for prompt in ask.prompts]
+        super().__init__(asks, ask.stream)
+        self._seeds = [0] * len(asks)
+
+    def whole(self, results: List[Result]) -> Any:
+        """Return the answer; of an array of prompts, an array."""
+        bodies = [self._last(index, result) for index, result in enumerate(results)]
+        return bodies if self._ask.several else bodies[0]
+
+    def begin(self, index: int, start: Start) -> Iterable[Body]:
+        """Note the seed."""
+        self._seeds[index] = start.seed
+        return ()
+
+    def delta(self, index: int, piece: Piece) -> Iterable[Body]:
+        """Return an event with new text."""
+        if piece.text or piece.probabilities:
+            body = {"index": index, "content": piece.text, "tokens": piece.tokens, "stop": False}
+            probabilities = {"completion_probabilities": piece.probabilities} if piece.probabilities else {}
+            yield dict(body, **probabilities)
+
+    def end(self, index: int, end: Finished) -> Iterable[Body]:
+        """Return the last event."""
+        return [self._last(index, Result(self._seeds[index], end=end))]
+
+    def _last(self, index: int, result: Result) -> Body:
+        ask = self.asks[index]
+        return completion_body(index, result, self._ask, ask, self._host.text(ask.prompt))
+
+
+class NativeRoutes:
     """The routes."""
+
+    def __init__(self, host: Host, endpoint: Endpoint):
+        self._host = host
+        self._endpoint = endpoint
 
     def routes(self) -> List[Route]:
         """Return the routes."""
@@ -151,36 +195,7 @@ class NativeEndpoints(Endpoints):
 
     def completion(self, request: Request) -> Any:
         """POST /completion: texts that follow prompts."""
-        ask = read_completion(request.json())
-        model = self._runner.model(ask.model)
-        jobs = [Job(model, prompt, ask.max_tokens, ask.stop, ask.sampling, ask.cache_prompt) for prompt in ask.prompts]
-        if ask.stream:
-            return event_stream(self._events(jobs, ask), done=b"")
-        bodies = [
-            completion_body(index, answer, ask, self._text(answer.job.prompt))
-            for index, answer in enumerate(self._runner.results(jobs, request))
-        ]
-        return json_reply(bodies if ask.several else bodies[0])
-
-    def _text(self, prompt: Prompt) -> str:
-        """Return a prompt as text."""
-        if isinstance(prompt, str):
-            return prompt
-        return "".join(part if isinstance(part, str) else self._runner.text([part]) for part in prompt)
-
-    def _events(self, jobs: List[Job], ask: NativeAsk) -> Iterator[Any]:
-        with contextlib.closing(self._runner.events(jobs)) as events:
-            for each in events:
-                if each is IDLE:
-                    yield IDLE
-                    continue
-                index, event = each
-                if isinstance(event, Finished):
-                    yield completion_body(index, Result(jobs[index], end=event), ask, self._text(jobs[index].prompt))
-                elif event.text or event.probabilities:
-                    piece = {"index": index, "content": event.text, "tokens": event.tokens, "stop": False}
-                    probabilities = {"completion_probabilities": event.probabilities} if event.probabilities else {}
-                    yield dict(piece, **probabilities)
+        return self._endpoint.answer(request, Completion(request.json(), self._host))
 
     def tokenize(self, request: Request) -> Any:
         """POST /tokenize: a text's tokens, with their pieces where asked for."""
@@ -189,7 +204,7 @@ class NativeEndpoints(Endpoints):
         if not isinstance(content, str):
             raise APIError(400, "'content' must be a string.", "invalid_value", "content")
         special = fields.flag(body, "add_special", False), fields.flag(body, "parse_special", True)
-        model = self._runner.engine.vocabulary()
+        model = self._host.engine.vocabulary()
         tokens = model.tokenize(content, *special)
         if not fields.flag(body, "with_pieces", False):
             return json_reply({"tokens": tokens})
@@ -200,7 +215,7 @@ class NativeEndpoints(Endpoints):
         tokens = request.json().get("tokens")
         if not isinstance(tokens, list) or not all(isinstance(each, int) and each is not True for each in tokens):
             raise APIError(400, "'tokens' must be an array of token ids.", "invalid_value", "tokens")
-        return json_reply({"content": self._runner.text(tokens, "tokens")})
+        return json_reply({"content": self._host.text(tuple(tokens), "tokens")})
 
     def apply_template(self, request: Request) -> Any:
         """POST /apply-template: the prompt that a conversation becomes."""
@@ -208,12 +223,12 @@ class NativeEndpoints(Endpoints):
         options = fields.mapping(body, "chat_template_kwargs") or {}
         name = fields.text(body, "model", None)
         ask = ChatAsk(read_messages(body), name, tools=read_tools(body), template_options=options)
-        return json_reply({"prompt": text_of(self._conversation(ask).prompt)})
+        return json_reply({"prompt": text_of(self._host.conversation(ask).prompt)})
 
     def props(self, request: Request) -> Any:
         """GET /props: what the server would do."""
-        engine = self._runner.engine
-        model = self._runner.model(None)
+        engine = self._host.engine
+        model = self._host.model(None)
         generation = {
             "id": 0,
             "id_task": -1,
@@ -228,37 +243,37 @@ class NativeEndpoints(Endpoints):
                 "total_slots": engine.settings.slots,
                 "model_path": model.path,
                 "model_alias": model.name,
-                "chat_template": template_of(self._template or model.chat_template, model.bos, model.eos).source,
+                "chat_template": template_of(self._host.template or model.chat_template, model.bos, model.eos).source,
                 "bos_token": model.bos,
                 "eos_token": model.eos,
                 "modalities": {"vision": False, "audio": False},
-                "build_info": self._fingerprint,
+                "build_info": self._host.fingerprint,
                 "is_sleeping": False,
             }
         )
 
     def slots(self, request: Request) -> Any:
         """GET /slots: what each slot is doing. With ?fail_on_no_slot=1, 503 where none is free."""
-        engine = self._runner.engine
-        busy = {sequence.slot: sequence for sequence in engine.running()}
+        engine = self._host.engine
+        busy = {generation.slot: generation for generation in engine.running()}
         if len(busy) >= engine.settings.slots and request.query.get("fail_on_no_slot") not in (None, "", "0"):
             raise APIError(503, "No slot is free.", "no_slot", headers=[("Retry-After", "1")])
         return json_reply([self._slot(index, busy.get(index)) for index in range(engine.settings.slots)])
 
-    def _slot(self, index: int, sequence: Any) -> Body:
-        engine = self._runner.engine
-        slot = {
+    def _slot(self, index: int, generation: Optional[Generation]) -> Body:
+        engine = self._host.engine
+        slot: Body = {
             "id": index,
-            "id_task": -1 if sequence is None else sequence.order,
+            "id_task": -1 if generation is None else generation.order,
             "n_ctx": engine.context_size(),
             "speculative": engine.settings.draft_max > 0,
-            "is_processing": sequence is not None,
+            "is_processing": generation is not None,
         }
-        if sequence is not None:
-            job = sequence.job
-            left = -1 if job.max_tokens >= UNLIMITED else job.max_tokens - job.generated
-            slot["params"] = settings_body(job.sampling, job.max_tokens, tuple(job.stop), True)
-            slot["next_token"] = {"has_next_token": True, "n_remain": left, "n_decoded": job.generated}
+        if generation is not None:
+            ask, count = generation.ask, generation.generated
+            left = -1 if ask.max_tokens >= UNLIMITED else ask.max_tokens - count
+            slot["params"] = settings_body(ask.sampling, ask.max_tokens, ask.stop, True)
+            slot["next_token"] = {"has_next_token": True, "n_remain": left, "n_decoded": count}
         return slot
 
 
@@ -268,3 +283,8 @@ def _piece(data: bytes) -> Any:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return list(data)
+
+
+def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+    """Return the routes."""
+    return NativeRoutes(host, endpoint).routes()

@@ -7,28 +7,29 @@
 A model's name may end in ":latest". `keep_alive` and `num_ctx` are the server's own affair here, and ignored.
 """
 
-import contextlib
 import hashlib
 import json
 import time
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Iterable, List
 
 from core import fields
-from core.apis.endpoint import Endpoints
+from core.apis.dialect import Body, ChatDialect
+from core.apis.endpoint import Endpoint
+from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
-from core.chat.conversation import ChatAsk, Conversation, Message, arguments_of, read, steps
+from core.chat.conversation import ChatAsk, Conversation, Message, arguments_of
 from core.chat.template import read_messages
-from core.chat.tools import read_tools
-from core.engine.jobs import UNLIMITED, Finished, Job
+from core.chat.tools import Delta, read_tools
+from core.engine.ask import UNLIMITED
+from core.engine.outcome import Finished, Result
 from core.engine.sampling import read_sampling
 from core.errors import APIError
 from core.grammar.schema import JSON_OBJECT
-from core.http.messages import IDLE, Request, Stream, json_reply
+from core.http.messages import Request, json_reply
 from core.http.routing import Route
+from core.http.sse import Form
 from core.models import ModelFile
-
-Body = Dict[str, Any]
 
 VERSION = "0.9.0"  # of Ollama's API, whose shapes these are: clients look at it before they use newer fields
 
@@ -187,29 +188,81 @@ def _date(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-# ---------------------------------------------------------------------------------------------- endpoints
+# ----------------------------------------------------------------------------------------------- dialects
 
 
-class OllamaEndpoints(Endpoints):
-    """The routes."""
+def _line(body: Body) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
-    def routes(self) -> List[Route]:
-        """Return the routes."""
-        return [
-            Route("GET", "/api/tags", self.tags),
-            Route("GET", "/api/version", lambda request: json_reply({"version": VERSION})),
-            Route("POST", "/api/show", self.show),
-            Route("POST", "/api/generate", self.generate),
-            Route("POST", "/api/chat", self.chat),
-        ]
 
-    def tags(self, request: Request) -> Any:
+def _error_line(error: APIError) -> bytes:
+    return _line({"error": error.message})
+
+
+class Chat(ChatDialect):
+    """A request of POST /api/chat. Raises APIError 400, 404."""
+
+    form = Form("application/x-ndjson", _line, _error_line, done=b"", ping=b"")
+
+    def __init__(self, body: Body, conversation: Conversation):
+        super().__init__(conversation, fields.flag(body, "stream", True))
+        self._calls = Message()  # told whole, when the answer ends
+
+    def message(self, messages: List[Message], reasons: List[str], results: List[Result]) -> Body:
+        """Return the whole answer."""
+        return self._body(messages[0], end_body(results[0].end, reasons[0]))
+
+    def changes(self, index: int, deltas: List[Delta], probabilities: List[Body]) -> Iterable[Body]:
+        """Return a line with new text."""
+        new = Message()
+        for delta in deltas:
+            (self._calls if delta.call else new).add([delta])
+        return [self._body(new, {"done": False})] if new.content or new.reasoning else []
+
+    def close(self, index: int, reason: str, end: Finished) -> Iterable[Body]:
+        """Return a line with the calls, and the last one."""
+        if self._calls.calls:
+            yield self._body(self._calls, {"done": False})
+        yield self._body(Message(), end_body(end, reason))
+
+    def _body(self, message: Message, rest: Body) -> Body:
+        """Return a line, or a whole answer."""
+        head = {"model": self.model, "created_at": _date(time.time())}
+        return dict(head, **self.shape(message_body(message)), **rest)
+
+    def shape(self, message: Body) -> Body:
+        """Return how a message stands in a body."""
+        return {"message": message}
+
+
+class Generate(Chat):
+    """A request of POST /api/generate: by way of the chat template; with `raw`, or a gap to fill, as it is."""
+
+    def __init__(self, body: Body, conversation: Conversation):
+        super().__init__(body, conversation)
+        suffix = fields.text(body, "suffix", None) if body.get("suffix") != "" else None
+        if fields.flag(body, "raw", False) or suffix is not None:
+            prompt = fields.any_text(body, "prompt")
+            self.asks = [replace(ask, prompt=prompt, suffix=suffix) for ask in self.asks]
+
+    def shape(self, message: Body) -> Body:
+        """Return how a message stands in a body."""
+        body = {"response": message["content"]}
+        if "thinking" in message:
+            body["thinking"] = message["thinking"]
+        return body
+
+
+def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+    """Return the routes."""
+
+    def tags(request: Request) -> Any:
         """GET /api/tags: the models in the folder."""
-        return json_reply({"models": [model_body(each) for each in self._runner.folder.list() if not each.problem]})
+        return json_reply({"models": [model_body(each) for each in host.folder.list() if not each.problem]})
 
-    def show(self, request: Request) -> Any:
+    def show(request: Request) -> Any:
         """POST /api/show: what a model is."""
-        model = self._runner.folder.find(model_name(request.json()), "model")
+        model = host.folder.find(model_name(request.json()), "model")
         facts = {
             "general.architecture": model.architecture,
             "general.parameter_count": model.parameters,
@@ -219,68 +272,20 @@ class OllamaEndpoints(Endpoints):
         body = {"details": details(model), "model_info": facts, "template": model.chat_template, "capabilities": able}
         return json_reply(dict(body, modelfile="", parameters=""))
 
-    def chat(self, request: Request) -> Any:
+    def chat(request: Request) -> Any:
         """POST /api/chat: the message that follows others."""
         body = request.json()
-        conversation = self._conversation(read_chat(body))
-        return self._reply(request, body, conversation, conversation.jobs()[0], lambda message: {"message": message})
+        return endpoint.answer(request, Chat(body, host.conversation(read_chat(body))))
 
-    def generate(self, request: Request) -> Any:
-        """POST /api/generate: the answer to a prompt, by way of the chat template, or with `raw` as it is."""
+    def generate(request: Request) -> Any:
+        """POST /api/generate: the answer to a prompt."""
         body = request.json()
-        conversation = self._conversation(read_generate(body))
-        job = conversation.jobs()[0]
-        suffix = fields.text(body, "suffix", None) if body.get("suffix") != "" else None
-        if fields.flag(body, "raw", False) or suffix is not None:
-            job.prompt, job.suffix = fields.any_text(body, "prompt"), suffix
-        return self._reply(request, body, conversation, job, _response)
+        return endpoint.answer(request, Generate(body, host.conversation(read_generate(body))))
 
-    def _reply(
-        self, request: Request, body: Body, conversation: Conversation, job: Job, shape: Callable[[Body], Body]
-    ) -> Any:
-        """Answer as lines, or whole; `shape` makes a line's part of a message."""
-        if fields.flag(body, "stream", True):
-            lines = self._lines(job, conversation, shape)
-            return Stream(lines, 200, "application/x-ndjson", (("X-Accel-Buffering", "no"),), error_chunk=_error_line)
-        answers = self._runner.results([job], request)
-        message, reason = read(answers, conversation)[0]
-        return json_reply(
-            dict(self._head(conversation), **shape(message_body(message)), **end_body(answers[0].end, reason))
-        )
-
-    def _head(self, conversation: Conversation) -> Body:
-        return {"model": conversation.model.name, "created_at": _date(time.time())}
-
-    def _lines(self, job: Job, conversation: Conversation, shape: Callable[[Body], Body]) -> Iterator[Any]:
-        calls = Message()
-        with contextlib.closing(steps(self._runner.events([job]), conversation)) as results:
-            for step in results:
-                if step is IDLE:
-                    yield IDLE
-                    continue
-                new = Message()
-                for delta in step.deltas:
-                    (calls if delta.call else new).add([delta])
-                if new.content or new.reasoning:
-                    yield _line(dict(self._head(conversation), **shape(message_body(new)), done=False))
-                if step.end:
-                    if calls.calls:
-                        yield _line(dict(self._head(conversation), **shape(message_body(calls)), done=False))
-                    last = shape(message_body(Message()))
-                    yield _line(dict(self._head(conversation), **last, **end_body(step.end, step.reason)))
-
-
-def _response(message: Body) -> Body:
-    """Return what a line of POST /api/generate says of a message."""
-    body = {"response": message["content"]}
-    if "thinking" in message:
-        body["thinking"] = message["thinking"]
-    return body
-
-
-def _line(body: Body) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-
-
-def _error_line(error: APIError) -> bytes:
-    return _line({"error": error.message})
+    return [
+        Route("GET", "/api/tags", tags),
+        Route("GET", "/api/version", lambda request: json_reply({"version": VERSION})),
+        Route("POST", "/api/show", show),
+        Route("POST", "/api/generate", generate),
+        Route("POST", "/api/chat", chat),
+    ]

@@ -1,4 +1,4 @@
-"""The OpenAI API's endpoints: between a request, openai_shapes.py's shapes and the jobs that answer it.
+"""The OpenAI API: a dialect for each of its endpoints, in openai_shapes.py's shapes.
 
 GET  /v1/models, /v1/models/{id}
 POST /v1/completions            text in, text out
@@ -6,97 +6,76 @@ POST /v1/chat/completions       messages in, a message out
 POST /v1/embeddings             texts in, vectors out
 """
 
-import contextlib
 import time
 import uuid
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterable, List
 
 from core.apis import openai_shapes
-from core.apis.endpoint import Endpoints, Runner
-from core.apis.openai_shapes import Chats, CompletionAsk, Completions, Origin, Streaming
-from core.chat.conversation import Conversation, read, seed_of, steps
-from core.engine.jobs import Finished, Job, Prompt
-from core.http.messages import IDLE, Request, json_reply
+from core.apis.dialect import Body, ChatDialect, Dialect, Start
+from core.apis.endpoint import Endpoint
+from core.apis.host import Host
+from core.apis.openai_shapes import Chats, Completions, Origin
+from core.chat.conversation import Message, seed_of
+from core.chat.tools import Delta
+from core.engine.ask import Ask
+from core.engine.outcome import Finished, Piece, Result
+from core.http.messages import Request, json_reply
 from core.http.routing import Route
-from core.http.sse import event_stream
 
 
-class OpenAIEndpoints(Endpoints):
-    """The routes."""
+def _origin(prefix: str, model: str, host: Host) -> Origin:
+    return Origin(prefix + uuid.uuid4().hex, int(time.time()), model, host.fingerprint)
 
-    def __init__(self, runner: Runner, template: str, fingerprint: str):
-        super().__init__(runner, template, fingerprint)
-        self._started = int(time.time())
 
-    def routes(self) -> List[Route]:
-        """Return the routes."""
-        return [
-            Route("GET", "/v1/models", self.models),
-            Route("GET", "/v1/models/{id}", self.model),
-            Route("POST", "/v1/completions", self.completions),
-            Route("POST", "/v1/chat/completions", self.chat),
-            Route("POST", "/v1/embeddings", self.embeddings),
-        ]
+def _in_order(ends: Dict[int, Finished]) -> List[Finished]:
+    return [ends[index] for index in sorted(ends)]
 
-    def models(self, request: Request) -> Any:
-        """GET /v1/models: the models in the folder."""
-        usable = [each for each in self._runner.folder.list() if not each.problem]
-        return json_reply(openai_shapes.model_list([openai_shapes.model_card(each, self._started) for each in usable]))
 
-    def model(self, request: Request) -> Any:
-        """GET /v1/models/{id}: one of them. Raises APIError 404."""
-        model = self._runner.folder.find(request.params["id"], "model")
-        return json_reply(openai_shapes.model_card(model, self._started))
+class Chat(ChatDialect):
+    """A request of POST /v1/chat/completions. Raises APIError 400, 404."""
 
-    def _origin(self, prefix: str, model: str) -> Origin:
-        return Origin(prefix + uuid.uuid4().hex, int(time.time()), model, self._fingerprint)
+    def __init__(self, body: Body, host: Host):
+        ask, self._streaming, logprobs = openai_shapes.read_chat(body)
+        super().__init__(host.conversation(ask), self._streaming.on)
+        self._chats = Chats(_origin("chatcmpl-", self.model, host), logprobs)
+        self._ends: Dict[int, Finished] = {}
 
-    # ---- chats
-
-    def chat(self, request: Request) -> Any:
-        """POST /v1/chat/completions: the message that follows others."""
-        ask, streaming, logprobs = openai_shapes.read_chat(request.json())
-        conversation = self._conversation(ask)
-        chats = Chats(self._origin("chatcmpl-", conversation.model.name), logprobs)
-        jobs = conversation.jobs()
-        if streaming.on:
-            return event_stream(self._chat_chunks(jobs, conversation, chats, streaming))
-        answers = self._runner.results(jobs, request)
+    def message(self, messages: List[Message], reasons: List[str], results: List[Result]) -> Body:
+        """Return a chat.completion."""
         choices = [
-            chats.choice(index, message, reason, answer.probabilities)
-            for index, (answer, (message, reason)) in enumerate(zip(answers, read(answers, conversation)))
+            self._chats.choice(index, message, reason, result.probabilities)
+            for index, (message, reason, result) in enumerate(zip(messages, reasons, results))
         ]
-        ends = [answer.end for answer in answers]
-        return json_reply(chats.whole(choices, openai_shapes.total_usage(ends, ask.count), timings=ends[0].timings))
+        ends = [result.end for result in results]
+        return self._chats.whole(choices, openai_shapes.total_usage(ends, len(ends)), timings=ends[0].timings)
 
-    def _chat_chunks(
-        self, jobs: List[Job], conversation: Conversation, chats: Chats, streaming: Streaming
-    ) -> Iterator[Any]:
-        begun = set()
-        ends: Dict[int, Finished] = {}
-        for step in steps(self._runner.events(jobs), conversation):
-            if step is IDLE:
-                yield IDLE
-                continue
-            if step.index not in begun:
-                begun.add(step.index)
-                yield chats.begin(step.index)
-            yield from chats.chunks(step.index, step.deltas, step.probabilities)
-            if step.end:
-                ends[step.index] = step.end
-                yield chats.end(step.index, step.reason, timings=step.end.timings)
-        if streaming.usage:
-            yield chats.usage(openai_shapes.total_usage(_in_order(ends), len(jobs)))
+    def begin(self, index: int, start: Start) -> Iterable[Body]:
+        """Return the chunk with the role."""
+        return [self._chats.begin(index)]
 
-    # ---- completions
+    def changes(self, index: int, deltas: List[Delta], probabilities: List[Body]) -> Iterable[Body]:
+        """Return a chunk for each delta."""
+        return self._chats.chunks(index, deltas, probabilities)
 
-    def completions(self, request: Request) -> Any:
-        """POST /v1/completions: texts that follow prompts."""
-        ask = openai_shapes.read_completion(request.json())
-        model = self._runner.model(ask.model)
-        completions = Completions(self._origin("cmpl-", model.name), ask.logprobs)
-        jobs = [
-            Job(
+    def close(self, index: int, reason: str, end: Finished) -> Iterable[Body]:
+        """Return the chunk with the reason."""
+        self._ends[index] = end
+        return [self._chats.end(index, reason, timings=end.timings)]
+
+    def last(self) -> Iterable[Body]:
+        """Return the chunk with the usage, where it is wanted."""
+        ends = _in_order(self._ends)
+        return [self._chats.usage(openai_shapes.total_usage(ends, len(ends)))] if self._streaming.usage else []
+
+
+class Completion(Dialect):
+    """A request of POST /v1/completions. Raises APIError 400, 404, 503."""
+
+    def __init__(self, body: Body, host: Host):
+        ask = openai_shapes.read_completion(body)
+        model = host.model(ask.model)
+        asks = [
+            Ask(
                 model,
                 prompt,
                 ask.max_tokens,
@@ -108,55 +87,73 @@ class OpenAIEndpoints(Endpoints):
             for prompt in ask.prompts
             for index in range(ask.count)
         ]
-        echoes = [echo for prompt in ask.prompts for echo in [self._echo(prompt, ask)] * ask.count]
-        if ask.stream.on:
-            return event_stream(self._completion_chunks(jobs, echoes, ask, completions))
-        answers = self._runner.results(jobs, request)
+        super().__init__(asks, ask.stream.on)
+        self._count = ask.count
+        self._usage = ask.stream.usage
+        self._completions = Completions(_origin("cmpl-", model.name, host), ask.logprobs)
+        self._echoes = [host.text(prompt) if ask.echo else "" for prompt in ask.prompts for _ in range(ask.count)]
+        self._ends: Dict[int, Finished] = {}
+
+    def whole(self, results: List[Result]) -> Body:
+        """Return a text_completion."""
         choices = [
-            completions.choice(index, echo + answer.text, answer.probabilities, answer.end.reason)
-            for index, (echo, answer) in enumerate(zip(echoes, answers))
+            self._completions.choice(index, echo + result.text, result.probabilities, result.end.reason)
+            for index, (echo, result) in enumerate(zip(self._echoes, results))
         ]
-        ends = [answer.end for answer in answers]
-        usage = openai_shapes.total_usage(ends, ask.count)
-        return json_reply(completions.whole(choices, usage, timings=ends[0].timings))
+        ends = [result.end for result in results]
+        usage = openai_shapes.total_usage(ends, self._count)
+        return self._completions.whole(choices, usage, timings=ends[0].timings)
 
-    def _echo(self, prompt: Prompt, ask: CompletionAsk) -> str:
-        """Return a prompt as text, where the answers are to begin with it."""
-        if not ask.echo:
-            return ""
-        return prompt if isinstance(prompt, str) else self._runner.text(prompt)
+    def begin(self, index: int, start: Start) -> Iterable[Body]:
+        """Return a chunk with the prompt, where it is to be told, too."""
+        return [self._completions.chunk(index, self._echoes[index], [])] if self._echoes[index] else []
 
-    def _completion_chunks(
-        self, jobs: List[Job], echoes: List[str], ask: CompletionAsk, completions: Completions
-    ) -> Iterator[Any]:
-        ends: Dict[int, Finished] = {}
-        echoes = list(echoes)
-        with contextlib.closing(self._runner.events(jobs)) as events:
-            for each in events:
-                if each is IDLE:
-                    yield IDLE
-                    continue
-                index, event = each
-                if echoes[index]:
-                    yield completions.chunk(index, echoes[index], [])
-                    echoes[index] = ""
-                if isinstance(event, Finished):
-                    ends[index] = event
-                    yield dict(completions.chunk(index, "", [], event.reason), timings=event.timings)
-                elif event.text or event.probabilities:
-                    yield completions.chunk(index, event.text, event.probabilities)
-        if ask.stream.usage:
-            yield completions.usage(openai_shapes.total_usage(_in_order(ends), ask.count))
+    def delta(self, index: int, piece: Piece) -> Iterable[Body]:
+        """Return a chunk with new text."""
+        if piece.text or piece.probabilities:
+            yield self._completions.chunk(index, piece.text, piece.probabilities)
 
-    # ---- embeddings
+    def end(self, index: int, end: Finished) -> Iterable[Body]:
+        """Return the chunk with the reason."""
+        self._ends[index] = end
+        return [dict(self._completions.chunk(index, "", [], end.reason), timings=end.timings)]
 
-    def embeddings(self, request: Request) -> Any:
-        """POST /v1/embeddings: vectors of texts."""
-        ask = openai_shapes.read_embeddings(request.json())
-        model = self._runner.model(ask.model, embeds=True)
-        jobs = [Job(model, text, embed=True) for text in ask.inputs]
-        return json_reply(openai_shapes.embeddings(ask, model.name, self._runner.results(jobs, request)))
+    def last(self) -> Iterable[Body]:
+        """Return the chunk with the usage, where it is wanted."""
+        usage = openai_shapes.total_usage(_in_order(self._ends), self._count)
+        return [self._completions.usage(usage)] if self._usage else []
 
 
-def _in_order(ends: Dict[int, Finished]) -> List[Finished]:
-    return [ends[index] for index in sorted(ends)]
+class Embeddings(Dialect):
+    """A request of POST /v1/embeddings. Raises APIError 400, 404."""
+
+    def __init__(self, body: Body, host: Host):
+        self._ask = openai_shapes.read_embeddings(body)
+        self._model = host.model(self._ask.model, embeds=True)
+        super().__init__([Ask(self._model, text, embed=True) for text in self._ask.inputs])
+
+    def whole(self, results: List[Result]) -> Body:
+        """Return a list of embeddings."""
+        return openai_shapes.embeddings(self._ask, self._model.name, results)
+
+
+def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+    """Return the routes."""
+    started = int(time.time())
+
+    def models(request: Request) -> Any:
+        """GET /v1/models: the models in the folder."""
+        usable = [each for each in host.folder.list() if not each.problem]
+        return json_reply(openai_shapes.model_list([openai_shapes.model_card(each, started) for each in usable]))
+
+    def model(request: Request) -> Any:
+        """GET /v1/models/{id}: one of them. Raises APIError 404."""
+        return json_reply(openai_shapes.model_card(host.folder.find(request.params["id"], "model"), started))
+
+    return [
+        Route("GET", "/v1/models", models),
+        Route("GET", "/v1/models/{id}", model),
+        Route("POST", "/v1/completions", lambda request: endpoint.answer(request, Completion(request.json(), host))),
+        Route("POST", "/v1/chat/completions", lambda request: endpoint.answer(request, Chat(request.json(), host))),
+        Route("POST", "/v1/embeddings", lambda request: endpoint.answer(request, Embeddings(request.json(), host))),
+    ]

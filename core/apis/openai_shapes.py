@@ -19,7 +19,8 @@ from core.bounds import ALL_ANSWERS, ANSWERS, PROMPTS
 from core.chat.conversation import ChatAsk, Message
 from core.chat.template import read_messages
 from core.chat.tools import Delta, read_tools
-from core.engine.jobs import UNLIMITED, Embedded, Finished, Prompt, Result
+from core.engine.ask import UNLIMITED, Prompt
+from core.engine.outcome import Embedded, Finished, Result
 from core.engine.sampling import Sampling, read_sampling
 from core.errors import APIError
 from core.grammar.schema import JSON_OBJECT

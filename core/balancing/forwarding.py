@@ -38,7 +38,7 @@ from core.http.client import Answer, Broken, Client, Slow, Unreachable
 from core.http.messages import Request, Stream, error_reply
 from core.http.sse import EVENT_STREAM, error_event
 
-_TICK = 0.25  # seconds between two looks whether a client that waits is still there
+_TICK = 0.25  # seconds between two looks whether a request still has a reason to wait
 _BROKE, _DIED = "broken", "died"
 
 
@@ -166,8 +166,11 @@ class Forwarder:
         # A request that ran for long before its backend died still gets its time to wait for another.
         started = asked if ticket.alone else errand.started
         try:
-            while not ticket.decided.wait(_TICK):
+            while not errand.request.wait(ticket.decided.wait, _TICK):
                 self._look_round(ticket, errand, started)
+        except HangUp:
+            self._pool.leave(ticket)
+            raise
         finally:
             self._count.queue_wait.observe(self._pool.clock() - errand.started)
         if ticket.displaced:
@@ -176,14 +179,12 @@ class Forwarder:
     def _look_round(self, ticket: Ticket, errand: _Errand, started: float) -> None:
         """Leave the queue where there is a reason to; the reason is raised, unless the backend has come meanwhile."""
         try:
-            if errand.request.hung_up():
-                raise HangUp("the client closed the connection")
             self._check(ticket, errand)
             error = self._overdue(ticket, started)
             if error:
                 raise error
-        except (APIError, HangUp, _Otherwise) as reason:
-            if self._pool.leave(ticket) or isinstance(reason, HangUp):
+        except (APIError, _Otherwise):
+            if self._pool.leave(ticket):
                 raise
 
     def _check(self, ticket: Ticket, errand: _Errand) -> None:

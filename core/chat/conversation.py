@@ -1,27 +1,24 @@
-"""A conversation with a model, whatever API it came by: from messages to a job, and from its pieces to deltas.
+"""A conversation with a model, whatever API it came by: from messages to what the engine is asked, and from text back.
 
     ChatAsk          what a request asks for, in one form for all APIs
-    Conversation     the same against one model: its prompt and grammar
-    steps            what comes of it, as it comes: content, reasoning and tool calls
-    read             the same, when all is there
+    Conversation     the same against one model: its prompt and grammar, as Asks for the engine
+    Turn             reads one answer as it comes: content, reasoning and tool calls
+    Message          the same, when all is there
 
 Knows neither HTTP nor the engine's loop. Templates (template.py), the syntaxes of calls (tools.py) and grammars
 (core/grammar) have rooms of their own.
 """
 
-import collections
-import contextlib
 import functools
 import json
 import secrets
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
-from typing import Sequence as Many
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core.chat.markers import markers_of, text_of
 from core.chat.template import ChatTemplate
 from core.chat.tools import AnswerParser, Delta, Syntax, Tools, forced_grammar, syntax_of
-from core.engine.jobs import UNLIMITED, Finished, Job, Piece, Result
+from core.engine.ask import UNLIMITED, Ask
 from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.grammar.schema import json_grammar
@@ -76,11 +73,11 @@ class Conversation:
         self.grammar = _grammar(ask, self._syntax, wanted, thinking)
         self._thinking = thinking and (wanted is not None or not self.grammar)
 
-    def jobs(self) -> List[Job]:
-        """Return a job for each answer that is wanted; the second and later ones have seeds of their own."""
+    def asks(self) -> List[Ask]:
+        """Return an Ask for each answer that is wanted; the second and later ones have seeds of their own."""
         sampling = replace(self.ask.sampling, grammar=self.grammar)
         return [
-            Job(
+            Ask(
                 self.model,
                 self.prompt,
                 self.ask.max_tokens,
@@ -92,9 +89,9 @@ class Conversation:
             for index in range(self.ask.count)
         ]
 
-    def turn(self) -> "_Turn":
+    def turn(self) -> "Turn":
         """Return what reads one of the answers."""
-        return _Turn(AnswerParser(self._calls, self._names, self._thinking, new_call_id))
+        return Turn(AnswerParser(self._calls, self._names, self._thinking, new_call_id))
 
 
 def seed_of(sampling: Sampling, index: int) -> Sampling:
@@ -132,50 +129,29 @@ def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools], thinking: boo
     return forced_grammar(syntax, tools, thinking) if forced else ask.sampling.grammar
 
 
-@dataclass(frozen=True)
-class Step:
-    """What has become certain of the answer number `index`; with its end, why it ended: stop, length or tool_calls."""
-
-    index: int
-    deltas: List[Delta]
-    probabilities: List[Dict[str, Any]]
-    end: Optional[Finished] = None
-    reason: str = ""
-
-
-def steps(events: Iterator[Any], conversation: Conversation) -> Iterator[Any]:
-    """Yield the Steps of jobs' events, each (a job's index, its event); whatever is no event passes through."""
-    turns: Dict[int, _Turn] = collections.defaultdict(conversation.turn)
-    with contextlib.closing(events):
-        for each in events:
-            yield turns[each[0]].step(*each) if isinstance(each, tuple) else each
-
-
-def read(answers: Many[Result], conversation: Conversation) -> List[Tuple["Message", str]]:
-    """Return each answer's message and why it ended."""
-    results = []
-    for answer in answers:
-        turn, message = conversation.turn(), Message()
-        for event in (Piece(answer.text, []), answer.end):
-            message.add(turn.step(0, event).deltas)
-        results.append((message, turn.reason))
-    return results
-
-
-class _Turn:
+class Turn:
     """One answer on its way."""
 
     def __init__(self, parser: AnswerParser):
         self._parser = parser
-        self.reason = ""
+        self.reason = ""  # why it ended: stop, length or tool_calls
 
-    def step(self, index: int, event: Any) -> Step:
-        """Return what a Piece or the end makes certain."""
-        if isinstance(event, Piece):
-            return Step(index, self._parser.push(event.text) if event.text else [], event.probabilities)
+    def push(self, text: str) -> List[Delta]:
+        """Return what new text makes certain."""
+        return self._parser.push(text) if text else []
+
+    def finish(self, reason: str) -> List[Delta]:
+        """Return what the end makes certain, for which the engine gives a reason: stop or length."""
         rest = self._parser.finish()
-        self.reason = "tool_calls" if self._parser.calls and event.reason == "stop" else event.reason
-        return Step(index, rest, [], event, self.reason)
+        self.reason = "tool_calls" if self._parser.calls and reason == "stop" else reason
+        return rest
+
+    def read(self, text: str, reason: str) -> "Message":
+        """Return the message of an answer that is here as a whole."""
+        message = Message()
+        message.add(self.push(text))
+        message.add(self.finish(reason))
+        return message
 
 
 @dataclass

@@ -5,7 +5,7 @@
 In each string that a template is given, each special token's text gets a character after its first one that no text
 holds (MARK), so that it is none any more, and templates that look for other texts find them. In what the template
 writes, the special tokens that are whole are its own. What stands between two of them is plain text if a broken one is
-there: llama.cpp then reads no special token from it (core/engine/jobs.py, Plain).
+there: llama.cpp then reads no special token from it (core/engine/ask.py, Plain).
 
 A template may delete or replace text, and so put a special token together from a client's pieces. So where a client's
 text holds a character that any special token begins or ends with, the template renders a second time, with MARK around
@@ -18,7 +18,7 @@ import functools
 import re
 from typing import Any, Callable, Dict, Iterator, List, Match, Sequence, Tuple
 
-from core.engine.jobs import Part, Plain, Prompt
+from core.engine.ask import Part, Plain, Prompt
 from core.errors import APIError
 
 MARK = "\ufdd0"  # a noncharacter (Unicode 23.7): for internal use, never for interchange

@@ -26,7 +26,7 @@ from core.http.heads import (
     split_target,
     wants_close,
 )  # fmt: skip
-from core.http.messages import IDLE, Reply, Request, Stream, error_reply, internal_error
+from core.http.messages import Reply, Request, Stream, error_reply, internal_error
 from core.http.sockets import Wire
 
 log = logging.getLogger("comeapi.http")
@@ -198,18 +198,9 @@ class Connection(BaseHTTPRequestHandler):
         return size
 
     def _next_piece(self, reply: Stream) -> Optional[bytes]:
-        """Return the next bytes, or a ping where none come, or None at the end. Raises HangUp, APIError."""
-        ping_at = time.monotonic() + self.service.config.ping_interval
+        """Return the next bytes, or None at the end. Raises HangUp, APIError."""
         try:
-            for piece in reply.chunks:
-                if piece is not IDLE:
-                    if piece:
-                        return piece
-                elif self.wire.hung_up():
-                    raise HangUp("the client closed the connection")
-                elif reply.ping and time.monotonic() >= ping_at:
-                    return reply.ping
-            return None
+            return next((piece for piece in reply.chunks if piece), None)
         except (APIError, HangUp):
             raise
         except Exception:

@@ -10,13 +10,17 @@ import json
 import os
 import re
 import secrets
+import time
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Tuple, TypeVar
 from urllib.parse import parse_qs
 
-from core.errors import APIError
+from core.errors import APIError, HangUp
 from core.http.sockets import Wire
 from core.jsonbody import read_json
+
+LOOK_SECONDS = 0.2  # between two looks whether a client that waits is still there
+Waited = TypeVar("Waited")
 
 
 class Request:
@@ -35,6 +39,7 @@ class Request:
         self.key = ""  # the API key that it was let in by
         self.body = b""
         self.held = 0  # bytes that the body takes from the service's budget
+        self._look_at = time.monotonic() + LOOK_SECONDS  # when wait() looks whether the client is still there
         given = headers.get("x-request-id")
         self.id = given if given and _ID.fullmatch(given) else _new_id()
 
@@ -55,6 +60,23 @@ class Request:
     def hung_up(self) -> bool:
         """Tell at once whether the client has gone."""
         return self.wire.hung_up()
+
+    def wait(self, ready: Callable[[float], Waited], timeout: float) -> Waited:
+        """Wait for something that is no socket: until `ready(seconds)`, which waits so long at most, returns it.
+
+        Returns what `ready` returned last, once it is true or `timeout` seconds are over. Raises HangUp when the client
+        leaves, which is looked at every LOOK_SECONDS; also of those who never wait long.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            now = time.monotonic()
+            if now >= self._look_at:
+                self._look_at = now + LOOK_SECONDS
+                if self.hung_up():
+                    raise HangUp("the client closed the connection")
+            found = ready(max(0.0, min(LOOK_SECONDS, deadline - now)))
+            if found or time.monotonic() >= deadline:
+                return found
 
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -91,19 +113,18 @@ def json_reply(value: Any, status: int = 200, headers: Sequence[Tuple[str, str]]
     return Reply(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), status, headers=headers)
 
 
-IDLE = object()  # what a stream's iterator yields when nothing has come for a moment, so that hang-ups are noticed
-
-
 @dataclass
 class Stream:
-    """An answer in pieces: `chunks` yields bytes as they come, or IDLE at least a few times a second while none do.
+    """An answer in pieces: `chunks` yields bytes as they come.
 
-    The head is held back until the first piece, so that an APIError before it still gets its own status. `chunks` is
-    closed (generator.close) when the client goes. `error_chunk` renders an APIError raised after the first piece;
+    The head is held back until the first piece, so that an APIError before it still gets its own status. Who makes the
+    pieces notices a client that leaves while none come: by Request.wait, say, which raises HangUp. `chunks` is closed
+    (generator.close) when the client has gone. `ping` is a piece that says nothing; a client that has closed its
+    sending side may be sent one, to see whether it still reads. `error_chunk` renders an APIError raised after the first piece;
     without one, the connection is cut, so that nobody takes half an answer for a whole one.
     """
 
-    chunks: Iterator[Any]
+    chunks: Iterator[bytes]
     status: int = 200
     content_type: str = "application/octet-stream"
     headers: Sequence[Tuple[str, str]] = ()

@@ -1,15 +1,15 @@
-"""Server-sent events: values as events, and a stream of them. Source: the WHATWG standard, section 9.2.
+"""Server-sent events: values as events. Source: the WHATWG standard, section 9.2.
 
-    event(value)            one event, whose data is JSON
-    event_stream(values)    a Stream of them
+    event(value)     one event, whose data is JSON
+    Form             how the events of a stream are written; EVENTS is that of most APIs
 """
 
-import contextlib
 import json
+from dataclasses import dataclass
 from typing import Any, Callable, Iterator
 
 from core.errors import APIError
-from core.http.messages import IDLE, Stream
+from core.http.messages import Stream
 
 EVENT_STREAM = "text/event-stream"
 PING = b": ping\n\n"  # a comment: every client of server-sent events skips it
@@ -27,20 +27,20 @@ def error_event(error: APIError) -> bytes:
     return event(error.envelope())
 
 
-def event_stream(
-    values: Iterator[Any],
-    done: bytes = DONE,
-    render: Callable[[Any], bytes] = event,
-    error: Callable[[APIError], bytes] = error_event,
-) -> Stream:
-    """Return a Stream of server-sent events: each value as `render` has it, then `done`; IDLE passes through."""
-    headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
-    return Stream(_events(values, done, render), 200, EVENT_STREAM, headers, PING, error)
+@dataclass(frozen=True)
+class Form:
+    """How a stream is written: each event by `render`, at the end `done`, in silence `ping`, an error by `error`."""
+
+    content_type: str = EVENT_STREAM
+    render: Callable[[Any], bytes] = event
+    error: Callable[[APIError], bytes] = error_event
+    done: bytes = DONE
+    ping: bytes = PING
+
+    def stream(self, pieces: Iterator[bytes]) -> Stream:
+        """Return the Stream of pieces that have been written like this."""
+        headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+        return Stream(pieces, 200, self.content_type, headers, self.ping, self.error)
 
 
-def _events(values: Iterator[Any], done: bytes, render: Callable[[Any], bytes]) -> Iterator[Any]:
-    with contextlib.closing(values):
-        for value in values:
-            yield value if value is IDLE else render(value)
-        if done:
-            yield done
+EVENTS = Form()

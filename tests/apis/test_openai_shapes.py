@@ -1,14 +1,14 @@
 """The APIs' translations, without a model: bodies to what is asked, answers to bodies."""
 
 import pytest
-from core.engine.jobs import UNLIMITED, Finished, Job, Piece, Result
 
 from core.apis import anthropic, llamacpp, ollama, openai_shapes
-from core.chat.conversation import ChatAsk, Conversation, Message, read, steps
+from core.chat.conversation import ChatAsk, Conversation, Message
 from core.chat.tools import CallDelta, Delta
+from core.engine.ask import UNLIMITED
+from core.engine.outcome import Finished
 from core.engine.sampling import Sampling
 from core.errors import APIError
-from core.http.messages import IDLE
 from core.models import ModelFile
 
 MODEL = ModelFile("m.gguf", "/m/m.gguf", 1, "llama")
@@ -107,8 +107,8 @@ def test_native_prompts_come_in_every_shape(given, prompts, several):
 
 
 def test_answers_of_one_request_have_seeds_of_their_own():
-    jobs = Conversation(ChatAsk(HELLO, count=3, sampling=Sampling(seed=4294967295)), MODEL).jobs()
-    assert [job.sampling.seed for job in jobs] == [4294967295, 0, 1]
+    asks = Conversation(ChatAsk(HELLO, count=3, sampling=Sampling(seed=4294967295)), MODEL).asks()
+    assert [ask.sampling.seed for ask in asks] == [4294967295, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -131,25 +131,22 @@ def test_tools_that_are_not_to_be_called_are_not_shown_to_the_model():
 
 
 def test_a_prompt_that_ends_in_thought_is_answered_with_thought_first():
-    conversation = Conversation(ChatAsk(HELLO), THINKER)
-    events = iter([(0, Piece("I think", [1])), IDLE, (0, Piece(" so.</think>\n\nYes.", [2])), (0, END)])
-    results = list(steps((each for each in events), conversation))
-    assert results[1] is IDLE
+    turn = Conversation(ChatAsk(HELLO), THINKER).turn()
     message = Message()
-    for step in results:
-        message.add([] if step is IDLE else step.deltas)
-    assert message.reasoning == "I think so." and message.content == "Yes." and results[-1].reason == "stop"
+    for deltas in (turn.push("I think"), turn.push(" so.</think>\n\nYes."), turn.finish("stop")):
+        message.add(deltas)
+    assert message.reasoning == "I think so." and message.content == "Yes." and turn.reason == "stop"
 
 
 def test_an_answer_that_calls_ends_for_that_reason_unless_it_was_cut():
     ask, _, _ = openai_shapes.read_chat({"messages": HELLO, "tools": [TOOL]})
     conversation = Conversation(ask, MODEL)
     text = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
-    job = Job(MODEL, "x")
-    ((message, reason),) = read([Result(job, text, end=END)], conversation)
-    assert reason == "tool_calls" and message.calls[0]["name"] == "f" and message.content == ""
-    ((_, reason),) = read([Result(job, text, end=Finished("length", 1, 0, 1, TIMINGS))], conversation)
-    assert reason == "length"
+    whole, cut = conversation.turn(), conversation.turn()
+    message = whole.read(text, "stop")
+    assert whole.reason == "tool_calls" and message.calls[0]["name"] == "f" and message.content == ""
+    cut.read(text, "length")
+    assert cut.reason == "length"
 
 
 # -------------------------------------------------------------------------------------------------- answers

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from conftest import PATIENCE, call, free_ports, no_such_name, wait_until
+from streams import event_stream
 
 from balancer import Balancer, Config
 from core.balancing.admin import is_admin_path
@@ -17,7 +18,6 @@ from core.http.client import Client
 from core.http.messages import Stream, json_reply
 from core.http.routing import Route
 from core.http.server import Service
-from core.http.sse import event_stream
 
 KEY = {"Authorization": "Bearer boss"}
 

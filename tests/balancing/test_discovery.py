@@ -14,6 +14,7 @@ import time
 
 import pytest
 from conftest import PATIENCE, ROOT, call, free_ports, in_parallel, wait_until
+from streams import event_stream
 
 from balancer import Balancer, Config
 from core.balancing import discovery
@@ -23,7 +24,6 @@ from core.http import server
 from core.http.messages import json_reply
 from core.http.routing import Route
 from core.http.server import Service
-from core.http.sse import event_stream
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is Linux' own")
 NAME = "llm.test"

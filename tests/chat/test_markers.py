@@ -5,13 +5,13 @@ import re
 
 import pytest
 from conftest import ROOT, call
-from core.engine.jobs import Plain
 from gguf import write_byte_pairs
 
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.markers import MARK, Markers, text_of
 from core.chat.template import CHATML
 from core.chat.tools import Tools
+from core.engine.ask import Plain
 from core.engine.llama import Model
 from core.errors import APIError
 from core.models import ModelFile, inspect

@@ -12,9 +12,9 @@ import pytest
 from conftest import LASTING, PATIENCE, in_parallel, wait_until
 from engines import DEMO, GREEDY, RAMBLING, STORY, asked, cells_are_known, launch, next_event, result, run
 
-
+import core.apis.endpoint
 import core.engine.llama
-Runner = None
+from core.apis.endpoint import Endpoint
 from core.engine.ask import Ask
 from core.engine.engine import Engine
 from core.engine.generation import Generation
@@ -595,11 +595,11 @@ def test_an_engine_whose_streams_are_all_paused_is_idle_and_ends_what_is_cancell
 
 def test_a_whole_answer_holds_so_many_probabilities_and_no_more(engine, monkeypatch):
     monkeypatch.setattr(core.apis.endpoint, "MOST_PROBABILITIES", 50)
-    runner = Runner(engine, None)
-    nobody = types.SimpleNamespace(hung_up=lambda: False)
-    generations = [asked(max_tokens=10, sampling=Sampling(n_probs=n, temperature=0)) for n in (4, 5)]
-    assert len(runner.results(generations[:1], nobody)[0].probabilities) == 10
+    endpoint = Endpoint(engine, 15)
+    patient = types.SimpleNamespace(wait=lambda ready, timeout: ready(timeout))
+    asks = [Ask(DEMO, STORY, 10, sampling=Sampling(n_probs=n, temperature=0)) for n in (4, 5)]
+    assert len(endpoint.results(patient, asks[:1])[0].probabilities) == 10
     with pytest.raises(APIError) as raised:
-        runner.results(generations[1:], nobody)
+        endpoint.results(patient, asks[1:])
     assert (raised.value.status, raised.value.code) == (400, "too_many_probabilities")
     wait_until(lambda: engine.busy() == 0)

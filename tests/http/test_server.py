@@ -12,6 +12,7 @@ import urllib.request
 
 import pytest
 from conftest import wait_until
+from streams import event_stream
 
 from core.errors import APIError, HangUp
 from core.http import connection, messages, server, sockets
@@ -19,7 +20,6 @@ from core.http.messages import Reply, Stream, json_reply
 from core.http.metrics import Metrics
 from core.http.routing import Route
 from core.http.server import Config, Service
-from core.http.sse import event_stream
 
 PATIENCE = 20  # seconds until a test gives up; none of them waits this long where the code is right
 
@@ -155,14 +155,12 @@ class Pieces:
         self.go, self.closed = threading.Event(), threading.Event()
 
     def __call__(self, request):
-        return event_stream(self._values()) if self.sse else Stream(self._values())
+        return event_stream(self._values(request)) if self.sse else Stream(self._values(request))
 
-    def _values(self):
-        deadline = time.monotonic() + PATIENCE
+    def _values(self, request):
         try:
             yield from self.before
-            while not self.go.wait(0.01) and time.monotonic() < deadline:
-                yield messages.IDLE
+            request.wait(self.go.wait, PATIENCE)
             if isinstance(self.after, Exception):
                 raise self.after
             yield from self.after
@@ -1366,37 +1364,6 @@ def test_each_piece_leaves_at_once(serve, connect):
     assert not pieces.go.is_set()
     pieces.go.set()
     assert client.chunk() == b'data: "late"\n\n'
-
-
-def test_a_stream_is_pinged_while_nothing_flows(serve, connect):
-    pieces = Pieces(after=["late"])
-    client = connect(serve([Route("GET", "/", pieces)], ping_interval=0.05))
-    client.send(request("/"))
-    assert client.head()[1] == 200
-    assert [client.chunk() for _ in range(3)] == [b": ping\n\n"] * 3
-    pieces.go.set()
-    assert b"".join(iter(client.chunk, b"")).replace(b": ping\n\n", b"") == b'data: "late"\n\ndata: [DONE]\n\n'
-
-
-def test_a_stream_that_is_not_of_events_is_never_pinged(serve, connect):
-    pieces = Pieces(after=[b"late"], sse=False)
-    idle = threading.Event()
-    original = pieces._values
-
-    def counted():
-        times = 0
-        for value in original():
-            times += value is messages.IDLE
-            if times > 20:
-                idle.set()
-            yield value
-
-    pieces._values = counted
-    client = connect(serve([Route("GET", "/", pieces)], ping_interval=0.05))
-    client.send(request("/"))
-    assert idle.wait(PATIENCE)  # it has been idle for at least 0.2 seconds
-    pieces.go.set()
-    assert client.answer().body == b"late"
 
 
 def test_empty_pieces_do_not_end_a_chunked_stream(serve, connect):

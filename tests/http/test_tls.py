@@ -12,6 +12,7 @@ import time
 
 import pytest
 from conftest import PATIENCE, wait_until
+from streams import event_stream
 
 from balancer import Balancer, Config
 from core.http import server
@@ -19,7 +20,6 @@ from core.http.client import Client, Unreachable
 from core.http.messages import json_reply
 from core.http.routing import Route
 from core.http.server import Service
-from core.http.sse import event_stream
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 

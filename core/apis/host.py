@@ -1,0 +1,58 @@
+"""What a dialect may ask of the server that it speaks for: the models, and how a chat becomes a prompt."""
+
+import itertools
+from typing import TYPE_CHECKING, Any, Iterable, Optional
+
+from core import fields
+from core.chat.conversation import ChatAsk, Conversation
+from core.chat.markers import text_of
+from core.engine.ask import Prompt
+from core.errors import APIError
+from core.models import ModelFile, ModelFolder
+
+if TYPE_CHECKING:  # it needs llama_cpp
+    from core.engine.engine import Engine
+
+
+class Host:
+    """A server's engine and models. `template` takes the place of the models' own; `fingerprint` says what computes."""
+
+    def __init__(self, engine: "Engine", folder: ModelFolder, template: str = "", fingerprint: str = ""):
+        self.engine = engine
+        self.folder = folder
+        self.template = template
+        self.fingerprint = fingerprint
+
+    def model(self, name: Optional[str], embeds: bool = False) -> ModelFile:
+        """Return the model called `name`; without one, the model that is loaded, else the folder's default.
+
+        Raises APIError 404 where there is none, 400 where it is not for this.
+        """
+        name = name or self.engine.model_name()
+        model = self.folder.find(name, "model") if name else self.folder.default()
+        if model is None:
+            raise APIError(404, "There is no model here.", "model_not_found", "model")
+        if model.embeds != embeds:
+            what = "gives embeddings, not text" if model.embeds else "gives text, not embeddings"
+            raise APIError(400, "%s %s." % (model.name, what), "model_unsuitable", "model")
+        return model
+
+    def conversation(self, ask: ChatAsk) -> Conversation:
+        """Return what a chat asks of its model. Raises APIError 400, 404."""
+        with fields.named(ask.own):
+            return Conversation(ask, self.model(ask.model), self.template)
+
+    def text(self, prompt: Prompt, field: str = "prompt") -> str:
+        """Return a prompt as text, its tokens being the loaded model's. `field` is the request's.
+
+        Raises APIError 400, 503.
+        """
+        if isinstance(prompt, str):
+            return prompt
+        texts = []
+        for is_text, parts in itertools.groupby(prompt, lambda part: not isinstance(part, int)):
+            texts.append(text_of(tuple(parts)) if is_text else self._detokenized(parts, field))
+        return "".join(texts)
+
+    def _detokenized(self, tokens: Iterable[Any], field: str) -> str:
+        return self.engine.vocabulary().detokenize(list(tokens), field).decode("utf-8", "replace")
