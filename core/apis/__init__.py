@@ -1,1 +1,7 @@
-"""The APIs that a backend speaks: OpenAI's, llama.cpp's, Anthropic's and Ollama's."""
+"""The APIs that a backend speaks. Each is one file: its dialects (how a request asks and is answered) and its routes.
+
+    endpoint.py      the loop that drives every dialect    dialect.py     what a dialect is
+    host.py          what a dialect may ask of the server
+    generate.py      ComeAPI's own                         openai.py, openai_shapes.py
+    llamacpp.py      llama.cpp's server's                  anthropic.py   ollama.py
+"""

@@ -1,1 +1,20 @@
-"""The engine: llama.cpp, driven by one thread that steps all generations of a model together."""
+"""The engine: llama.cpp, driven by one thread that steps all generations of a model together. In reading order:
+
+    ask.py           what is wanted                       sampling.py      how tokens are to be chosen
+    outcome.py       what is told, and the way it takes   generation.py    one Ask on its way to its end
+    engine.py        the thread: receive, admit, step     scheduler.py     which tokens go into the next batch
+    pace.py          how much of prompts a step may take  admission.py     tokens and sampler, made beforehand
+    running.py       what runs, and how it ends           decoding.py      one decode, and what llama.cpp refuses
+    choosing.py      the next tokens, and telling them    embedding.py     the step of a model that embeds
+    loading.py       swapping models                      resident.py      the model that is loaded
+    siding.py        where a long prompt is evaluated     aside.py         when it is, and how it comes back
+    sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
+    drafting.py      guesses at the next tokens           tokenizing.py    long texts, in pieces
+    llama.py         llama.cpp as objects                 cells.py         a slot's cells as bytes
+    tally.py         counts and times
+
+Words. A slot: the place of one generation in the context (llama.cpp: a sequence). Cells: a slot's part of the key-value
+cache. A row: one token in a batch. A chunk: consecutive tokens of one generation in a batch. A draft: a guess at the
+next tokens. The siding: a second context, in which a long prompt is evaluated while the streams' steps pass, as a slow
+train waits in a siding.
+"""

@@ -6,11 +6,6 @@
                                                 step = plan → llama_decode → choose → tell
     HTTP threads <── Channel ──────────────────────┘
 
-    ask.py, outcome.py   what is wanted, and what is told      running.py    what runs, and how it ends
-    generation.py        one Ask on its way                    decoding.py   a decode, and what llama.cpp refuses
-    admission.py         tokens and sampler, made beforehand   choosing.py   the next tokens, and telling them
-    resident.py, loading.py   the loaded model                 embedding.py, aside.py   the other kinds of work
-
 The engine's thread decides everything about a Context and a Sampler. Two kinds of helpers touch them, and only while
 it waits for them: the pool that chooses tokens side by side (each thread has one Sampler and reads the Context's
 logits), and the siding's thread, which computes in its own Context (siding.py). llama.py says what each object bears.

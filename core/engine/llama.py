@@ -617,19 +617,22 @@ class Chain:
         self._sampling = sampling
         self._seed = seed
         self._draws = sampling.temperature >= COLDEST and not sampling.mirostat
-        self._drawn = -1  # the number of the token that the last samplers are made for
+        self._number = -1  # of the token that the last samplers are made for
+        self._drawn = 0  # how many these are
         self._pointer = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        self._add(_lasting(model, sampling, seed, longest))
-        self._lasting = llama_cpp.llama_sampler_chain_n(self._pointer)
+        lasting = _lasting_samplers(model, sampling, seed, longest)
+        self._add(lasting)
+        self._lasting = len(lasting)
 
     def turn_to(self, number: int) -> None:
         """Make ready for the choice of the generated token number `number`, counted from 0."""
-        if not self._draws or number == self._drawn:
+        if not self._draws or number == self._number:
             return
-        while llama_cpp.llama_sampler_chain_n(self._pointer) > self._lasting:
+        for _ in range(self._drawn):
             llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(self._pointer, self._lasting))
-        self._add(_drawing(self._sampling, self._seed, number))
-        self._drawn = number
+        drawing = _drawing_samplers(self._sampling, self._seed, number)
+        self._add(drawing)
+        self._number, self._drawn = number, len(drawing)
 
     def _add(self, samplers: Many[Any]) -> None:
         for sampler in samplers:
@@ -675,7 +678,7 @@ class _Candidates:
         return int(self._array.data[selected].id)
 
 
-def _lasting(model: Model, sampling: Sampling, seed: int, longest: int) -> List[Any]:
+def _lasting_samplers(model: Model, sampling: Sampling, seed: int, longest: int) -> List[Any]:
     """Return the samplers that are the same for each token."""
     made = _penalties(model, sampling, longest) if sampling.penalizes else []
     if sampling.temperature < COLDEST:
@@ -686,7 +689,7 @@ def _lasting(model: Model, sampling: Sampling, seed: int, longest: int) -> List[
     return made if sampling.xtc_probability > 0 else made + [_temperature(sampling)]
 
 
-def _drawing(sampling: Sampling, seed: int, number: int) -> List[Any]:
+def _drawing_samplers(sampling: Sampling, seed: int, number: int) -> List[Any]:
     """Return the samplers that draw, for one token, and what stands between them."""
     choose = llama_cpp.llama_sampler_init_dist(draw_seed(seed, 2 * number))
     if sampling.xtc_probability <= 0:
