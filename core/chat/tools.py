@@ -28,7 +28,8 @@ from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tu
 from core import fields
 from core.bounds import TOOLS
 from core.errors import APIError, json_type
-from core.grammar.schema import Grammar, literal
+from core.grammar.rules import literal
+from core.grammar.schema import Grammar
 
 # ---------------------------------------------------------------------------------------------- syntaxes
 

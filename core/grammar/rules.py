@@ -10,8 +10,9 @@ A grammar is bounded, however it came about: in its repetitions, and in the step
 Sources: RFC 8259, llama.cpp's grammars/README.md and the limits in src/llama-grammar.cpp.
 """
 
+import json
 import re
-from typing import Callable, Dict, Hashable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Hashable, List, Optional, Tuple
 
 from core.errors import APIError
 from core.grammar.automata import Machine, Ranges, Row, common, union
@@ -137,6 +138,16 @@ class Rules:
     @staticmethod
     def _numbered(name: str, number: int) -> str:
         return name if number == 1 else "%s-%d" % (name, number)
+
+
+def json_text(value: Any) -> str:
+    """Return a JSON value as an answer has it in one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def json_literal(value: Any) -> str:
+    """Return a JSON value as a GBNF literal."""
+    return literal(json_text(value))
 
 
 def literal(text: str) -> str:

@@ -17,7 +17,8 @@ from schemas import random_schema
 
 from core.engine.engine import Job, Sampling
 from core.errors import APIError
-from core.grammar.schema import JSON_OBJECT, Grammar, json_grammar, literal
+from core.grammar.rules import literal
+from core.grammar.schema import JSON_OBJECT, Grammar, json_grammar
 
 # ------------------------------------------------------------------------------------------- reading GBNF
 
