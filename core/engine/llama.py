@@ -37,7 +37,7 @@ from core.engine.scheduler import Chunk, Sequence
 from core.engine.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
 from core.errors import APIError
 from core.grammar import gbnf, masks
-from core.grammar.gbnf import Token
+from core.grammar.elements import Token
 from core.grammar.masks import Texts
 from core.grammar.stacks import TOO_AMBIGUOUS, Stacks
 from core.hardware import cores

@@ -13,6 +13,7 @@ from typing import Sequence as Many
 
 import numpy
 
+from core.grammar.elements import Char
 from core.grammar.stacks import Stacks, decoded
 
 _DEAD = 0  # the state of a token that does not fit
@@ -133,6 +134,8 @@ class _Reading:
     def _range(self, stack: int) -> List[Tuple[int, int]]:
         """Return the parts of the alphabet that may come next on a stack: from here up to there."""
         char = self._stacks.top(stack)
+        if not isinstance(char, Char):
+            return []
         if id(char) not in self._ranges:
             first = numpy.searchsorted(self._texts.alphabet, char.starts, "left").tolist()
             end = numpy.searchsorted(self._texts.alphabet, char.ends, "right").tolist()

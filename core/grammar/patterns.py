@@ -9,7 +9,6 @@ groups are not, as no such machine can hold them.
 Formats are those of JSON Schema 2020-12, which takes them from RFC 3339, RFC 3986 and others.
 """
 
-import functools
 import re
 from typing import Any, Dict, FrozenSet, Hashable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -26,6 +25,7 @@ from core.grammar.automata import (
     repeated,
     union,
 )  # fmt: skip
+from core.grammar.kept import Kept
 
 # ------------------------------------------------------------------------------------------------- patterns
 
@@ -43,6 +43,7 @@ _QUANTIFIER = re.compile(r"([*+?]|\{(\d+)(,(\d*))?\})(\??)")
 _MAX_GROUPS = 50  # within one another
 _MAX_PLACES = 20000  # of a pattern with its repetitions written out
 _MAX_MOVES = 400000  # from places, over all states of its machine
+_KEPT_BYTES = 1 << 23  # of machines kept for the next schema: usual ones take 1 to 100 KB, the largest 40 MB
 
 # ("set", ranges), ("row", trees), ("any of", trees), ("repeat", tree, low, high), ("^",), ("$",)
 Tree = Tuple[Any, ...]
@@ -330,9 +331,18 @@ class _Places:
         return fresh
 
 
-@functools.lru_cache(maxsize=256)
+_KEPT: Kept[Machine] = Kept(_KEPT_BYTES, Machine.memory)
+
+
 def pattern_machine(text: str) -> Machine:
-    """Return the machine for the texts that a pattern matches somewhere. Raises BadPattern, TooLarge."""
+    """Return the machine for the texts that a pattern matches somewhere, kept from the last time or made.
+
+    Raises BadPattern, TooLarge.
+    """
+    return _KEPT.get(text, lambda: _made(text))
+
+
+def _made(text: str) -> Machine:
     ahead, tree = _PatternReader(text).read()
     machine = _Places(tree).machine()
     for each in ahead:

@@ -24,12 +24,14 @@ the grammar may be narrower than the schema, where JSON Schema allows more than 
 Each file that this one stands on says at its top which standards it follows.
 """
 
+import sys
 from typing import Any, Callable, Dict, List, Optional
 
 from core.errors import APIError
 from core.grammar.arrays import Arrays
 from core.grammar.automata import TooLarge, listed
 from core.grammar.conjunctions import Conjunction
+from core.grammar.kept import Kept, exact_key
 from core.grammar.numbers import Numbers
 from core.grammar.objects import Objects
 from core.grammar.rules import Rules, json_literal, json_text, literal
@@ -40,6 +42,9 @@ from core.grammar.values import Alternatives, Body, Values
 JSON_OBJECT: Dict[str, Any] = {"type": "object"}  # what response_format json_object asks for
 
 _FEW_VALUES = 16  # of an enumeration, side by side in one rule
+
+# Of schemas and their texts: room for 35 of 500 properties, each of which takes 0.2 MB, and for many more usual ones.
+_KEPT_BYTES = 1 << 23
 
 
 class Grammar(Rules):
@@ -54,9 +59,29 @@ class Grammar(Rules):
 
 
 def json_grammar(schema: Any, param: str = "response_format") -> str:
-    """Return the whole grammar for one schema. Raises APIError 400 unsupported_schema that names `param`."""
-    grammar = Grammar(param)
-    return grammar.text(grammar.schema(schema))
+    """Return the whole grammar for one schema, kept from the last time or made.
+
+    Raises APIError 400 unsupported_schema that names `param`.
+    """
+
+    def make() -> str:
+        grammar = Grammar(param)
+        return grammar.text(grammar.schema(schema))
+
+    return kept_text("schema", schema, make)
+
+
+_KEPT_TEXTS: Kept[str] = Kept(_KEPT_BYTES, sys.getsizeof)
+
+
+def kept_text(kind: str, wanted: Any, make: Callable[[], str]) -> str:
+    """Return a grammar's text, made only if it is not kept from an earlier request that wanted the same.
+
+    `wanted` is a JSON value that says all that the text depends on; `kind` tells those of different callers apart. What
+    `make` raises passes through.
+    """
+    key = exact_key(wanted)
+    return make() if key is None else _KEPT_TEXTS.get(kind + key, make)
 
 
 class _Converter:
