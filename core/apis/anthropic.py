@@ -16,8 +16,9 @@ from core import fields
 from core.apis.endpoint import Endpoints
 from core.apis.openai_shapes import DEFAULTS
 from core.chat.conversation import ChatAsk, Conversation, Message, arguments_of, read, steps
+from core.chat.parser import Delta
 from core.chat.template import read_messages
-from core.chat.tools import Delta, read_tools
+from core.chat.tools import read_tools
 from core.engine.jobs import UNLIMITED, Finished, Job
 from core.engine.sampling import read_sampling
 from core.errors import APIError, json_type

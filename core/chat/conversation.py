@@ -15,12 +15,15 @@ import functools
 import json
 import secrets
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 from typing import Sequence as Many
 
+from core.chat.forced import forced_grammar
 from core.chat.markers import markers_of, text_of
+from core.chat.parser import AnswerParser, Delta
+from core.chat.syntaxes import Syntax, syntax_of
 from core.chat.template import ChatTemplate
-from core.chat.tools import AnswerParser, Delta, Syntax, Tools, forced_grammar, syntax_of
+from core.chat.tools import Tools
 from core.engine.jobs import UNLIMITED, Finished, Job, Piece, Result
 from core.engine.sampling import Sampling
 from core.errors import APIError
@@ -28,6 +31,7 @@ from core.grammar.schema import json_grammar
 from core.models import ModelFile
 
 THINKING = "<think>"
+Events = Generator[Any, None, None]  # what comes of a request, as it comes; closed early, it cancels the request
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools], thinking: boo
         raise APIError(400, message, "contradiction", wishes[0])
     if ask.schema is not None:
         return json_grammar(ask.schema)
-    return forced_grammar(syntax, tools, thinking) if forced else ask.sampling.grammar
+    return forced_grammar(syntax, tools, thinking) if tools and forced else ask.sampling.grammar
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Step:
     reason: str = ""
 
 
-def steps(events: Iterator[Any], conversation: Conversation) -> Iterator[Any]:
+def steps(events: Events, conversation: Conversation) -> Events:
     """Yield the Steps of jobs' events, each (a job's index, its event); whatever is no event passes through."""
     turns: Dict[int, _Turn] = collections.defaultdict(conversation.turn)
     with contextlib.closing(events):

@@ -23,6 +23,7 @@ from core.errors import APIError
 
 MARK = "\ufdd0"  # a noncharacter (Unicode 23.7): for internal use, never for interchange
 _ESCAPED = "\\ufdd0"  # as a template may write it, in JSON for ASCII
+_NOTHING = "(?!)"  # a regular expression that matches nowhere
 _CHUNK = 1 << 16  # characters in one search, during which other threads wait
 Change = Callable[[str], str]
 
@@ -39,7 +40,7 @@ class Markers:
         self._ends = sorted({char for text in texts for char in (text[0], text[-1])})
         self._firsts = sorted({text[0] for text in texts})
         self._longest = max(map(len, texts), default=0)
-        self._pattern = re.compile(_any_of(texts)) if texts else None
+        self._pattern = re.compile(_any_of(texts) if texts else _NOTHING)
         self._stubborn = frozenset(stubborn)
 
     def prompt(self, render: Callable[[Change], str]) -> Prompt:

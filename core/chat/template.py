@@ -33,7 +33,7 @@ import jinja2.sandbox
 from core import fields
 from core.bounds import CALLS, MESSAGES
 from core.chat.markers import Change, change_all
-from core.chat.tools import END_THINK, HERMES, THINK
+from core.chat.syntaxes import END_THINK, HERMES, THINK
 from core.errors import APIError, json_type
 from core.jsonbody import read_json
 
@@ -176,8 +176,9 @@ def _wrong(place: str, what: str) -> APIError:
 
 _LARGEST = 2**24  # characters of a prompt, or of any value in a template; a context of a million tokens has a quarter
 _MOST_ROUNDS = 100000  # that all ranges of one rendering have together
-_RESERVED = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "range")
-_RESERVED += ("raise_exception", "strftime_now")
+_RESERVED = (
+    "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "range", "raise_exception", "strftime_now",
+)  # fmt: skip
 
 
 class ChatTemplate:
@@ -225,8 +226,8 @@ class ChatTemplate:
         messages, last = _split_continued(messages)
         messages = self._adapt(messages, tools)
         try:
-            given = [change_all(value, change) for value in (messages, tools, options or {})]
-            prompt = self._run(*given, now or datetime.datetime.now())
+            messages, tools, options = (change_all(value, change) for value in (messages, tools, options or {}))
+            prompt = self._run(messages, tools, options, now or datetime.datetime.now())
         except Exception as error:  # a template may fail in as many ways as any program, RecursionError included
             what = str(error) or type(error).__name__
             raise APIError(400, "The chat template can't take these messages: %s" % what, "template_error", "messages")
@@ -353,7 +354,7 @@ _PROBE_TOOL = {
     "type": "function",
     "function": {"name": "probe", "description": "", "parameters": {"type": "object", "properties": {}}},
 }
-_PROBE_CALL = [
+_PROBE_CALL: List[Message] = [
     _PROBE_USER,
     {
         "role": "assistant",

@@ -4,7 +4,7 @@ import pytest
 
 from core.apis import anthropic, llamacpp, ollama, openai_shapes
 from core.chat.conversation import ChatAsk, Conversation, Message, read, steps
-from core.chat.tools import CallDelta, Delta
+from core.chat.parser import CallDelta, Delta
 from core.engine.jobs import UNLIMITED, Finished, Job, Piece, Result
 from core.engine.sampling import Sampling
 from core.errors import APIError
