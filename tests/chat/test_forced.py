@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 import llama_cpp
 import pytest
@@ -12,6 +13,8 @@ from core.chat.forced import forced_grammar
 from core.chat.syntaxes import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
 from core.chat.tools import read_tools
 from core.errors import APIError
+from core.grammar import schema
+from core.grammar.kept import Kept
 
 
 def forced(syntax=HERMES, thinking=False, **body):
@@ -94,3 +97,54 @@ def test_parameters_that_no_grammar_can_follow_are_refused_with_their_place():
     with pytest.raises(APIError) as caught:
         forced(tools=[tool(), tool("now", parameters=broken)])
     assert (caught.value.status, caught.value.param) == (400, "tools[1].function.parameters")
+
+
+# ------------------------------------------------------------------------------------- the next request
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """The names of the schemas that are converted, from an empty store on."""
+    seen = []
+    convert = schema.Grammar.schema
+    monkeypatch.setattr(
+        schema.Grammar, "schema", lambda self, what, name="value": [seen.append(name), convert(self, what, name)][1]
+    )
+    monkeypatch.setattr(schema, "_KEPT_TEXTS", Kept(1 << 20, sys.getsizeof))
+    return seen
+
+
+def test_the_same_tools_are_not_converted_again_with_the_next_turn(conversions):
+    first = forced()
+    assert forced() is first and conversions == ["arguments-0", "arguments-1"]
+    described = [tool(parameters=PLACE, description="It rains."), tool("now", description="What time is it?")]
+    assert forced(tools=described) is first  # a grammar has no use for descriptions
+
+
+def test_whatever_the_request_asks_for_otherwise_makes_another_grammar(conversions):
+    turned = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}, "at": {}}}
+    again = {"type": "object", "required": ["city"], "properties": {"at": {}, "city": {"type": "string"}}}
+    ways = [
+        lambda: forced(),
+        lambda: forced(LLAMA),
+        lambda: forced(MISTRAL),
+        lambda: forced(thinking=True),
+        lambda: forced(parallel_tool_calls=False),
+        lambda: forced(tool_choice=tool("now")),
+        lambda: forced(tool_choice=tool()),
+        lambda: forced(tools=[tool("now"), tool(parameters=PLACE)]),
+        lambda: forced(tools=[tool(parameters=PLACE)]),
+        lambda: forced(tools=[tool("other", parameters=PLACE), tool("now")]),
+        lambda: forced(tools=[tool(parameters=turned)]),
+        lambda: forced(tools=[tool(parameters=again)]),
+    ]
+    first = [way() for way in ways]
+    assert len(set(first)) == len(ways)
+    assert [way() for way in ways] == first
+
+
+def test_refused_parameters_are_refused_again(conversions):
+    for _ in range(2):
+        with pytest.raises(APIError):
+            forced(tools=[tool(parameters={"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}})])
+    assert conversions == ["arguments-0"] * 2
