@@ -19,8 +19,8 @@ _SCALAR_CHARS = frozenset("-+.0123456789eEtrufalsn")
 class JsonObject:
     """Reads one JSON object, a character at a time (RFC 8259): a pushdown automaton whose states are its methods.
 
-    `member` is the outermost member whose value the last character belongs to, None between the values. A control
-    character in a string, which JSON forbids and models write (mostly line breaks), is taken as its escape.
+    `member` names the outermost member whose value the last character belongs to; it is None between values. JSON
+    forbids control characters in strings, but models write them (mostly line breaks): each is taken as its escape.
     """
 
     def __init__(self) -> None:
@@ -152,9 +152,9 @@ class JsonObject:
 class Envelope:
     """Reads a call as {"name": ..., "arguments": {...}}; Llama's word for the arguments is "parameters".
 
-    `name` is set once it is certain, and `ready` once the arguments have begun, too: from then on it is a call; `done`
-    says that it has ended. With `strict` no unknown member may come before it is ready, so that an answer which is only
-    JSON soon shows itself as content.
+    `name` is set once it is certain. `ready` is set once the arguments have begun as well: from then on it is a call.
+    `done` says that it has ended. With `strict`, no unknown member may come before it is ready, so that an answer that
+    is just JSON is soon known to be content.
     """
 
     _ARGUMENTS = ("arguments", "parameters")

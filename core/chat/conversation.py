@@ -1,12 +1,12 @@
-"""A conversation with a model, whatever API it came by: from messages to a job, and from its pieces to deltas.
+"""A conversation with a model, for all APIs: from messages to a job, and from its pieces to deltas.
 
     ChatAsk          what a request asks for, in one form for all APIs
     Conversation     the same against one model: its prompt and grammar
     steps            what comes of it, as it comes: content, reasoning and tool calls
     read             the same, when all is there
 
-Knows neither HTTP nor the engine's loop. Templates (template.py), the syntaxes of calls (tools.py) and grammars
-(core/grammar) have rooms of their own.
+Knows neither HTTP nor the engine's loop. Templates, tools, the parser of answers and grammars have files of their own:
+see the map in core/chat/__init__.py.
 """
 
 import collections
@@ -148,7 +148,7 @@ class Step:
 
 
 def steps(events: Events, conversation: Conversation) -> Events:
-    """Yield the Steps of jobs' events, each (a job's index, its event); whatever is no event passes through."""
+    """Yield the Steps of jobs' events, each (a job's index, its event); anything else passes through."""
     turns: Dict[int, _Turn] = collections.defaultdict(conversation.turn)
     with contextlib.closing(events):
         for each in events:

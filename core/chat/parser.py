@@ -2,8 +2,8 @@
 
     an answer's text ── AnswerParser ──> Deltas
 
-A model that is free to call (tool_choice "auto") may write anything: whatever is not wholly a call of a known function
-is content, as the client would have got it without tools.
+A model that is free to call (tool_choice "auto") may write anything. What is not a complete call of a known function
+is content: the client gets it as it would without tools.
 
 Source: the OpenAI API reference for the deltas.
 """
@@ -40,12 +40,12 @@ class Delta:
 class AnswerParser:
     """Splits an answer, as it comes, into reasoning, content and tool calls.
 
-    `syntax` is None where there are no tools: then only the reasoning is told apart. `names` are the known functions; a
-    call of any other stays content. `thinking` says that the prompt ends in an open <think>; `new_id` makes calls' ids.
+    `syntax` is None if there are no tools: then only the reasoning is split off. `names` are the known functions; a
+    call of any other stays content. `thinking` says that the prompt ends in an open <think>. `new_id` makes the ids of
+    calls.
 
-    Only what is not certain yet is held back: what may be the beginning of a marker, white space that goes with a
-    marker that may follow, and a call up to where its arguments begin. How the text is cut into pieces changes nothing
-    in the whole.
+    Only what is not certain yet is held back: what may be the beginning of a marker, white space before a marker that
+    may follow, and a call up to where its arguments begin. The result is the same, however the text is cut into pieces.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AnswerParser:
     def finish(self) -> List[Delta]:
         """Return what was held back, now that nothing more comes.
 
-        A call that did not come to its end is given back as content, or has been told of already as far as it came.
+        A call that is not complete becomes content, unless its beginning has been told of already.
         """
         self._final = True
         return self._run()

@@ -3,15 +3,15 @@
     a request's body ── read_messages ──> messages ──┐
     a GGUF file's template ── ChatTemplate ──────────┴─ render ──> the prompt's text
 
-A template is a program in the Jinja language that came with the model, from wherever the file came. It runs in jinja2's
-immutable sandbox, in which it reaches nothing but what it is given, and it has limits on how far its ranges may count,
-how large its sums and products may grow and how much it may write. That stops mistakes and the plainest malice; a file
-from someone you don't trust can still waste time and memory.
+A template is a program in the Jinja language, and part of the model's file. It runs in jinja2's immutable sandbox,
+where it reaches only what it is given. There are limits on how far its ranges may count, how large its sums and
+products may grow and how much it may write. This stops mistakes and simple attacks; a file from someone you don't trust
+can still waste time and memory.
 
 Templates differ in how they want a conversation that has tool calls: arguments as objects or as JSON text, an empty
-content as "" or as null, ids of nine characters only. Each one is asked once, by rendering a small conversation with
-a call in it (see _Manner). To one that knows nothing of tools they are described in the system prompt, with Hermes'
-syntax for calls, and earlier calls and their results are shown as text in the same syntax.
+content as "" or as null, ids of nine characters only. Each template is tried once, with a small conversation that has a
+call in it (see _Manner). If a template knows nothing of tools, the system prompt describes them, with Hermes' syntax
+for calls, and earlier calls and their results are shown as text in the same syntax.
 
 Sources: the OpenAI API reference for the messages; for what templates are given, `apply_chat_template` of Hugging
 Face's transformers, against which their makers test them.
@@ -262,10 +262,10 @@ class ChatTemplate:
         return "".join(pieces)
 
     def _probe(self, messages: List[Message], tools: Any = None) -> str:
-        """Return the template's text for messages of our own; empty where it can't render them."""
+        """Return what the template makes of test messages; empty if it can't render them."""
         try:
             return self._run(messages, tools, {}, datetime.datetime(2000, 1, 1))
-        except Exception:  # that it can't is what the probe was to find out
+        except Exception:  # the probe is there to find this out
             return ""
 
     def _find_manner(self) -> Optional["_Manner"]:
@@ -341,7 +341,7 @@ class _Manner(NamedTuple):
 
 
 def _as_object(text: str) -> Any:
-    """Return arguments as an object; as they are where they are none (a model may have written anything)."""
+    """Return arguments as an object; unchanged if they are no JSON object (a model may write anything)."""
     try:
         return read_json((text or "{}").encode("utf-8"))
     except (APIError, UnicodeEncodeError):

@@ -3,10 +3,9 @@
     characters ── ranges ── union, common, all_but
     texts      ── Machine ── explore (of any kind of state), repeated, listed ── product, within
 
-A machine is what a set of texts looks like from inside: in each state, which characters may come and where they lead.
-In none of them can a text begin that can not end, so an answer that follows one can always be finished. (Only a machine
-without any text, an empty one, has a start that leads nowhere.) Whoever would make one with more states than anybody
-should wait for gets TooLarge.
+A machine accepts a set of texts. It says for each state which characters may come next, and to which state they lead.
+From every state some end can be reached, so an answer that follows a machine can always be finished. (The one exception
+is a machine that accepts no text: its start leads nowhere.) To make one raises TooLarge above MAX_STATES.
 """
 
 from typing import Any, Callable, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence, Tuple
@@ -96,7 +95,7 @@ class Machine:
 def explore(
     start: Hashable, edges: Callable[[Any], Iterable[Tuple[int, int, Hashable]]], ends: Callable[[Any], bool]
 ) -> Machine:
-    """Make a machine of all that can be reached from a start. Raises TooLarge."""
+    """Make a machine of all states that can be reached from a start, a state of any kind. Raises TooLarge."""
     numbers: Dict[Hashable, int] = {start: 0}
     found: List[Hashable] = [start]
     rows: List[List[Tuple[int, int, int]]] = []
@@ -119,7 +118,7 @@ def explore(
 
 
 def _trimmed(rows: Sequence[Row], ends: Sequence[bool], cost: int) -> Machine:
-    """Return a machine without the states that lead nowhere: in such a one, an answer could never be finished."""
+    """Return a machine without the states from which no end can be reached: an answer would never be finished."""
     sources: List[List[int]] = [[] for _ in rows]
     for state, row in enumerate(rows):
         for _, _, to in row:

@@ -45,14 +45,14 @@ class Char(NamedTuple):
 
 
 class Token(NamedTuple):
-    """One token, told by its id or by its text, which has its angle brackets; or any other token."""
+    """One token, named by its id or by its text with angle brackets; `inverted`: any other token."""
 
     name: Union[int, str]
     inverted: bool
 
 
 class Ref(NamedTuple):
-    """Whatever a rule describes."""
+    """A reference to a rule."""
 
     rule: int
 

@@ -1,17 +1,17 @@
 """A reader of GBNF, llama.cpp's grammar language: text in, a Grammar out, or an error that names the place.
 
-    read(text)    a Grammar, or APIError 400 "invalid_grammar" that names the line, the column and the bound
-    Grammar       the rules as one list of elements; stacks.py follows them
+    read(text)    a Grammar (elements.py), or APIError 400 "invalid_grammar" that names the line, column and bound
+    _Text         the text, and the place that has been reached in it
     _Reader       takes the text apart
     _Measurer     refuses what would never end, or would go on in too many ways
 
-llama.cpp itself gets no grammar: it reads and follows them with recursive functions and without limits. One that is too
-deep or too large, or a token that it lets through and then refuses, ends the process (SIGSEGV, SIGABRT), and an
-ambiguous one stops the engine for minutes.
+llama.cpp itself gets no grammar, since it reads and follows them with recursive functions and without limits. A grammar
+that is too deep or too large, or a token that it lets through and then refuses, ends the process (SIGSEGV, SIGABRT). An
+ambiguous grammar stops the engine for minutes.
 
-Sources: llama.cpp's grammars/README.md; the parser and the check of left recursion in its src/llama-grammar.cpp, whose
-meaning this keeps, oddities included: a maximum of more than 2,000 repetitions means any number, and of two rules with
-one name the last counts.
+Sources: llama.cpp's grammars/README.md; the parser and the check of left recursion in its src/llama-grammar.cpp. This
+reader keeps their meaning, oddities included: a maximum of more than 2,000 repetitions means any number, and of two
+rules with one name the last counts.
 """
 
 import re

@@ -1,12 +1,12 @@
 """A grammar at work: what may come next in an answer, as llama.cpp's grammars have it, with bounds that it lacks.
 
-A stack is one way that an answer may go on, and a number here. Equal stacks have the same number, so that what comes
-after them is worked out once:
+A stack is one way in which an answer may go on. Here each stack has a number. Equal stacks have the same number, so
+that what comes after them is worked out once:
 
     0                          nothing more is to come: the answer may end
-    position, count, parent    what comes next is the element at a position in Grammar.elements, then the elements
-                               after it, then the parent, another stack; but with a count, of 0 or more: a repetition
-                               that has been done so often, then the parent
+    position, count, parent    the element at a position in Grammar.elements comes next, then the elements after it,
+                               then the parent, which is another stack. With a count of 0 or more, the element is a
+                               repetition that has been done so often, and the parent comes right after it.
 
 A State is where an answer stands: all its stacks. Each has a character or a token on top, or is 0.
 
@@ -21,8 +21,9 @@ from core.grammar.gbnf import MAX_STACKS
 
 END = 0
 _MOST_STEPS = 500000  # in one step of an answer, or in unfolding one stack; some 0.2 s
-_MOST_KNOWN = 50000  # stacks, and
-_MOST_KEPT = 1000000  # what they stand for, before those that are of no more use are forgotten
+# Above these, an answer forgets the stacks that it has no more use for.
+_MOST_KNOWN = 50000  # stacks
+_MOST_KEPT = 1000000  # stacks that they stand for
 
 _ONCE = -1  # instead of a count: an element as it stands in the grammar
 _Stack = Tuple[int, int, int]  # position, count or _ONCE, parent
@@ -130,7 +131,7 @@ class Stacks:
     # ---- stacks
 
     def _next(self, stack: int) -> int:
-        """Return the stack after its first element, whatever that is; not for a repetition with a count."""
+        """Return the stack after its first element, of any kind; not for a repetition with a count."""
         position, _, parent = self._known[stack]
         return self._at(position + 1, parent)
 

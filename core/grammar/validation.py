@@ -1,12 +1,12 @@
 """JSON schemas as they were given: finding their parts, refusing what is wrong in them, and validating values.
 
-    Node    a schema within the whole one, and its place there
-    Reader  a whole schema: its size, its keywords' shapes, its references, its patterns; whether a value is valid
+    Node                     a schema within the whole one, and its place there
+    Reader                   a whole schema: its size, its keywords' shapes, references and patterns; validates values
+    prefix, item_schemas     what a node says about an array's items
+    number_limits            what nodes say about a number
+    kind_of, comparable      what a value is, and which values are the same
 
-and what single nodes say: item_schemas and prefix of an array, number_limits of numbers; kind_of and comparable tell
-what a value is, and which values are the same.
-
-A keyword that is malformed, or that no grammar can be held to, gets APIError 400 that names it and its place.
+For a keyword that is malformed, or that no grammar can follow, APIError 400 names it and its place.
 Sources: JSON Schema 2020-12, and what draft 4, draft 7 and OpenAPI 3.0 write otherwise.
 """
 
@@ -123,7 +123,7 @@ def kind_of(value: Any) -> str:
 
 
 def comparable(value: Any) -> Hashable:
-    """Return something that is equal for two JSON values just where JSON Schema takes them for equal."""
+    """Return something that is equal for two JSON values if, and only if, JSON Schema takes them for equal."""
     if isinstance(value, dict):
         return frozenset((key, comparable(each)) for key, each in value.items())
     if isinstance(value, list):
@@ -158,7 +158,7 @@ class Reader:
                 raise self.refuse(node, keyword, "'%s' must be %s" % (keyword, _SHAPES[keyword][1]))
 
     def _check_size(self) -> None:
-        """Refuse what would exhaust Python's stack or patience, before anything walks through it recursively."""
+        """Refuse what is too deep or too large, before anything walks through it recursively."""
         level, count, depth = [self._root], 0, 0
         while level:
             self._check_numbers(level)
@@ -175,7 +175,7 @@ class Reader:
             raise self.grammar.refuse("The schema must be an object, or true.")
 
     def _check_numbers(self, values: List[Any]) -> None:
-        """Refuse numbers that no double holds: exact sums of thousands of digits take minutes."""
+        """Refuse numbers above a double's range: exact sums of thousands of digits take minutes."""
         if any(isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max for value in values):
             raise self.grammar.refuse("The schema can't be honoured: it holds a number above 1.8e308.")
 
@@ -247,7 +247,7 @@ class Reader:
         return "enum" not in schema or self._comparable(value) in self._enumerated(schema["enum"])
 
     def _comparable(self, value: Any) -> Hashable:
-        """Return comparable(value), worked out but once for what may be large."""
+        """Return comparable(value), worked out only once for what may be large."""
         if not isinstance(value, (list, dict)):
             return comparable(value)
         if id(value) not in self._comparables:
