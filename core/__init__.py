@@ -15,6 +15,6 @@ Through the backend:
 
     http/… as above → apis/openai.py → chat/template.py, chat/tools.py → chat/conversation.py → apis/endpoint.py
     → engine/engine.py → engine/scheduler.py → engine/llama.py
-    and back: engine/text.py → apis/endpoint.py → chat/conversation.py → chat/tools.py → apis/openai.py → http/sse.py
+    and back: engine/text.py → apis/endpoint.py → chat/conversation.py → chat/parser.py → apis/openai.py → http/sse.py
     → http/connection.py
 """

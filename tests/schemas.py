@@ -14,6 +14,7 @@ PATTERNS = [
     "[.!?]$",
     "^(?=.*[0-9])[a-z0-9]{4,8}$",
 ]
+A_AND_B = {"a": {"type": "integer"}, "b": {"type": "null"}}  # properties
 FORMATS = ["date", "time", "date-time", "email", "ipv4", "ipv6", "uuid", "hostname", "uri", "duration", "wine"]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple
 from typing import Sequence as Many
 
 from core.chat.conversation import Conversation, Message
-from core.chat.tools import Delta
+from core.chat.parser import Delta
 from core.engine.ask import Ask
 from core.engine.outcome import Finished, Piece, Result
 from core.http.sse import EVENTS, Form

@@ -16,7 +16,7 @@ from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import Chats, Completions, Origin
 from core.chat.conversation import Message, seed_of
-from core.chat.tools import Delta
+from core.chat.parser import Delta
 from core.engine.ask import Ask
 from core.engine.outcome import Finished, Piece, Result
 from core.http.messages import Request, json_reply

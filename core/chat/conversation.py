@@ -5,8 +5,8 @@
     Turn             reads one answer as it comes: content, reasoning and tool calls
     Message          the same, when all is there
 
-Knows neither HTTP nor the engine's loop. Templates (template.py), the syntaxes of calls (tools.py) and grammars
-(core/grammar) have rooms of their own.
+Knows neither HTTP nor the engine's loop. Templates, tools, the parser of answers and grammars have files of their own:
+see the map in core/chat/__init__.py.
 """
 
 import functools
@@ -15,16 +15,17 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from core.chat.forced import forced_grammar
 from core.chat.markers import markers_of, text_of
+from core.chat.parser import AnswerParser, Delta
+from core.chat.syntaxes import THINK, Syntax, syntax_of
 from core.chat.template import ChatTemplate
-from core.chat.tools import AnswerParser, Delta, Syntax, Tools, forced_grammar, syntax_of
+from core.chat.tools import Tools
 from core.engine.ask import UNLIMITED, Ask
 from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.grammar.schema import json_grammar
 from core.models import ModelFile
-
-THINKING = "<think>"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Conversation:
         self.prompt = markers_of(model.controls, model.stubborn).prompt(
             lambda change: renderer.render(ask.messages, tools, ask.template_options, change=change)
         )
-        thinking = text_of(self.prompt).rstrip().endswith(THINKING)
+        thinking = text_of(self.prompt).rstrip().endswith(THINK)
         self.grammar = _grammar(ask, self._syntax, wanted, thinking)
         self._thinking = thinking and (wanted is not None or not self.grammar)
 
@@ -126,7 +127,7 @@ def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools], thinking: boo
         raise APIError(400, message, "contradiction", wishes[0])
     if ask.schema is not None:
         return json_grammar(ask.schema)
-    return forced_grammar(syntax, tools, thinking) if forced else ask.sampling.grammar
+    return forced_grammar(syntax, tools, thinking) if tools and forced else ask.sampling.grammar
 
 
 class Turn:

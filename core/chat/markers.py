@@ -1,17 +1,17 @@
-"""Special tokens that a client writes are text: only a chat template's own mark roles and turns.
+"""Special tokens in a client's text are plain text: only the chat template's own ones mark roles and turns.
 
     a client's strings ── broken ──> the template ── a prompt's text ── split ──> (text, Plain text, text, ...)
 
-In each string that a template is given, each special token's text gets a character after its first one that no text
-holds (MARK), so that it is none any more, and templates that look for other texts find them. In what the template
-writes, the special tokens that are whole are its own. What stands between two of them is plain text if a broken one is
-there: llama.cpp then reads no special token from it (core/engine/ask.py, Plain).
+First, special tokens in a client's strings are broken: after its first character each gets MARK, a character that no
+text holds. All other text stays as it is, so templates that look for it find it. Special tokens that are whole in what
+the template writes are then the template's own. Text between two of them is made plain if a broken one is in it:
+llama.cpp then reads no special token from it (core/engine/ask.py, Plain).
 
-A template may delete or replace text, and so put a special token together from a client's pieces. So where a client's
-text holds a character that any special token begins or ends with, the template renders a second time, with MARK around
-each of these: a special token that holds a client's character does not survive that. One that is there the first time
-and not the second is forged, and the request is refused. (A template that would write a token's first and last
-character itself, around a client's text, is not seen; none is known.)
+Second, a template may delete or replace text, and so put a special token together from a client's pieces. If a client's
+text holds a character that any special token begins or ends with, the template renders once more, with MARK around each
+such character. A special token that was made of a client's characters is not there this time: then it was forged, and
+the request is refused. (A template that writes a token's first and last character itself, around a client's text, is
+not noticed; none is known.)
 """
 
 import functools
@@ -23,6 +23,7 @@ from core.errors import APIError
 
 MARK = "\ufdd0"  # a noncharacter (Unicode 23.7): for internal use, never for interchange
 _ESCAPED = "\\ufdd0"  # as a template may write it, in JSON for ASCII
+_NOTHING = "(?!)"  # a regular expression that matches nowhere
 _CHUNK = 1 << 16  # characters in one search, during which other threads wait
 Change = Callable[[str], str]
 
@@ -39,7 +40,7 @@ class Markers:
         self._ends = sorted({char for text in texts for char in (text[0], text[-1])})
         self._firsts = sorted({text[0] for text in texts})
         self._longest = max(map(len, texts), default=0)
-        self._pattern = re.compile(_any_of(texts)) if texts else None
+        self._pattern = re.compile(_any_of(texts) if texts else _NOTHING)
         self._stubborn = frozenset(stubborn)
 
     def prompt(self, render: Callable[[Change], str]) -> Prompt:

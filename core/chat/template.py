@@ -3,15 +3,15 @@
     a request's body ── read_messages ──> messages ──┐
     a GGUF file's template ── ChatTemplate ──────────┴─ render ──> the prompt's text
 
-A template is a program in the Jinja language that came with the model, from wherever the file came. It runs in jinja2's
-immutable sandbox, in which it reaches nothing but what it is given, and it has limits on how far its ranges may count,
-how large its sums and products may grow and how much it may write. That stops mistakes and the plainest malice; a file
-from someone you don't trust can still waste time and memory.
+A template is a program in the Jinja language, and part of the model's file. It runs in jinja2's immutable sandbox,
+where it reaches only what it is given. There are limits on how far its ranges may count, how large its sums and
+products may grow and how much it may write. This stops mistakes and simple attacks; a file from someone you don't trust
+can still waste time and memory.
 
 Templates differ in how they want a conversation that has tool calls: arguments as objects or as JSON text, an empty
-content as "" or as null, ids of nine characters only. Each one is asked once, by rendering a small conversation with
-a call in it (see _Manner). To one that knows nothing of tools they are described in the system prompt, with Hermes'
-syntax for calls, and earlier calls and their results are shown as text in the same syntax.
+content as "" or as null, ids of nine characters only. Each template is tried once, with a small conversation that has a
+call in it (see _Manner). If a template knows nothing of tools, the system prompt describes them, with Hermes' syntax
+for calls, and earlier calls and their results are shown as text in the same syntax.
 
 Sources: the OpenAI API reference for the messages; for what templates are given, `apply_chat_template` of Hugging
 Face's transformers, against which their makers test them.
@@ -33,7 +33,7 @@ import jinja2.sandbox
 from core import fields
 from core.bounds import CALLS, MESSAGES
 from core.chat.markers import Change, change_all
-from core.chat.tools import END_THINK, HERMES, THINK
+from core.chat.syntaxes import END_THINK, HERMES, THINK
 from core.errors import APIError, json_type
 from core.jsonbody import read_json
 
@@ -176,8 +176,9 @@ def _wrong(place: str, what: str) -> APIError:
 
 _LARGEST = 2**24  # characters of a prompt, or of any value in a template; a context of a million tokens has a quarter
 _MOST_ROUNDS = 100000  # that all ranges of one rendering have together
-_RESERVED = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "range")
-_RESERVED += ("raise_exception", "strftime_now")
+_RESERVED = (
+    "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "range", "raise_exception", "strftime_now",
+)  # fmt: skip
 
 
 class ChatTemplate:
@@ -225,8 +226,8 @@ class ChatTemplate:
         messages, last = _split_continued(messages)
         messages = self._adapt(messages, tools)
         try:
-            given = [change_all(value, change) for value in (messages, tools, options or {})]
-            prompt = self._run(*given, now or datetime.datetime.now())
+            messages, tools, options = (change_all(value, change) for value in (messages, tools, options or {}))
+            prompt = self._run(messages, tools, options, now or datetime.datetime.now())
         except Exception as error:  # a template may fail in as many ways as any program, RecursionError included
             what = str(error) or type(error).__name__
             raise APIError(400, "The chat template can't take these messages: %s" % what, "template_error", "messages")
@@ -261,10 +262,10 @@ class ChatTemplate:
         return "".join(pieces)
 
     def _probe(self, messages: List[Message], tools: Any = None) -> str:
-        """Return the template's text for messages of our own; empty where it can't render them."""
+        """Return what the template makes of test messages; empty if it can't render them."""
         try:
             return self._run(messages, tools, {}, datetime.datetime(2000, 1, 1))
-        except Exception:  # that it can't is what the probe was to find out
+        except Exception:  # the probe is there to find this out
             return ""
 
     def _find_manner(self) -> Optional["_Manner"]:
@@ -340,7 +341,7 @@ class _Manner(NamedTuple):
 
 
 def _as_object(text: str) -> Any:
-    """Return arguments as an object; as they are where they are none (a model may have written anything)."""
+    """Return arguments as an object; unchanged if they are no JSON object (a model may write anything)."""
     try:
         return read_json((text or "{}").encode("utf-8"))
     except (APIError, UnicodeEncodeError):
@@ -353,7 +354,7 @@ _PROBE_TOOL = {
     "type": "function",
     "function": {"name": "probe", "description": "", "parameters": {"type": "object", "properties": {}}},
 }
-_PROBE_CALL = [
+_PROBE_CALL: List[Message] = [
     _PROBE_USER,
     {
         "role": "assistant",

@@ -20,7 +20,7 @@ from core.engine.sampling import Sampling
 from core.engine.tokenizing import Closed
 from core.errors import APIError
 from core.grammar import gbnf, masks
-from core.grammar.gbnf import Token
+from core.grammar.elements import Token
 from core.grammar.masks import Texts
 from core.grammar.stacks import TOO_AMBIGUOUS, Stacks
 

@@ -2,8 +2,8 @@
 
     bounds, step ── number_machines ── _Digits, once for each sign ── Machine
 
-A double holds 15 digits, whatever they are; so many are written before the point (more where a bound has more) and as
-many after it as the caller says. Nothing here has an exponent.
+A double holds any 15 digits exactly. So at most 15 are written before the point (more where a bound has more), and as
+many after it as the caller says. No number here has an exponent.
 """
 
 import math
@@ -13,8 +13,8 @@ from typing import Any, Hashable, Iterator, NamedTuple, Optional, Tuple
 
 from core.grammar.automata import Machine, explore
 
-MAX_DIGITS = 40  # of a bound; a higher one is none
-DIGITS = 15  # that a double holds, whatever they are
+MAX_DIGITS = 40  # of a bound; one with more digits is taken for no bound
+DIGITS = 15  # any number of so many digits is exact in a double
 
 Span = Optional[Tuple[int, int]]  # of numbers, both ends included; None for none
 
@@ -31,12 +31,15 @@ def common_multiple(one: Fraction, other: Fraction) -> Fraction:
 
 
 def decimals(value: Fraction) -> int:
-    """Return how many decimals it takes to write a number that was read from a decimal writing."""
+    """Return how many digits after the point it takes to write a number that was read from JSON."""
     return next(places for places in range(400) if (value * 10**places).denominator == 1)
 
 
 class Bounds(NamedTuple):
-    """Where a number must lie, both ends included, None for open; and of what it must be a multiple, 0 for anything."""
+    """The lowest and the highest number, both included, None for no bound; and a step that it must be a multiple of.
+
+    A step of 0 allows any number.
+    """
 
     low: Optional[Fraction]
     high: Optional[Fraction]

@@ -1,104 +1,44 @@
 """A reader of GBNF, llama.cpp's grammar language: text in, a Grammar out, or an error that names the place.
 
-    read(text)    a Grammar, or APIError 400 "invalid_grammar" that names the line, the column and the bound
-    Grammar       the rules as one list of elements; stacks.py follows them
+    read(text)    a Grammar (elements.py), or APIError 400 "invalid_grammar" that names the line, column and bound
+    _Text         the text, and the place that has been reached in it
     _Reader       takes the text apart
     _Measurer     refuses what would never end, or would go on in too many ways
 
-llama.cpp itself gets no grammar: it reads and follows them with recursive functions and without limits. One that is too
-deep or too large, or a token that it lets through and then refuses, ends the process (SIGSEGV, SIGABRT), and an
-ambiguous one stops the engine for minutes.
+llama.cpp itself gets no grammar, since it reads and follows them with recursive functions and without limits. A grammar
+that is too deep or too large, or a token that it lets through and then refuses, ends the process (SIGSEGV, SIGABRT). An
+ambiguous grammar stops the engine for minutes.
 
-Sources: llama.cpp's grammars/README.md; the parser and the check of left recursion in its src/llama-grammar.cpp, whose
-meaning this keeps, oddities included: a maximum of more than 2,000 repetitions means any number, and of two rules with
-one name the last counts.
+Sources: llama.cpp's grammars/README.md; the parser and the check of left recursion in its src/llama-grammar.cpp. This
+reader keeps their meaning, oddities included: a maximum of more than 2,000 repetitions means any number, and of two
+rules with one name the last counts.
 """
 
-import bisect
-import functools
 import re
-from typing import Dict, Generator, Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, Generator, List, NamedTuple, Optional, Tuple, Union
 from typing import Sequence as Many
 
 from core.errors import APIError
+from core.grammar.elements import LAST_CODE, Char, Element, Grammar, Ref, Repeat, Token, memory, refusal
+from core.grammar.kept import Kept
 
 MAX_BYTES = 1 << 19  # some 0.5 s to read
 MAX_NESTING = 100  # parentheses within parentheses
 MAX_CHAINED = 8  # repetitions of one item, as in "a"{2}{3}
 MAX_REPETITIONS = 2000  # llama.cpp's own bound
 MAX_STACKS = 8192  # ways to go on at one place of an answer
-_LAST_CODE = 0x10FFFF
+
+# Of grammars that are kept for the next request: 1 MB for a schema of 500 properties. The largest grammar that is taken
+# has 17 MB and fits as well, so that all answers to one request share it.
+_KEPT_BYTES = 1 << 25
 
 
-class Char:
-    """One character out of ranges of code points, both ends included, in order and apart."""
-
-    __slots__ = ("starts", "ends")
-
-    def __init__(self, ranges: Iterable[Tuple[int, int]]):
-        merged: List[List[int]] = []
-        for first, last in sorted(ranges):
-            if merged and first <= merged[-1][1] + 1:
-                merged[-1][1] = max(merged[-1][1], last)
-            else:
-                merged.append([first, last])
-        self.starts = [first for first, _ in merged]
-        self.ends = [last for _, last in merged]
-
-    def meets(self, first: int, last: int) -> bool:
-        """Whether one of them is in a range of code points."""
-        index = bisect.bisect_right(self.starts, last) - 1
-        return index >= 0 and first <= self.ends[index]
-
-    def inverted(self) -> "Char":
-        """Return all others."""
-        edges = [-1] + [edge for pair in zip(self.starts, self.ends) for edge in pair] + [_LAST_CODE + 1]
-        gaps = [(edges[at] + 1, edges[at + 1] - 1) for at in range(0, len(edges), 2)]
-        return Char((first, last) for first, last in gaps if first <= last)
+_KEPT: Kept[Grammar] = Kept(_KEPT_BYTES, memory)
 
 
-class Token(NamedTuple):
-    """One token, told by its id or by its text, which has its angle brackets; or any other token."""
-
-    name: Union[int, str]
-    inverted: bool
-
-
-class Ref(NamedTuple):
-    """Whatever a rule describes."""
-
-    rule: int
-
-
-class Repeat(NamedTuple):
-    """A sequence, `low` to `high` (None: any number of) times. `body` is the position of its first element."""
-
-    body: int
-    low: int
-    high: Optional[int]
-
-
-Element = Union[Char, Token, Ref, Repeat, None]  # None: the end of a sequence
-
-
-class Grammar(NamedTuple):
-    """A grammar that has passed: all sequences, each with None after it, and where each rule's alternatives begin."""
-
-    elements: List[Element]
-    rules: List[List[int]]
-    root: int
-    tokens: List[Token]
-
-
-@functools.lru_cache(maxsize=4)  # the choices of one request share a grammar, and so do requests, often
 def read(text: str) -> Grammar:
-    """Return a grammar. Raises APIError 400 where it is wrong, and where it exceeds a bound."""
-    return _Measurer(_Reader(text)).grammar()
-
-
-def refusal(message: str) -> APIError:
-    """Return the error for a grammar."""
-    return APIError(400, message, "invalid_grammar", "grammar")
+    """Return a grammar, kept from the last time or read. Raises APIError 400 where it is wrong or exceeds a bound."""
+    return _KEPT.get(text, lambda: _Measurer(_Reader(text)).grammar())
 
 
 # ------------------------------------------------------------------------------------------------- the text
@@ -114,47 +54,69 @@ _COUNT = re.compile(r"\{%s([0-9]+)%s(?:(,)%s([0-9]*)%s)?\}" % ((_BLANK_LINES.pat
 _LINE_COUNT = re.compile(r"\{%s([0-9]+)%s(?:(,)%s([0-9]*)%s)?\}" % ((_BLANK.pattern,) * 4))
 _REPETITIONS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
-_ANY = Char([(0, _LAST_CODE)])
+_ANY = Char.of([(0, LAST_CODE)])
 
 
-class _Reader:
+class _Text:
+    """The text of a grammar, and the place that has been reached in it."""
+
+    def __init__(self, text: str):
+        self._text = text
+        self._at = 0
+        self._check_text()
+
+    def fail(self, what: str, at: Optional[int] = None) -> APIError:
+        """Return the error for something wrong at a place; here, if none is given."""
+        at = self._at if at is None else at
+        line = self._text.count("\n", 0, at) + 1
+        column = at - (self._text.rfind("\n", 0, at) + 1) + 1
+        return refusal("The grammar is not valid GBNF: line %d, column %d: %s." % (line, column, what))
+
+    def _check_text(self) -> None:
+        try:
+            size = len(self._text.encode("utf-8"))
+        except UnicodeEncodeError as error:
+            raise self.fail("half of a surrogate pair is no character", error.start)
+        if size > MAX_BYTES:
+            raise refusal("The grammar is too large: it has %d bytes, and may have %d." % (size, MAX_BYTES))
+        if "\0" in self._text:
+            raise self.fail("a character with the code 0 can't stand in a grammar", self._text.index("\0"))
+
+    def _next(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _skip(self, lines: bool) -> None:
+        blank = (_BLANK_LINES if lines else _BLANK).match(self._text, self._at)
+        self._at = blank.end() if blank else self._at
+
+    def _name(self) -> str:
+        match = _NAME.match(self._text, self._at)
+        if not match:
+            raise self.fail("the name of a rule is expected")
+        self._at = match.end()
+        return match.group(0)
+
+
+class _Reader(_Text):
     """Takes the text of a grammar apart. `elements`, `rules` and `names` are what comes of it."""
 
     def __init__(self, text: str):
-        self.text = text
+        super().__init__(text)
         self.elements: List[Element] = []
         self.rules: List[List[int]] = []
         self.names: Dict[str, int] = {}  # to indices of rules
         self.tokens: List[Token] = []
         self._used: Dict[str, int] = {}  # where each name was used first
         self._defined: Dict[str, bool] = {}
-        self._at = 0
         self._classes: Dict[str, Char] = {}
         self._literals: Dict[str, List[Char]] = {}
         self._chars: Dict[int, Char] = {}
-        self._check_text()
+        self._refs: Dict[int, Ref] = {}
         self._read()
-
-    def fail(self, what: str, at: Optional[int] = None) -> APIError:
-        """Return the error for something wrong at a place; here, if none is given."""
-        at = self._at if at is None else at
-        line = self.text.count("\n", 0, at) + 1
-        column = at - (self.text.rfind("\n", 0, at) + 1) + 1
-        return refusal("The grammar is not valid GBNF: line %d, column %d: %s." % (line, column, what))
-
-    def _check_text(self) -> None:
-        try:
-            size = len(self.text.encode("utf-8"))
-        except UnicodeEncodeError as error:
-            raise self.fail("half of a surrogate pair is no character", error.start)
-        if size > MAX_BYTES:
-            raise refusal("The grammar is too large: it has %d bytes, and may have %d." % (size, MAX_BYTES))
-        if "\0" in self.text:
-            raise self.fail("a character with the code 0 can't stand in a grammar", self.text.index("\0"))
 
     def _read(self) -> None:
         self._skip(True)
-        while self._at < len(self.text):
+        while self._at < len(self._text):
             self._rule()
         for name, at in self._used.items():
             if name not in self._defined:
@@ -166,14 +128,14 @@ class _Reader:
         at = self._at
         name = self._name()
         self._skip(False)
-        if not self.text.startswith("::=", self._at):
+        if not self._text.startswith("::=", self._at):
             raise self.fail("'::=' is expected after the name of a rule")
         self._at += 3
         self._skip(True)
         index = self._index(name, at)
         self.rules[index] = self._alternatives(0)
         self._defined[name] = True
-        if self._at < len(self.text) and self.text[self._at] not in "\r\n":
+        if self._at < len(self._text) and self._text[self._at] not in "\r\n":
             raise self.fail("a new line or the end is expected")
         self._skip(True)
 
@@ -216,9 +178,10 @@ class _Reader:
             return [_ANY]
         if char == "(":
             return [self._group(depth)]
-        if _NAME.match(self.text, self._at):
+        if _NAME.match(self._text, self._at):
             at = self._at
-            return [Ref(self._index(self._name(), at, used=True))]
+            index = self._index(self._name(), at, used=True)
+            return [self._refs.setdefault(index, Ref(index))]
         return None
 
     def _group(self, depth: int) -> Ref:
@@ -243,16 +206,16 @@ class _Reader:
 
     def _bounds(self, lines: bool) -> Tuple[int, Optional[int]]:
         """Read how often something is repeated."""
-        simple = _REPETITIONS.get(self.text[self._at])
+        simple = _REPETITIONS.get(self._text[self._at])
         if simple:
             self._at += 1
             self._skip(lines)
             return simple
-        match = (_COUNT if lines else _LINE_COUNT).match(self.text, self._at)
+        match = (_COUNT if lines else _LINE_COUNT).match(self._text, self._at)
         if not match:
             raise self.fail("a repetition is {m}, {m,} or {m,n}, with whole numbers")
-        low = self._number(match.group(1))
-        high = (self._number(match.group(3)) if match.group(3) else None) if match.group(2) else low
+        low = _number(match.group(1))
+        high = (_number(match.group(3)) if match.group(3) else None) if match.group(2) else low
         if low > MAX_REPETITIONS:
             raise self.fail("%s repetitions are too many: the most is %d" % (match.group(1)[:12], MAX_REPETITIONS))
         if high is not None and high < low:
@@ -261,14 +224,10 @@ class _Reader:
         self._skip(lines)
         return low, None if high is not None and high > MAX_REPETITIONS else high
 
-    @staticmethod
-    def _number(digits: str) -> int:
-        return int(digits) if len(digits) < 12 else 10**12
-
     # ---- characters and tokens
 
     def _literal(self) -> List[Char]:
-        match = _LITERAL.match(self.text, self._at)
+        match = _LITERAL.match(self._text, self._at)
         if not match:
             raise self.fail("a string has no end")
         text = match.group(1)
@@ -280,11 +239,11 @@ class _Reader:
 
     def _char(self, code: int) -> Char:
         if code not in self._chars:
-            self._chars[code] = Char([(code, code)])
+            self._chars[code] = Char.of([(code, code)])
         return self._chars[code]
 
     def _class(self) -> Char:
-        match = _CLASS.match(self.text, self._at)
+        match = _CLASS.match(self._text, self._at)
         if not match:
             raise self.fail("a set of characters has no end")
         text = match.group(0)
@@ -292,7 +251,7 @@ class _Reader:
             ranges = self._ranges(match.group(2), match.start(2))
             if not ranges:
                 raise self.fail("a set of characters is empty")
-            chars = Char(ranges)
+            chars = Char.of(ranges)
             self._classes[text] = chars.inverted() if match.group(1) else chars
         self._at = match.end()
         return self._classes[text]
@@ -323,34 +282,19 @@ class _Reader:
             if digits is None and char is None:
                 raise self.fail("there is no escape '%s'" % match.group(0), at)
             code = int(digits, 16) if digits else ord(str(char))
-            if code > _LAST_CODE:
+            if code > LAST_CODE:
                 raise self.fail("there is no character with the code %d" % code, at)
             codes.append((code, match.group(5) == "-", at))
         return codes
 
     def _token(self) -> Token:
-        match = _TOKEN.match(self.text, self._at)
+        match = _TOKEN.match(self._text, self._at)
         if not match:
             raise self.fail("a token is <[its id]> or <its text>, with '!' before it for any other")
-        name: Union[int, str] = self._number(match.group(3)) if match.group(3) else match.group(2)
+        name: Union[int, str] = _number(match.group(3)) if match.group(3) else match.group(2)
         self.tokens.append(Token(name, bool(match.group(1))))
         self._at = match.end()
         return self.tokens[-1]
-
-    # ---- the ground
-
-    def _next(self) -> str:
-        return self.text[self._at : self._at + 1]
-
-    def _skip(self, lines: bool) -> None:
-        self._at = (_BLANK_LINES if lines else _BLANK).match(self.text, self._at).end()
-
-    def _name(self) -> str:
-        match = _NAME.match(self.text, self._at)
-        if not match:
-            raise self.fail("the name of a rule is expected")
-        self._at = match.end()
-        return match.group(0)
 
     def _index(self, name: str, at: int, used: bool = False) -> int:
         if used:
@@ -364,6 +308,10 @@ class _Reader:
         self.elements += items
         self.elements.append(None)
         return len(self.elements) - len(items) - 1
+
+
+def _number(digits: str) -> int:
+    return int(digits) if len(digits) < 12 else 10**12
 
 
 # -------------------------------------------------------------------------------------------------- measures
@@ -391,7 +339,8 @@ class _Measurer:
         reader = self._reader
         for rule in range(len(reader.rules)):
             self._measure(rule)
-        return Grammar(reader.elements, reader.rules, reader.names["root"], reader.tokens)
+        rules = tuple(map(tuple, reader.rules))
+        return Grammar(tuple(reader.elements), rules, reader.names["root"], tuple(reader.tokens))
 
     def _measure(self, rule: int) -> None:
         """Measure a rule and those that it begins with; without recursion, for chains may be long."""

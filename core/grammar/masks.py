@@ -3,16 +3,17 @@
     Texts      a vocabulary, character by character: for each place in a token, which tokens have which character there
     allowed    the tokens that may come next
 
-All tokens are read side by side, one character of each at a time, by way of states: sets of stacks that are the same
-for many tokens. What a character does in a state is worked out once, for whole ranges of characters. So a vocabulary of
-150,000 tokens takes some 15 ms, and an ambiguous grammar not much longer.
+All tokens are read side by side, one character of each at a time. Many tokens reach the same set of stacks: a state.
+What a character does in a state is worked out once, for whole ranges of characters. So a vocabulary of 150,000 tokens
+takes some 15 ms, and an ambiguous grammar not much longer.
 """
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 from typing import Sequence as Many
 
 import numpy
 
+from core.grammar.elements import Char
 from core.grammar.stacks import Stacks, decoded
 
 _DEAD = 0  # the state of a token that does not fit
@@ -36,7 +37,7 @@ class Texts:
         self.alphabet = numpy.array(sorted({code for each in known.values() for code in each[0]}), numpy.int64)
         self.places = list(self._places({token: each[0] for token, each in known.items()}))
 
-    def _places(self, codes: Dict[int, List[int]]) -> Any:
+    def _places(self, codes: Dict[int, List[int]]) -> Iterator[Tuple[numpy.ndarray, numpy.ndarray]]:
         """Yield for each place in a text the tokens that have a character there, and which of the alphabet."""
         place = 0
         while codes:
@@ -47,7 +48,7 @@ class Texts:
             place += 1
 
 
-def allowed(stacks: Stacks, texts: Texts) -> Any:
+def allowed(stacks: Stacks, texts: Texts) -> numpy.ndarray:
     """Return for each token whether it may come next: an array of bool."""
     takes = numpy.zeros(texts.size, bool)
     if stacks.state.partial:
@@ -79,7 +80,7 @@ class _Reading:
         self._steps = 0
         self._ranges: Dict[int, List[Tuple[int, int]]] = {}
 
-    def mark(self, takes: Any) -> None:
+    def mark(self, takes: numpy.ndarray) -> None:
         """Mark the tokens whose text fits."""
         begin = self._state(self._stacks.with_char_on_top(self._stacks.state.stacks))
         states = numpy.full(self._texts.size, begin, numpy.int32)
@@ -133,6 +134,8 @@ class _Reading:
     def _range(self, stack: int) -> List[Tuple[int, int]]:
         """Return the parts of the alphabet that may come next on a stack: from here up to there."""
         char = self._stacks.top(stack)
+        if not isinstance(char, Char):
+            return []
         if id(char) not in self._ranges:
             first = numpy.searchsorted(self._texts.alphabet, char.starts, "left").tolist()
             end = numpy.searchsorted(self._texts.alphabet, char.ends, "right").tolist()

@@ -3,13 +3,12 @@
     pattern ── _PatternReader ── tree ── _Places (nondeterministic) ── Machine
     format's name ── its pattern ──┘
 
-Patterns have ECMA-262's meaning (chapter 22.2, with what its annex B tolerates), without flags, by code points. They
-match anywhere in a text unless anchors hold them. A lookahead is understood where a pattern begins; references back to
-groups are not, as no such machine can hold them.
+Patterns mean what ECMA-262 says (chapter 22.2, with what its annex B tolerates), without flags, by code points. They
+match anywhere in a text, unless they have anchors. A lookahead may stand at the beginning only. References back to a
+group are refused: no finite automaton can follow them.
 Formats are those of JSON Schema 2020-12, which takes them from RFC 3339, RFC 3986 and others.
 """
 
-import functools
 import re
 from typing import Any, Dict, FrozenSet, Hashable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -26,6 +25,7 @@ from core.grammar.automata import (
     repeated,
     union,
 )  # fmt: skip
+from core.grammar.kept import Kept
 
 # ------------------------------------------------------------------------------------------------- patterns
 
@@ -43,6 +43,7 @@ _QUANTIFIER = re.compile(r"([*+?]|\{(\d+)(,(\d*))?\})(\??)")
 _MAX_GROUPS = 50  # within one another
 _MAX_PLACES = 20000  # of a pattern with its repetitions written out
 _MAX_MOVES = 400000  # from places, over all states of its machine
+_KEPT_BYTES = 1 << 23  # of machines kept for the next schema: usual ones take 1 to 100 KB, the largest 40 MB
 
 # ("set", ranges), ("row", trees), ("any of", trees), ("repeat", tree, low, high), ("^",), ("$",)
 Tree = Tuple[Any, ...]
@@ -330,9 +331,18 @@ class _Places:
         return fresh
 
 
-@functools.lru_cache(maxsize=256)
+_KEPT: Kept[Machine] = Kept(_KEPT_BYTES, Machine.memory)
+
+
 def pattern_machine(text: str) -> Machine:
-    """Return the machine for the texts that a pattern matches somewhere. Raises BadPattern, TooLarge."""
+    """Return the machine for the texts that a pattern matches somewhere, kept from the last time or made.
+
+    Raises BadPattern, TooLarge.
+    """
+    return _KEPT.get(text, lambda: _made(text))
+
+
+def _made(text: str) -> Machine:
     ahead, tree = _PatternReader(text).read()
     machine = _Places(tree).machine()
     for each in ahead:
@@ -372,8 +382,8 @@ _IPV6 = "|".join(
     ["(G:){7}G", "(G:){1,7}:", ":(:G){1,7}", "::"] + ["(G:){1,%d}(:G){1,%d}" % (7 - n, n) for n in range(1, 7)]
 ).replace("G", _GROUP)
 
-# Each is a part of what its standard allows, wherever that is wider than what people write: years of four digits,
-# hosts of at most five labels, URLs of the usual shape.
+# Where a standard allows more than people write, each of these allows a part of it: years of four digits, hosts of at
+# most five labels, URLs of the usual shape.
 _FORMATS = {
     "date": _DATE,
     "time": _TIME,
@@ -394,5 +404,5 @@ _FORMATS = {
 
 
 def format_machine(name: str) -> Optional[Machine]:
-    """Return the machine for the texts of a format; None for one that is not known, which is but an annotation."""
+    """Return the machine for the texts of a format; None for a name that is not known: then it is an annotation."""
     return pattern_machine("^(%s)$" % _FORMATS[name]) if name in _FORMATS else None

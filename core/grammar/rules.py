@@ -1,4 +1,4 @@
-"""GBNF, llama.cpp's grammar language: rules under construction, and the words they are made of.
+"""GBNF, llama.cpp's grammar language: rules under construction, and the literals they are made of.
 
     Rules ── rule, reserve and define   rules with names of their own
           ── basic                      JSON's own rules, each with those it needs
@@ -6,12 +6,13 @@
           ── machine                    a deterministic automaton, as it is or within a JSON string
           ── text                       the whole grammar
 
-A grammar is bounded, however it came about: in its repetitions, and in the steps that are spent on making it.
+Every grammar is bounded: in its repetitions, and in the steps that are spent on making it.
 Sources: RFC 8259, llama.cpp's grammars/README.md and the limits in src/llama-grammar.cpp.
 """
 
+import json
 import re
-from typing import Callable, Dict, Hashable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Hashable, List, Optional, Tuple
 
 from core.errors import APIError
 from core.grammar.automata import Machine, Ranges, Row, common, union
@@ -79,7 +80,7 @@ class Rules:
     def repeat(self, rule: str, low: int, high: Optional[int]) -> str:
         """Return the body for `low` to `high` (None: any number of) times a rule.
 
-        Blocks keep the counts within what llama.cpp takes. A text stands in at most three places of it at once.
+        Blocks keep the counts within what llama.cpp takes. At most three places of the body fit the same text.
         """
         if high is None:
             return (self._exactly(rule, low) + " " + rule + "*").strip()
@@ -104,10 +105,10 @@ class Rules:
         return self._machines[key]
 
     def spend(self, steps: int) -> None:
-        """Count steps of work, whatever they are. Raises APIError 400 where they become too many.
+        """Count steps of work of any kind. Raises APIError 400 where they become too many.
 
-        All that may take long is counted in one sum, so that no schema keeps anybody waiting for more than a second;
-        and counted rather than timed, so that a schema is refused everywhere or nowhere.
+        Everything that may take long is counted in one sum, so that no schema takes much longer than a second. It is
+        counted and not timed, so that a schema is refused on every machine or on none.
         """
         self._steps += steps
         if self._steps > _MAX_STEPS:
@@ -137,6 +138,16 @@ class Rules:
     @staticmethod
     def _numbered(name: str, number: int) -> str:
         return name if number == 1 else "%s-%d" % (name, number)
+
+
+def json_text(value: Any) -> str:
+    """Return a JSON value as an answer has it in one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def json_literal(value: Any) -> str:
+    """Return a JSON value as a GBNF literal."""
+    return literal(json_text(value))
 
 
 def literal(text: str) -> str:

@@ -1,11 +1,12 @@
 """A grammar at work: what may come next in an answer, as llama.cpp's grammars have it, with bounds that it lacks.
 
-A stack is one way that an answer may go on, and a number here. Equal stacks have the same number, so that what comes
-after them is worked out once:
+A stack is one way in which an answer may go on. Here each stack has a number. Equal stacks have the same number, so
+that what comes after them is worked out once:
 
-    0                nothing more is to come: the answer may end
-    frame, parent    a frame is the position of an element in Grammar.elements, or (position, count): of a repetition
-                     that has been done so often; what comes after it is in the parent
+    0                          nothing more is to come: the answer may end
+    position, count, parent    the element at a position in Grammar.elements comes next, then the elements after it,
+                               then the parent, which is another stack. With a count of 0 or more, the element is a
+                               repetition that has been done so often, and the parent comes right after it.
 
 A State is where an answer stands: all its stacks. Each has a character or a token on top, or is 0.
 
@@ -13,14 +14,20 @@ Source: llama_grammar_advance_stack and llama_grammar_accept_token in llama.cpp'
 """
 
 import codecs
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
 
-from core.grammar.gbnf import MAX_STACKS, Char, Grammar, Ref, Token, refusal
+from core.grammar.elements import Char, Element, Grammar, Ref, Repeat, Token, refusal
+from core.grammar.gbnf import MAX_STACKS
 
 END = 0
 _MOST_STEPS = 500000  # in one step of an answer, or in unfolding one stack; some 0.2 s
-_MOST_KNOWN = 50000  # stacks, and
-_MOST_KEPT = 1000000  # what they stand for, before those that are of no more use are forgotten
+# Above these, an answer forgets the stacks that it has no more use for.
+_MOST_KNOWN = 50000  # stacks
+_MOST_KEPT = 1000000  # stacks that they stand for
+
+_ONCE = -1  # instead of a count: an element as it stands in the grammar
+_Stack = Tuple[int, int, int]  # position, count or _ONCE, parent
+_BOTTOM: _Stack = (-1, _ONCE, END)  # in the place of stack 0; never looked at
 
 TOO_AMBIGUOUS = "The grammar is too ambiguous: there are too many ways to read the answer."
 
@@ -35,12 +42,12 @@ class State(NamedTuple):
 class Stacks:
     """The ways that one answer may go on. `state` is where it stands."""
 
-    def __init__(self, grammar: Grammar, tokens: Dict[Any, int]):
+    def __init__(self, grammar: Grammar, tokens: Dict[Union[int, str], int]):
         """`tokens` has the ids of the grammar's tokens, by their names. Raises APIError 400 if it is too ambiguous."""
         self._grammar = grammar
         self._tokens = tokens
-        self._frames: List[Tuple[Any, int]] = [(None, END)]
-        self._numbers: Dict[Tuple[Any, int], int] = {}
+        self._known: List[_Stack] = [_BOTTOM]  # by their numbers
+        self._numbers: Dict[_Stack, int] = {}
         self._unfolded: Dict[int, Tuple[int, ...]] = {}
         self._kept = 0  # how many stacks these are together
         self._most_known = _MOST_KNOWN
@@ -72,7 +79,7 @@ class Stacks:
     def move(self, state: State) -> None:
         """Let the answer stand where after() has said."""
         self.state = state
-        if len(self._frames) > self._most_known or self._kept > _MOST_KEPT:
+        if len(self._known) > self._most_known or self._kept > _MOST_KEPT:
             self._forget_others()
 
     # ---- steps, for masks.py too
@@ -97,9 +104,9 @@ class Stacks:
         first, last = code_range(partial)
         return tuple(stack for stack in stacks if self.meets(stack, first, last))
 
-    def top(self, stack: int) -> Any:
+    def top(self, stack: int) -> Element:
         """Return the element that comes next on a stack."""
-        return self._grammar.elements[self._frames[stack][0]]
+        return self._grammar.elements[self._known[stack][0]]
 
     def named(self) -> List[Tuple[int, bool]]:
         """Return the tokens that may come next, by their ids, and whether it is any other token instead."""
@@ -124,20 +131,19 @@ class Stacks:
     # ---- stacks
 
     def _next(self, stack: int) -> int:
-        """Return the stack after its first element, whatever that is."""
-        position, parent = self._frames[stack]
+        """Return the stack after its first element, of any kind; not for a repetition with a count."""
+        position, _, parent = self._known[stack]
         return self._at(position + 1, parent)
 
     def _at(self, position: int, parent: int) -> int:
         """Return the stack on which the sequence from a position on comes before the parent."""
-        return parent if self._grammar.elements[position] is None else self._push(position, parent)
+        return parent if self._grammar.elements[position] is None else self._number((position, _ONCE, parent))
 
-    def _push(self, frame: Any, parent: int) -> int:
-        key = (frame, parent)
-        number = self._numbers.get(key)
+    def _number(self, stack: _Stack) -> int:
+        number = self._numbers.get(stack)
         if number is None:
-            number = self._numbers[key] = len(self._frames)
-            self._frames.append(key)
+            number = self._numbers[stack] = len(self._known)
+            self._known.append(stack)
         return number
 
     def _unfold(self, stack: int) -> Optional[Tuple[int, ...]]:
@@ -148,8 +154,7 @@ class Stacks:
         todo, seen, found = [stack], {stack}, []
         while todo:
             current = todo.pop()
-            frame = self._frames[current][0]
-            if not current or (isinstance(frame, int) and isinstance(self.top(current), (Char, Token))):
+            if not current or isinstance(self.top(current), (Char, Token)):
                 found.append(current)
                 continue
             fresh = [each for each in self._within(current) if each not in seen]
@@ -163,37 +168,38 @@ class Stacks:
 
     def _within(self, stack: int) -> List[int]:
         """Return what a stack with a rule or a repetition on top may become."""
-        frame, parent = self._frames[stack]
-        if not isinstance(frame, int):
-            return self._again(frame[0], frame[1], parent)
-        element, rest = self.top(stack), self._next(stack)
-        if isinstance(element, Ref):
-            return [self._at(start, rest) for start in self._grammar.rules[element.rule]]
-        return self._again(frame, 0, rest)
+        position, count, parent = self._known[stack]
+        element = self._grammar.elements[position]
+        rest = self._at(position + 1, parent) if count == _ONCE else parent
+        if isinstance(element, Repeat):
+            return self._again(element, position, max(count, 0), rest)
+        starts = self._grammar.rules[element.rule] if isinstance(element, Ref) else ()
+        return [self._at(start, rest) for start in starts]
 
-    def _again(self, position: int, count: int, rest: int) -> List[int]:
-        """Return the ways on for a repetition that has been done `count` times."""
-        repeat: Any = self._grammar.elements[position]
+    def _again(self, repeat: Repeat, position: int, count: int, rest: int) -> List[int]:
+        """Return the ways on for a repetition, at a position, that has been done `count` times."""
         ways = [rest] if count >= repeat.low else []
         if repeat.high is None or count < repeat.high:
             done = count + 1 if repeat.high is not None else min(count + 1, repeat.low)
-            ways.append(self._at(repeat.body, rest if done == repeat.high else self._push((position, done), rest)))
+            after = rest if done == repeat.high else self._number((position, done, rest))
+            ways.append(self._at(repeat.body, after))
         return ways
 
     def _forget_others(self) -> None:
         """Forget all stacks but those that the answer needs from here on."""
-        frames, self._frames = self._frames, [(None, END)]
+        known, self._known = self._known, [_BOTTOM]
         self._numbers, self._unfolded, self._kept = {}, {}, 0
         moved = {END: END}
         for stack in self.state.stacks:
             path = []
             while stack not in moved:
                 path.append(stack)
-                stack = frames[stack][1]
+                stack = known[stack][2]
             for each in reversed(path):
-                moved[each] = self._push(frames[each][0], moved[frames[each][1]])
+                position, count, parent = known[each]
+                moved[each] = self._number((position, count, moved[parent]))
         self.state = State(tuple(sorted(moved[stack] for stack in self.state.stacks)), self.state.partial)
-        self._most_known = _MOST_KNOWN + 2 * len(self._frames)
+        self._most_known = _MOST_KNOWN + 2 * len(self._known)
 
 
 # ---------------------------------------------------------------------------------------------------- bytes

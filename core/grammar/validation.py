@@ -1,12 +1,12 @@
 """JSON schemas as they were given: finding their parts, refusing what is wrong in them, and validating values.
 
-    Node    a schema within the whole one, and its place there
-    Reader  a whole schema: its size, its keywords' shapes, its references, its patterns; whether a value is valid
+    Node                     a schema within the whole one, and its place there
+    Reader                   a whole schema: its size, its keywords' shapes, references and patterns; validates values
+    prefix, item_schemas     what a node says about an array's items
+    number_limits            what nodes say about a number
+    kind_of, comparable      what a value is, and which values are the same
 
-and what single nodes say: item_schemas and prefix of an array, number_limits of numbers; kind_of and comparable tell
-what a value is, and which values are the same.
-
-A keyword that is malformed, or that no grammar can be held to, gets APIError 400 that names it and its place.
+For a keyword that is malformed, or that no grammar can follow, APIError 400 names it and its place.
 Sources: JSON Schema 2020-12, and what draft 4, draft 7 and OpenAPI 3.0 write otherwise.
 """
 
@@ -123,7 +123,7 @@ def kind_of(value: Any) -> str:
 
 
 def comparable(value: Any) -> Hashable:
-    """Return something that is equal for two JSON values just where JSON Schema takes them for equal."""
+    """Return something that is equal for two JSON values if, and only if, JSON Schema takes them for equal."""
     if isinstance(value, dict):
         return frozenset((key, comparable(each)) for key, each in value.items())
     if isinstance(value, list):
@@ -135,7 +135,7 @@ class Reader:
     """A whole schema: finds its parts, refuses what is wrong or not supported, and validates values."""
 
     def __init__(self, grammar: Rules, root: Any):
-        self._grammar = grammar
+        self.grammar = grammar
         self._root = root
         self._patterns: Set[str] = set()  # that have been counted
         self._enumerations: Dict[int, Tuple[Set[Hashable], List[Any]]] = {}  # by the list's identity, which it keeps
@@ -147,7 +147,7 @@ class Reader:
     def refuse(self, node: Node, keyword: str, what: str) -> APIError:
         """Return the error that names a keyword and its place."""
         place = node.where + ("/" + keyword.replace("~", "~0").replace("/", "~1") if keyword else "")
-        return self._grammar.refuse("The schema can't be honoured: at %s, %s." % (place, what))
+        return self.grammar.refuse("The schema can't be honoured: at %s, %s." % (place, what))
 
     def check(self, node: Node) -> None:
         """Refuse a node with a keyword that is malformed or not supported."""
@@ -158,7 +158,7 @@ class Reader:
                 raise self.refuse(node, keyword, "'%s' must be %s" % (keyword, _SHAPES[keyword][1]))
 
     def _check_size(self) -> None:
-        """Refuse what would exhaust Python's stack or patience, before anything walks through it recursively."""
+        """Refuse what is too deep or too large, before anything walks through it recursively."""
         level, count, depth = [self._root], 0, 0
         while level:
             self._check_numbers(level)
@@ -166,18 +166,18 @@ class Reader:
             depth += 1
             if depth > _MAX_DEPTH or count > _MAX_NODES:
                 limit = "more than %d levels deep" % _MAX_DEPTH if depth > _MAX_DEPTH else "too large"
-                raise self._grammar.refuse("The schema can't be honoured: it is %s." % limit)
+                raise self.grammar.refuse("The schema can't be honoured: it is %s." % limit)
             inner = (each.values() if isinstance(each, dict) else each for each in level)
             level = [
                 value for values in inner if not isinstance(values, (str, int, float, type(None))) for value in values
             ]
         if not _is_schema(self._root):
-            raise self._grammar.refuse("The schema must be an object, or true.")
+            raise self.grammar.refuse("The schema must be an object, or true.")
 
     def _check_numbers(self, values: List[Any]) -> None:
-        """Refuse numbers that no double holds: exact sums of thousands of digits take minutes."""
+        """Refuse numbers above a double's range: exact sums of thousands of digits take minutes."""
         if any(isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max for value in values):
-            raise self._grammar.refuse("The schema can't be honoured: it holds a number above 1.8e308.")
+            raise self.grammar.refuse("The schema can't be honoured: it holds a number above 1.8e308.")
 
     # ---- references
 
@@ -213,11 +213,11 @@ class Reader:
             raise self.refuse(node, keyword, "the pattern takes too many states; make its repetitions shorter")
         if text not in self._patterns:
             self._patterns.add(text)
-            self._grammar.spend(machine.cost)
+            self.grammar.spend(machine.cost)
         return machine
 
     def _matches(self, node: Node, keyword: str, pattern: str, text: str) -> bool:
-        self._grammar.spend(len(text))
+        self.grammar.spend(len(text))
         return self.pattern(node, keyword, pattern).accepts(text)
 
     # ---- validating
@@ -226,7 +226,7 @@ class Reader:
         """Tell whether a value is valid. `format` is not looked at: it is an annotation by the standard."""
         if isinstance(node.schema, bool):
             return node.schema
-        self._grammar.spend(_STEPS_OF_CHECK)
+        self.grammar.spend(_STEPS_OF_CHECK)
         if level > MAX_REFERENCES + _MAX_DEPTH:
             raise self.refuse(node, "", "it refers to itself with nothing in between")
         self.check(node)
@@ -247,7 +247,7 @@ class Reader:
         return "enum" not in schema or self._comparable(value) in self._enumerated(schema["enum"])
 
     def _comparable(self, value: Any) -> Hashable:
-        """Return comparable(value), worked out but once for what may be large."""
+        """Return comparable(value), worked out only once for what may be large."""
         if not isinstance(value, (list, dict)):
             return comparable(value)
         if id(value) not in self._comparables:
@@ -256,7 +256,7 @@ class Reader:
 
     def _enumerated(self, values: List[Any]) -> Set[Hashable]:
         if id(values) not in self._enumerations:
-            self._grammar.spend(len(values))
+            self.grammar.spend(len(values))
             self._enumerations[id(values)] = (set(map(comparable, values)), values)
         return self._enumerations[id(values)][0]
 

@@ -120,8 +120,8 @@ class Stream:
     The head is held back until the first piece, so that an APIError before it still gets its own status. Who makes the
     pieces notices a client that leaves while none come: by Request.wait, say, which raises HangUp. `chunks` is closed
     (generator.close) when the client has gone. `ping` is a piece that says nothing; a client that has closed its
-    sending side may be sent one, to see whether it still reads. `error_chunk` renders an APIError raised after the first piece;
-    without one, the connection is cut, so that nobody takes half an answer for a whole one.
+    sending side may be sent one, to see whether it still reads. `error_chunk` renders an APIError raised after the
+    first piece; without one, the connection is cut, so that nobody takes half an answer for a whole one.
     """
 
     chunks: Iterator[bytes]

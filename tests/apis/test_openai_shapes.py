@@ -4,7 +4,7 @@ import pytest
 
 from core.apis import anthropic, llamacpp, ollama, openai_shapes
 from core.chat.conversation import ChatAsk, Conversation, Message
-from core.chat.tools import CallDelta, Delta
+from core.chat.parser import CallDelta, Delta
 from core.engine.ask import UNLIMITED
 from core.engine.outcome import Finished
 from core.engine.sampling import Sampling

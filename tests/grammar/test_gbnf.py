@@ -171,4 +171,4 @@ def test_a_long_answer_does_not_gather_stacks():
     answer = stacks('root ::= ("[" [a-z]{0,300} "]")*')
     for _ in range(2000):
         answer.move(answer.after(-1, b"[" + b"abc" * 60 + b"]"))
-    assert answer.may_end() and len(answer._frames) < 60000
+    assert answer.may_end() and len(answer._known) < 60000
