@@ -81,7 +81,7 @@ def test_a_step_that_does_not_end_is_noticed_and_forgotten_when_it_does(engine, 
 def test_an_engine_that_has_nothing_to_do_or_loads_does_not_hang(engine):
     engine.heartbeat = time.monotonic() - 1000
     assert look(engine, False) == 0 or engine.busy()
-    engine.status, engine._idle = "loading", False
+    engine._loading.loading, engine._idle = True, False
     engine.heartbeat = time.monotonic() - 1000
     assert look(engine, False) == 0
 
