@@ -8,7 +8,7 @@ from conftest import PATIENCE, ROOT
 from core.engine.ask import Ask
 from core.engine.engine import Engine
 from core.engine.generation import Generation
-from core.engine.outcome import Piece
+from core.engine.outcome import Piece, Replayed
 from core.engine.sampling import Sampling
 from core.models import ModelFolder
 from core.settings import EngineSettings
@@ -45,6 +45,8 @@ def result(generation):
     text, tokens = "", []
     while True:
         event = next_event(generation)
+        if isinstance(event, Replayed):
+            continue
         if not isinstance(event, Piece):
             return text, tokens, event
         text += event.text

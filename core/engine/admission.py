@@ -8,6 +8,7 @@ import contextlib
 
 from core.engine.ask import Ask
 from core.engine.generation import Generation
+from core.engine.outcome import Piece
 from core.engine.resident import Resident
 from core.engine.sampler import Sampler
 from core.engine.text import TextOut
@@ -53,9 +54,10 @@ def _give_sampler(generation: Generation, resident: Resident) -> None:
         sampler.remember(generation.tokens)
     generation.sampler = sampler
     generation.shown = model.markers(generation.ask.markers)
-    generation.text = TextOut(generation.ask.stop)
-    for token in known:
-        generation.text.push(model.piece(token, token in generation.shown))
+    told = TextOut(generation.ask.stop)
+    pieces = [model.piece(token, token in generation.shown) for token in generation.begun]
+    generation.replayed = [Piece(told.push(piece), [token]) for token, piece in zip(generation.begun, pieces)]
+    generation.text = TextOut(generation.ask.stop) if generation.stepwise else told
 
 
 def close_sampler(generation: Generation) -> None:

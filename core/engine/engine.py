@@ -29,6 +29,7 @@ from core.engine.embedding import Embedding
 from core.engine.generation import Generation
 from core.engine.llama import Model, build_facts
 from core.engine.loading import Loading
+from core.engine.outcome import Replayed
 from core.engine.pace import Pace
 from core.engine.running import Running
 from core.engine.scheduler import Chunk, Reuse
@@ -269,8 +270,17 @@ class Engine:
             except APIError as error:
                 self._running.end(generation, error)
             else:
-                generation.mark("admitted")
-                self._reuse(self._scheduler.admit())
+                self._begin(generation)
+
+    def _begin(self, generation: Generation) -> None:
+        """Give the first in line its slot; tell what it would have told before, where it is begun in the middle."""
+        generation.mark("admitted")
+        if generation.begun or generation.ended:
+            generation.tell(Replayed(generation.replayed))
+        if generation.ended:
+            self._running.end(generation, generation.ended)
+        else:
+            self._reuse(self._scheduler.admit())
 
     def _reuse(self, reuse: Reuse) -> None:
         """Take over cells that hold the beginning of a prompt."""

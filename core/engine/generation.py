@@ -10,7 +10,8 @@ and set `cancelled`. No llama_cpp here: `sampler` is one of core/engine/sampler.
 A generation can be begun in the middle: `Generation(ask, begun=tokens)` stands where generating these tokens would have
 brought it, and tells only what follows. Nothing but the tokens is needed for that, since the choice of the i-th token
 goes by the seed and i alone (sampler.py). They are evaluated with the prompt. Mirostat alone learns from what the model
-thought of each token: it takes them one by one (`stepwise`).
+thought of each token: it takes them one by one (`stepwise`). One that had come to its end already, `ended`, only tells
+what it would have told.
 """
 
 import enum
@@ -20,7 +21,7 @@ from typing import Any, Dict, FrozenSet, List, Optional, Sequence
 
 from core.engine.ask import Ask
 from core.engine.drafting import Lookup
-from core.engine.outcome import Channel, Event, Finished
+from core.engine.outcome import Channel, Event, Finished, Piece
 from core.engine.sampling import RANDOM_SEED
 from core.engine.text import TextOut
 
@@ -48,11 +49,19 @@ class Generation:
     `tokens` are the prompt's, then what was generated; the first `done` of them are evaluated.
     """
 
-    def __init__(self, ask: Ask, channel: Optional[Channel] = None, index: int = 0, begun: Sequence[int] = ()):
+    def __init__(
+        self,
+        ask: Ask,
+        channel: Optional[Channel] = None,
+        index: int = 0,
+        begun: Sequence[int] = (),
+        ended: Optional[Finished] = None,
+    ):
         self.ask = ask
         self.channel = channel or Channel()
         self.index = index
         self.begun = tuple(begun)
+        self.ended = ended
         self.cancelled = False  # nobody wants it any more; set by any thread
         known = 0 <= ask.sampling.seed < RANDOM_SEED
         self.seed = ask.sampling.seed if known else secrets.randbelow(RANDOM_SEED)
@@ -70,6 +79,7 @@ class Generation:
         self.drafts: List[int] = []  # guesses at the tokens after these, for the next batch
         # For the reader:
         self.text = TextOut(ask.stop)
+        self.replayed: List[Piece] = []  # what it would have told before it was begun in the middle
         self.shown: FrozenSet[int] = frozenset()  # the markers' tokens
         self.times: Dict[str, float] = {}
         # The scheduler's notes:

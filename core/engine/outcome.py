@@ -1,6 +1,7 @@
 """What the engine tells of an answer, and the one way by which it does.
 
 Channel     the bounded way from the engine to a reader; on it come, for each generation,
+Replayed    once, of a generation that is begun in the middle
 Piece       new text with its tokens, again and again, then one
 Finished    or one APIError; or, where an embedding was asked for, one
 Embedded    and nothing else
@@ -23,6 +24,13 @@ class Piece:
     text: str
     tokens: List[int]
     probabilities: List[Dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a generation that is begun in the middle would have told before: a piece for each token."""
+
+    pieces: List[Piece]
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Embedded:
     prompt_tokens: int
 
 
-Event = Union[Piece, Finished, Embedded, APIError]
+Event = Union[Replayed, Piece, Finished, Embedded, APIError]
 LAST = (Finished, Embedded, APIError)  # the kinds of event after which nothing comes
 
 
@@ -107,7 +115,10 @@ class Result:
 
     def take(self, event: Event) -> None:
         """Add what has come. Raises the event where it is an APIError."""
-        if isinstance(event, Piece):
+        if isinstance(event, Replayed):
+            for piece in event.pieces:
+                self.take(piece)
+        elif isinstance(event, Piece):
             self.text += event.text
             self.tokens += event.tokens
             self.probabilities += event.probabilities

@@ -8,7 +8,7 @@ import pytest
 from engines import STORY, asked, launch, next_event, result, run
 
 from core.engine.llama import draw_seed
-from core.engine.outcome import Piece
+from core.engine.outcome import Piece, Replayed
 from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.grammar.schema import json_grammar
@@ -51,12 +51,18 @@ def engine():
 
 
 def told(engine, begun=(), **ask):
-    """Return a generation's tokens, what each of them told of the text, and its last event."""
+    """Return a generation's tokens, what each of them told of the text, and its last event.
+
+    One that is begun in the middle tells first what it would have told.
+    """
     generation = asked(begun, **ask)
     engine.submit(generation)
     tokens, texts = [], []
     while True:
         event = next_event(generation)
+        if isinstance(event, Replayed):
+            assert [piece.tokens[0] for piece in event.pieces] == list(begun)
+            continue
         if not isinstance(event, Piece):
             return tokens, texts, event
         tokens += event.tokens
