@@ -25,6 +25,7 @@ from core.apis import anthropic, generate, llamacpp, ollama, openai
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.balancing.registration import Registrar, reachable_url
+from core.cookie import shared_secret
 from core.errors import APIError
 from core.http import descriptors, server
 from core.http.access import check_key
@@ -34,11 +35,11 @@ from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, l
 from core.opening import Opening
 from core.options import between, setting
 from core.process import BOOT_FAILURE
-from core.settings import ChildSettings, EngineSettings, FolderSettings
+from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSettings
 
 
 @dataclass(frozen=True)
-class Config(server.Config, EngineSettings, FolderSettings, ChildSettings):
+class Config(server.Config, EngineSettings, FolderSettings, ChildSettings, CarrySettings):
     """A backend's settings."""
 
     port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
@@ -128,9 +129,9 @@ class Backend:
         """Return the routes of the APIs: its own, and those that other servers have, too."""
         fingerprint = "comeapi-" + self.engine.fingerprint
         host = Host(self.engine, self.folder, _text_of(self.config.chat_template), fingerprint)
-        endpoint = Endpoint(self.engine, self.config.ping_interval)
+        endpoint = Endpoint(host, self.config.ping_interval, self.config.carry_secret or shared_secret())
         dialects = (generate, openai, llamacpp, anthropic, ollama)
-        return [route for dialect in dialects for route in dialect.routes(host, endpoint)]
+        return [route for dialect in dialects for route in dialect.routes(endpoint)]
 
     def root(self, request: Request) -> Any:
         """GET /: who this is, and its state."""

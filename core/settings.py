@@ -268,3 +268,14 @@ class ChildSettings:
     """How a program behaves when another one has started it."""
 
     child: bool = setting(False, "started by another program: announce in JSON, stop when standard input ends", "other")
+
+
+@dataclass(frozen=True)
+class CarrySettings:
+    """What lets a balancer carry answers on from one backend to another."""
+
+    carry_secret: str = setting(
+        "", "the secret that a balancer and its backends share, to carry answers on from one to another, or "
+        "@FILE (default: one that all programs of this user on this machine share)", "access", secret=True,
+        metavar="SECRET",
+    )  # fmt: skip

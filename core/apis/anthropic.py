@@ -10,11 +10,10 @@ Messages             the dialect
 
 import functools
 import json
-import uuid
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from core import fields
-from core.apis.dialect import Body, ChatDialect, Start
+from core.apis.dialect import Body, Call, ChatDialect, Start
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
@@ -269,9 +268,10 @@ class Messages(ChatDialect):
 
     form = Form(render=_event, error=_error_event, done=b"")
 
-    def __init__(self, body: Body, host: Host):
-        super().__init__(host.conversation(read_messages_body(body)), fields.flag(body, "stream", False))
-        self._id = "msg_" + uuid.uuid4().hex[:24]
+    def __init__(self, call: Call, host: Host):
+        conversation = host.conversation(read_messages_body(call.body))
+        super().__init__(conversation, call, fields.flag(call.body, "stream", False))
+        self._id = "msg_" + call.nonce[:24]
         self._blocks = _Blocks()
 
     def message(self, messages: List[Message], reasons: List[str], results: List[Result]) -> Body:
@@ -298,12 +298,9 @@ class Messages(ChatDialect):
         yield {"type": "message_stop"}
 
 
-def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+def routes(endpoint: Endpoint) -> List[Route]:
     """Return the routes."""
-
-    def messages(request: Request) -> Any:
-        """POST /v1/messages: the message that follows others."""
-        return endpoint.answer(request, Messages(request.json(), host))
+    host = endpoint.host
 
     def count_tokens(request: Request) -> Any:
         """POST /v1/messages/count_tokens: how many tokens the model would read."""
@@ -311,4 +308,4 @@ def routes(host: Host, endpoint: Endpoint) -> List[Route]:
         tokens = host.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or []
         return json_reply({"input_tokens": len(tokens)})
 
-    return [Route("POST", "/v1/messages", messages), Route("POST", "/v1/messages/count_tokens", count_tokens)]
+    return [endpoint.route("/v1/messages", Messages), Route("POST", "/v1/messages/count_tokens", count_tokens)]

@@ -18,6 +18,18 @@ from core.http.sse import EVENTS, Form
 Body = Dict[str, Any]
 
 
+class Call(NamedTuple):
+    """A request's body, and what the ids and the time in its answer are made of.
+
+    An answer that is carried on has the same `nonce` (32 hexadecimal digits) and `created` (seconds since 1970) as
+    before, and so the same ids.
+    """
+
+    body: Body
+    nonce: str
+    created: int
+
+
 class Start(NamedTuple):
     """What is known of an answer when its first piece has come."""
 
@@ -62,10 +74,10 @@ class Dialect:
 class ChatDialect(Dialect):
     """A request that asks for messages. An API says how it writes messages and deltas of them."""
 
-    def __init__(self, conversation: Conversation, streams: bool):
+    def __init__(self, conversation: Conversation, call: Call, streams: bool):
         super().__init__(conversation.asks(), streams)
         self.model = conversation.model.name
-        self._turns = [conversation.turn() for _ in self.asks]
+        self._turns = [conversation.turn("%s %d" % (call.nonce, index)) for index in range(len(self.asks))]
 
     def whole(self, results: List[Result]) -> Body:
         """Return the body of the whole answer."""

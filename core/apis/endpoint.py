@@ -1,131 +1,105 @@
 """The one place where a request meets the engine: submitted, awaited, told, cancelled.
 
-    Request ── a dialect ──> Asks ── Drive ──> Generations, on one Channel
-    Reply | Stream <── whole() | begin(), delta(), end(), last() <── events
+    Request ── a dialect ──> Asks ── Beginning ──> Generations ── Drive ──> engine
+    Reply | Stream <── Streaming | Gathering <── events ── Channel <────────── ┘
 
-Endpoint.answer     a request's whole answer, or its stream
+Endpoint.answer     a request's answer: whole, as a stream, or in frames that let a balancer carry it on (beginning.py)
 Drive               a request's generations, from their submission to their end, or to their client's
 """
 
 import collections
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Deque, Dict, Iterable, Iterator, List, Optional, Tuple
-from typing import Sequence as Many
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List
 
-from core.apis.dialect import Body, Dialect, Start
-from core.engine.ask import Ask
+from core.apis.beginning import Beginning
+from core.apis.dialect import Call, Dialect
+from core.apis.host import Host
+from core.apis.telling import Gathering, Pieces, Streaming, Telling, Told
 from core.engine.generation import Generation
-from core.engine.outcome import LAST, Channel, Event, Finished, Piece, Result
+from core.engine.outcome import Channel, is_last
 from core.errors import APIError
-from core.http.messages import Request, json_reply
+from core.http.messages import Reply, Request
+from core.http.routing import Route
 
 if TYPE_CHECKING:  # it needs llama_cpp
     from core.engine.engine import Engine
-
-MOST_PROBABILITIES = 450000  # of tokens, in one whole answer; some 100 MB
-_LONG = 60.0  # seconds; a whole answer is waited for again and again
 
 
 class Endpoint:
     """Answers requests as their dialects say. After `ping_interval` seconds of silence a stream says that it lives."""
 
-    def __init__(self, engine: "Engine", ping_interval: float):
-        self._engine = engine
+    def __init__(self, host: Host, ping_interval: float, carry_secret: str = ""):
+        self.host = host
         self._ping_interval = ping_interval
+        self._carry_secret = carry_secret
 
-    def answer(self, request: Request, dialect: Dialect) -> Any:
+    def route(self, path: str, kind: Callable[[Call, Host], Dialect]) -> Route:
+        """Return the route of a dialect."""
+        return Route("POST", path, lambda request: self.answer(request, kind))
+
+    def answer(self, request: Request, kind: Callable[[Call, Host], Dialect]) -> Any:
         """Return the Reply or Stream. Raises APIError, and HangUp when the client leaves."""
+        beginning = Beginning.of(request, self._carry_secret)
+        dialect = kind(Call(request.json(), beginning.nonce, beginning.created), self.host)
+        channel = Channel()
+        generations = beginning.generations(dialect, self.host, channel)
+        telling: Telling = (Streaming if dialect.streams else Gathering)(dialect, generations)
+        pieces = self._pieces(Drive(self.host.engine, request, generations, channel), telling)
+        if beginning.carried:
+            return beginning.stream(pieces, telling)
         if dialect.streams:
-            return dialect.form.stream(self._pieces(request, dialect))
-        return json_reply(dialect.whole(self.results(request, dialect.asks)))
+            return dialect.form.stream(_bytes(pieces, telling))
+        return Reply(b"".join(_bytes(pieces, telling)))
 
-    def results(self, request: Request, asks: Many[Ask]) -> List[Result]:
-        """Wait for the end of all answers and return what came of them.
-
-        Raises APIError, 400 where more probabilities come than memory should hold, and HangUp when the client leaves.
-        """
-        with contextlib.closing(Drive(self._engine, asks, request)) as drive:
-            results = [Result(generation.seed) for generation in drive.generations]
-            room = MOST_PROBABILITIES
-            while drive.runs:
-                told = drive.next(_LONG)
-                if told:
-                    index, event = told
-                    results[index].take(event)
-                    room -= _probabilities(event)
-                if room < 0:
-                    message = "The answer has more than %d probabilities; ask for fewer, for fewer tokens, or a stream."
-                    raise APIError(400, message % MOST_PROBABILITIES, "too_many_probabilities", "n_probs")
-        return results
-
-    def _pieces(self, request: Request, dialect: Dialect) -> Iterator[bytes]:
-        """Yield an answer's pieces as they come, and pings where none do."""
-        form = dialect.form
+    def _pieces(self, drive: "Drive", telling: Telling) -> Pieces:
+        """Yield each event with the bytes that tell it, and pings where none come; all but the last bytes."""
         ping_at = time.monotonic() + self._ping_interval
-        with contextlib.closing(Drive(self._engine, dialect.asks, request)) as drive:
+        with contextlib.closing(drive):
             while drive.runs:
                 told = drive.next(ping_at - time.monotonic())
-                data = b"".join(map(form.render, _bodies(dialect, drive, *told))) if told else b""
-                if not data and time.monotonic() >= ping_at:
+                data = telling.event(*told) if told else b""
+                if data or time.monotonic() >= ping_at:
                     ping_at = time.monotonic() + self._ping_interval
-                    data = form.ping
-                elif data:
-                    ping_at = time.monotonic() + self._ping_interval
-                yield data
-        yield b"".join(map(form.render, dialect.last())) + form.done
+                    data = data or telling.ping
+                yield told, data
 
 
-def _bodies(dialect: Dialect, drive: "Drive", index: int, event: Event) -> Iterable[Body]:
-    """Return the bodies that tell an event."""
-    if drive.is_first(index):
-        begun = drive.generations[index]
-        yield from dialect.begin(index, Start(begun.seed, begun.prompt_tokens, begun.cached_tokens))
-    if isinstance(event, Piece):
-        yield from dialect.delta(index, event)
-    elif isinstance(event, Finished):
-        yield from dialect.end(index, event)
-
-
-def _probabilities(event: Event) -> int:
-    """Return how many tokens' probabilities an event tells."""
-    return sum(1 + len(each["top_logprobs"]) for each in event.probabilities) if isinstance(event, Piece) else 0
+def _bytes(pieces: Pieces, telling: Telling) -> Iterator[bytes]:
+    """Yield an answer's bytes."""
+    with contextlib.closing(pieces):
+        for _, data in pieces:
+            yield data
+    yield telling.last()
 
 
 class Drive:
     """One request's generations on an engine. close() cancels those that are still at work."""
 
-    def __init__(self, engine: "Engine", asks: Many[Ask], request: Request):
+    def __init__(self, engine: "Engine", request: Request, generations: List[Generation], channel: Channel):
         self._engine = engine
         self._request = request
-        self._channel = Channel()
-        self.generations = [Generation(ask, self._channel, index) for index, ask in enumerate(asks)]
-        self._waiting: Deque[Generation] = collections.deque(self.generations)
+        self._channel = channel
+        self._waiting: Deque[Generation] = collections.deque(generations)
         self._running: Dict[int, Generation] = {}
-        self._begun: List[bool] = [False] * len(self.generations)
 
     @property
     def runs(self) -> bool:
         """Whether something is still to come."""
         return bool(self._running or self._waiting)
 
-    def next(self, timeout: float) -> Optional[Tuple[int, Event]]:
+    def next(self, timeout: float) -> Told:
         """Return the next event with its generation's index; None where none comes in `timeout` seconds.
 
         Raises APIError, of one generation for all of them, and HangUp when the client leaves.
         """
         self._submit_some()
         told = self._request.wait(self._channel.get, timeout)
-        if told and isinstance(told[1], LAST):
+        if told and is_last(told[1]):
             del self._running[told[0]]
             if isinstance(told[1], APIError):
                 raise told[1]
         return told
-
-    def is_first(self, index: int) -> bool:
-        """Whether this is asked of a generation for the first time."""
-        first, self._begun[index] = not self._begun[index], True
-        return first
 
     def close(self) -> None:
         """Cancel what is still at work."""

@@ -3,23 +3,23 @@
 POST /generate      {"prompt", "model_name", "max_tokens", "stream", …} to {"response", "usage", …}
 """
 
-from typing import Any, Iterable, List
+from typing import Iterable, List
 
 from core import fields
-from core.apis.dialect import Body, Dialect, Start
+from core.apis.dialect import Body, Call, Dialect, Start
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.engine.ask import UNLIMITED, Ask
 from core.engine.outcome import Finished, Piece, Result
 from core.engine.sampling import read_sampling
-from core.http.messages import Request
 from core.http.routing import Route
 
 
 class Generate(Dialect):
     """A request of POST /generate. Raises APIError 400, 404, 500 for a body that asks for what can't be done."""
 
-    def __init__(self, body: Body, host: Host):
+    def __init__(self, call: Call, host: Host):
+        body = call.body
         prompt = fields.text(body, "prompt")
         ask = Ask(
             model=host.folder.find(fields.text(body, "model_name")),
@@ -71,11 +71,6 @@ def _probabilities(result: Result) -> Body:
     return {"completion_probabilities": result.probabilities} if result.probabilities else {}
 
 
-def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+def routes(endpoint: Endpoint) -> List[Route]:
     """Return the routes."""
-
-    def generate(request: Request) -> Any:
-        """POST /generate: the answer to a prompt."""
-        return endpoint.answer(request, Generate(request.json(), host))
-
-    return [Route("POST", "/generate", generate)]
+    return [endpoint.route("/generate", Generate)]

@@ -1,5 +1,6 @@
 """What a dialect may ask of the server that it speaks for: the models, and how a chat becomes a prompt."""
 
+import hashlib
 import itertools
 from typing import TYPE_CHECKING, Any, Iterable, Optional
 
@@ -12,6 +13,10 @@ from core.models import ModelFile, ModelFolder
 
 if TYPE_CHECKING:  # it needs llama_cpp
     from core.engine.engine import Engine
+
+
+_HEAD = 65536  # bytes
+_CHANGING = ("rope_scaling", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor")
 
 
 class Host:
@@ -36,6 +41,18 @@ class Host:
             what = "gives embeddings, not text" if model.embeds else "gives text, not embeddings"
             raise APIError(400, "%s %s." % (model.name, what), "model_unsuitable", "model")
         return model
+
+    def fingerprint_of(self, model: ModelFile) -> str:
+        """Return what tells one model, as this server computes it, from others: an answer goes on with an equal one.
+
+        It is made of the file's size and beginning, llama.cpp's version, and the settings that change what it says.
+        """
+        settings = self.engine.settings
+        known = [self.engine.fingerprint, self.template, str(model.size), str(settings.lora)]
+        known += ["%s %r" % (name, getattr(settings, name)) for name in _CHANGING]
+        with open(model.path, "rb") as file:
+            beginning = file.read(_HEAD)
+        return hashlib.sha256("\0".join(known).encode("utf-8", "replace") + beginning).hexdigest()[:32]
 
     def conversation(self, ask: ChatAsk) -> Conversation:
         """Return what a chat asks of its model. Raises APIError 400, 404."""

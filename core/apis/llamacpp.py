@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Iterable, List, Optional, Tuple
 
 from core import fields
-from core.apis.dialect import Body, Dialect, Start
+from core.apis.dialect import Body, Call, Dialect, Start
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS, read_schema
@@ -141,8 +141,8 @@ class Completion(Dialect):
 
     form = Form(done=b"")
 
-    def __init__(self, body: Body, host: Host):
-        self._ask = ask = read_completion(body)
+    def __init__(self, call: Call, host: Host):
+        self._ask = ask = read_completion(call.body)
         self._host = host
         model = host.model(ask.model)
         asks = [Ask(model, prompt, ask.max_tokens, ask.stop, ask.sampling, ask.cache_prompt) for prompt in ask.prompts]
@@ -178,24 +178,20 @@ class Completion(Dialect):
 class NativeRoutes:
     """The routes."""
 
-    def __init__(self, host: Host, endpoint: Endpoint):
-        self._host = host
+    def __init__(self, endpoint: Endpoint):
+        self._host = endpoint.host
         self._endpoint = endpoint
 
     def routes(self) -> List[Route]:
         """Return the routes."""
         return [
-            Route("POST", "/completion", self.completion),
+            self._endpoint.route("/completion", Completion),
             Route("POST", "/tokenize", self.tokenize),
             Route("POST", "/detokenize", self.detokenize),
             Route("POST", "/apply-template", self.apply_template),
             Route("GET", "/props", self.props),
             Route("GET", "/slots", self.slots),
         ]
-
-    def completion(self, request: Request) -> Any:
-        """POST /completion: texts that follow prompts."""
-        return self._endpoint.answer(request, Completion(request.json(), self._host))
 
     def tokenize(self, request: Request) -> Any:
         """POST /tokenize: a text's tokens, with their pieces where asked for."""
@@ -285,6 +281,6 @@ def _piece(data: bytes) -> Any:
         return list(data)
 
 
-def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+def routes(endpoint: Endpoint) -> List[Route]:
     """Return the routes."""
-    return NativeRoutes(host, endpoint).routes()
+    return NativeRoutes(endpoint).routes()

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any, Iterable, List
 
 from core import fields
-from core.apis.dialect import Body, ChatDialect
+from core.apis.dialect import Body, Call, ChatDialect
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
-from core.chat.conversation import ChatAsk, Conversation, Message, arguments_of
+from core.chat.conversation import ChatAsk, Message, arguments_of
 from core.chat.parser import Delta
 from core.chat.template import read_messages
 from core.chat.tools import read_tools
@@ -205,8 +205,10 @@ class Chat(ChatDialect):
 
     form = Form("application/x-ndjson", _line, _error_line, done=b"", ping=b"")
 
-    def __init__(self, body: Body, conversation: Conversation):
-        super().__init__(conversation, fields.flag(body, "stream", True))
+    read = staticmethod(read_chat)
+
+    def __init__(self, call: Call, host: Host):
+        super().__init__(host.conversation(self.read(call.body)), call, fields.flag(call.body, "stream", True))
         self._calls = Message()  # told whole, when the answer ends
 
     def message(self, messages: List[Message], reasons: List[str], results: List[Result]) -> Body:
@@ -239,8 +241,11 @@ class Chat(ChatDialect):
 class Generate(Chat):
     """A request of POST /api/generate: by way of the chat template; with `raw`, or a gap to fill, as it is."""
 
-    def __init__(self, body: Body, conversation: Conversation):
-        super().__init__(body, conversation)
+    read = staticmethod(read_generate)
+
+    def __init__(self, call: Call, host: Host):
+        super().__init__(call, host)
+        body = call.body
         suffix = fields.text(body, "suffix", None) if body.get("suffix") != "" else None
         if fields.flag(body, "raw", False) or suffix is not None:
             prompt = fields.any_text(body, "prompt")
@@ -254,8 +259,9 @@ class Generate(Chat):
         return body
 
 
-def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+def routes(endpoint: Endpoint) -> List[Route]:
     """Return the routes."""
+    host = endpoint.host
 
     def tags(request: Request) -> Any:
         """GET /api/tags: the models in the folder."""
@@ -273,20 +279,10 @@ def routes(host: Host, endpoint: Endpoint) -> List[Route]:
         body = {"details": details(model), "model_info": facts, "template": model.chat_template, "capabilities": able}
         return json_reply(dict(body, modelfile="", parameters=""))
 
-    def chat(request: Request) -> Any:
-        """POST /api/chat: the message that follows others."""
-        body = request.json()
-        return endpoint.answer(request, Chat(body, host.conversation(read_chat(body))))
-
-    def generate(request: Request) -> Any:
-        """POST /api/generate: the answer to a prompt."""
-        body = request.json()
-        return endpoint.answer(request, Generate(body, host.conversation(read_generate(body))))
-
     return [
         Route("GET", "/api/tags", tags),
         Route("GET", "/api/version", lambda request: json_reply({"version": VERSION})),
         Route("POST", "/api/show", show),
-        Route("POST", "/api/generate", generate),
-        Route("POST", "/api/chat", chat),
+        endpoint.route("/api/generate", Generate),
+        endpoint.route("/api/chat", Chat),
     ]

@@ -7,11 +7,10 @@ POST /v1/embeddings             texts in, vectors out
 """
 
 import time
-import uuid
 from typing import Any, Dict, Iterable, List
 
 from core.apis import openai_shapes
-from core.apis.dialect import Body, ChatDialect, Dialect, Start
+from core.apis.dialect import Body, Call, ChatDialect, Dialect, Start
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import Chats, Completions, Origin
@@ -23,8 +22,8 @@ from core.http.messages import Request, json_reply
 from core.http.routing import Route
 
 
-def _origin(prefix: str, model: str, host: Host) -> Origin:
-    return Origin(prefix + uuid.uuid4().hex, int(time.time()), model, host.fingerprint)
+def _origin(prefix: str, call: Call, model: str, host: Host) -> Origin:
+    return Origin(prefix + call.nonce, call.created, model, host.fingerprint)
 
 
 def _in_order(ends: Dict[int, Finished]) -> List[Finished]:
@@ -34,10 +33,10 @@ def _in_order(ends: Dict[int, Finished]) -> List[Finished]:
 class Chat(ChatDialect):
     """A request of POST /v1/chat/completions. Raises APIError 400, 404."""
 
-    def __init__(self, body: Body, host: Host):
-        ask, self._streaming, logprobs = openai_shapes.read_chat(body)
-        super().__init__(host.conversation(ask), self._streaming.on)
-        self._chats = Chats(_origin("chatcmpl-", self.model, host), logprobs)
+    def __init__(self, call: Call, host: Host):
+        ask, self._streaming, logprobs = openai_shapes.read_chat(call.body)
+        super().__init__(host.conversation(ask), call, self._streaming.on)
+        self._chats = Chats(_origin("chatcmpl-", call, self.model, host), logprobs)
         self._ends: Dict[int, Finished] = {}
 
     def message(self, messages: List[Message], reasons: List[str], results: List[Result]) -> Body:
@@ -71,8 +70,8 @@ class Chat(ChatDialect):
 class Completion(Dialect):
     """A request of POST /v1/completions. Raises APIError 400, 404, 503."""
 
-    def __init__(self, body: Body, host: Host):
-        ask = openai_shapes.read_completion(body)
+    def __init__(self, call: Call, host: Host):
+        ask = openai_shapes.read_completion(call.body)
         model = host.model(ask.model)
         asks = [
             Ask(
@@ -90,7 +89,7 @@ class Completion(Dialect):
         super().__init__(asks, ask.stream.on)
         self._count = ask.count
         self._usage = ask.stream.usage
-        self._completions = Completions(_origin("cmpl-", model.name, host), ask.logprobs)
+        self._completions = Completions(_origin("cmpl-", call, model.name, host), ask.logprobs)
         self._echoes = [host.text(prompt) if ask.echo else "" for prompt in ask.prompts for _ in range(ask.count)]
         self._ends: Dict[int, Finished] = {}
 
@@ -127,8 +126,8 @@ class Completion(Dialect):
 class Embeddings(Dialect):
     """A request of POST /v1/embeddings. Raises APIError 400, 404."""
 
-    def __init__(self, body: Body, host: Host):
-        self._ask = openai_shapes.read_embeddings(body)
+    def __init__(self, call: Call, host: Host):
+        self._ask = openai_shapes.read_embeddings(call.body)
         self._model = host.model(self._ask.model, embeds=True)
         super().__init__([Ask(self._model, text, embed=True) for text in self._ask.inputs])
 
@@ -137,8 +136,9 @@ class Embeddings(Dialect):
         return openai_shapes.embeddings(self._ask, self._model.name, results)
 
 
-def routes(host: Host, endpoint: Endpoint) -> List[Route]:
+def routes(endpoint: Endpoint) -> List[Route]:
     """Return the routes."""
+    host = endpoint.host
     started = int(time.time())
 
     def models(request: Request) -> Any:
@@ -153,7 +153,7 @@ def routes(host: Host, endpoint: Endpoint) -> List[Route]:
     return [
         Route("GET", "/v1/models", models),
         Route("GET", "/v1/models/{id}", model),
-        Route("POST", "/v1/completions", lambda request: endpoint.answer(request, Completion(request.json(), host))),
-        Route("POST", "/v1/chat/completions", lambda request: endpoint.answer(request, Chat(request.json(), host))),
-        Route("POST", "/v1/embeddings", lambda request: endpoint.answer(request, Embeddings(request.json(), host))),
+        endpoint.route("/v1/completions", Completion),
+        endpoint.route("/v1/chat/completions", Chat),
+        endpoint.route("/v1/embeddings", Embeddings),
     ]

@@ -10,8 +10,9 @@ see the map in core/chat/__init__.py.
 """
 
 import functools
+import hashlib
+import itertools
 import json
-import secrets
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -90,9 +91,10 @@ class Conversation:
             for index in range(self.ask.count)
         ]
 
-    def turn(self) -> "Turn":
-        """Return what reads one of the answers."""
-        return Turn(AnswerParser(self._calls, self._names, self._thinking, new_call_id))
+    def turn(self, nonce: str = "") -> "Turn":
+        """Return what reads one of the answers. The ids of its calls are made of `nonce`: equal ones of equal ones."""
+        numbers = itertools.count()
+        return Turn(AnswerParser(self._calls, self._names, self._thinking, lambda: call_id(nonce, next(numbers))))
 
 
 def seed_of(sampling: Sampling, index: int) -> Sampling:
@@ -100,9 +102,13 @@ def seed_of(sampling: Sampling, index: int) -> Sampling:
     return replace(sampling, seed=(sampling.seed + index) % (1 << 32)) if sampling.seed >= 0 and index else sampling
 
 
-def new_call_id() -> str:
-    """Return an id for a tool call. Nine letters and digits: Mistral's templates take no other."""
-    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") for _ in range(9))
+def call_id(nonce: str, number: int) -> str:
+    """Return the id of a tool call. Nine letters and digits: Mistral's templates take no other."""
+    digest = hashlib.sha256(("%s %d" % (nonce, number)).encode("utf-8", "replace")).digest()
+    return "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest[:9])
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
 def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools], thinking: bool) -> str:

@@ -275,12 +275,11 @@ class Engine:
     def _begin(self, generation: Generation) -> None:
         """Give the first in line its slot; tell what it would have told before, where it is begun in the middle."""
         generation.mark("admitted")
-        if generation.begun or generation.ended:
-            generation.tell(Replayed(generation.replayed))
         if generation.ended:
-            self._running.end(generation, generation.ended)
-        else:
-            self._reuse(self._scheduler.admit())
+            return self._running.end(generation, Replayed(generation.replayed, generation.ended))
+        if generation.begun:
+            generation.tell(Replayed(generation.replayed))
+        self._reuse(self._scheduler.admit())
 
     def _reuse(self, reuse: Reuse) -> None:
         """Take over cells that hold the beginning of a prompt."""

@@ -28,9 +28,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a generation that is begun in the middle would have told before: a piece for each token."""
+    """What a generation that is begun in the middle would have told before: a piece for each token.
+
+    With an `end`, it had told that, too: nothing follows.
+    """
 
     pieces: List[Piece]
+    end: Optional["Finished"] = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,11 @@ class Embedded:
 
 
 Event = Union[Replayed, Piece, Finished, Embedded, APIError]
-LAST = (Finished, Embedded, APIError)  # the kinds of event after which nothing comes
+
+
+def is_last(event: Event) -> bool:
+    """Whether nothing comes after an event."""
+    return isinstance(event, (Finished, Embedded, APIError)) or (isinstance(event, Replayed) and bool(event.end))
 
 
 class Channel:
@@ -118,6 +126,7 @@ class Result:
         if isinstance(event, Replayed):
             for piece in event.pieces:
                 self.take(piece)
+            self.end = event.end
         elif isinstance(event, Piece):
             self.text += event.text
             self.tokens += event.tokens

@@ -1,6 +1,8 @@
 """The loop that drives all dialects, with an engine of the test's own and no socket."""
 
+import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 from conftest import PATIENCE, wait_until
@@ -74,8 +76,14 @@ def asking(client=None):
     return Request("POST", "/", "HTTP/1.1", {}, client, "127.0.0.1"), client
 
 
+def answer_of(engine, dialect, request, ping=60.0):
+    host = SimpleNamespace(engine=engine)
+    request.body = b"{}"
+    return Endpoint(host, ping).answer(request, lambda call, host: dialect)
+
+
 def pieces_of(engine, dialect, request, ping=60.0):
-    return Endpoint(engine, ping).answer(request, dialect).chunks
+    return answer_of(engine, dialect, request, ping).chunks
 
 
 def test_a_stream_is_begun_told_and_ended_in_the_dialects_words():
@@ -126,8 +134,7 @@ def test_a_client_that_leaves_cancels_all_its_generations(streams):
     request, client = asking()
     client.left = True
     with pytest.raises(HangUp):
-        answer = Endpoint(engine, 60.0).answer(request, dialect)
-        next(answer.chunks)
+        next(answer_of(engine, dialect, request).chunks)
     assert engine.cancelled == engine.submitted and len(engine.cancelled) == 3
 
 
@@ -157,14 +164,14 @@ def test_one_request_has_no_more_generations_at_work_than_there_are_slots():
     engine = Engine(slots=2)
     request, _ = asking()
     answers = []
-    reader = threading.Thread(target=lambda: answers.append(Endpoint(engine, 60.0).results(request, Words(5).asks)))
+    reader = threading.Thread(target=lambda: answers.append(answer_of(engine, Words(5, False), request)))
     reader.start()
     for number in range(5):
         wait_until(lambda: len(engine.submitted) == min(5, number + 2))
         engine.submitted[number].tell(Piece(str(number), [number]))
         engine.submitted[number].tell(END)
     reader.join(PATIENCE)
-    assert [result.text for result in answers[0]] == list("01234")
+    assert json.loads(answers[0].body) == list("01234")
 
 
 def test_where_the_line_is_full_the_rest_of_a_request_waits_for_its_own_first_ones():

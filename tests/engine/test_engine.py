@@ -1,5 +1,6 @@
 """The engine, in this process, with the demo model: real llama.cpp, real batches."""
 
+import json
 import os
 import queue
 import random
@@ -12,9 +13,11 @@ import pytest
 from conftest import LASTING, PATIENCE, in_parallel, wait_until
 from engines import DEMO, GREEDY, RAMBLING, STORY, asked, cells_are_known, launch, next_event, result, run
 
-import core.apis.endpoint
+import core.apis.telling
 import core.engine.llama
+from core.apis import generate
 from core.apis.endpoint import Endpoint
+from core.apis.host import Host
 from core.engine.ask import Ask
 from core.engine.engine import Engine
 from core.engine.generation import Generation
@@ -594,12 +597,16 @@ def test_an_engine_whose_streams_are_all_paused_is_idle_and_ends_what_is_cancell
 
 
 def test_a_whole_answer_holds_so_many_probabilities_and_no_more(engine, monkeypatch):
-    monkeypatch.setattr(core.apis.endpoint, "MOST_PROBABILITIES", 50)
-    endpoint = Endpoint(engine, 15)
-    patient = types.SimpleNamespace(wait=lambda ready, timeout: ready(timeout))
-    asks = [Ask(DEMO, STORY, 10, sampling=Sampling(n_probs=n, temperature=0)) for n in (4, 5)]
-    assert len(endpoint.results(patient, asks[:1])[0].probabilities) == 10
+    monkeypatch.setattr(core.apis.telling, "MOST_PROBABILITIES", 50)
+    routes = generate.routes(Endpoint(Host(engine, ModelFolder(os.path.dirname(DEMO.path))), 15))
+
+    def probabilities(n):
+        body = {"prompt": STORY, "model_name": DEMO.name, "max_tokens": 10, "temperature": 0, "n_probs": n}
+        patient = types.SimpleNamespace(json=lambda: body, headers={}, wait=lambda ready, timeout: ready(timeout))
+        return json.loads(routes[0].handler(patient).body)["completion_probabilities"]
+
+    assert len(probabilities(4)) == 10
     with pytest.raises(APIError) as raised:
-        endpoint.results(patient, asks[1:])
+        probabilities(5)
     assert (raised.value.status, raised.value.code) == (400, "too_many_probabilities")
     wait_until(lambda: engine.busy() == 0)
