@@ -33,7 +33,8 @@ from balancer import Balancer, Config
 from core.balancing.specs import backend_url
 from core.errors import APIError
 from core.http import access, messages, server
-from core.http.client import Broken, Client
+from core.http.client import Client
+from core.http.failures import Broken
 from core.http.messages import IDLE, Reply, Stream, json_reply
 from core.http.routing import Route
 from core.http.server import Service

@@ -11,11 +11,11 @@ import threading
 from typing import Any, Iterator
 
 from core.errors import APIError, shown
-from core.http.heads import MAX_HEADERS, has_body
+from core.http.chunks import BadChunk, ChunkRules, ChunksTooLarge, Dechunker
+from core.http.requesthead import has_body
 from core.http.sockets import CONTINUE, Wire
 
-_LONGEST_LINE = 256  # of a chunk's size and its extensions
-_LONGEST_TRAILER = 32 << 10
+RULES = ChunkRules(re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?"), 256, 32 << 10)
 
 
 class BodyBudget:
@@ -68,29 +68,14 @@ def read_body(request: Any, limit: int, deadline: float, budget: BodyBudget) -> 
 
 
 def _chunks(wire: Wire, limit: int, deadline: float) -> Iterator[bytes]:
-    """Yield a chunked body's bytes; its trailers are dropped."""
-    total = 0
-    while True:
-        size = _chunk_size(wire.read_line(_LONGEST_LINE, deadline))
-        if size == 0:
-            break
-        total += size
-        if total > limit:
-            raise _too_large(limit)
-        yield from wire.pieces(size, deadline)
-        if wire.read_exactly(2, deadline) != b"\r\n":
-            raise APIError(400, "A chunk is longer than its size says.", "bad_chunk")
-    for _ in range(MAX_HEADERS):
-        if not wire.read_line(_LONGEST_TRAILER, deadline):
-            return
-    raise APIError(400, "Too many trailers.", "bad_chunk")
-
-
-def _chunk_size(line: bytes) -> int:
-    text = line.partition(b";")[0].strip(b" \t")
-    if b"\n" in line or b"\r" in line or not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", text):
-        raise APIError(400, "A chunk's size is not a hexadecimal number.", "bad_chunk")
-    return int(text, 16)
+    """Yield a chunked body's bytes. Raises APIError 400, 413, HangUp, TimedOut."""
+    try:
+        yield from wire.decoded(Dechunker(RULES, limit), deadline)
+    except ChunksTooLarge:
+        raise _too_large(limit)
+    except BadChunk as error:
+        message = str(error)
+        raise APIError(400, "%s%s." % (message[0].upper(), message[1:]), "bad_chunk")
 
 
 def _too_large(limit: int) -> APIError:

@@ -16,17 +16,17 @@ from typing import Any, Iterable, Optional, Tuple
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.bodies import read_body
-from core.http.heads import (
+from core.http.messages import IDLE, Reply, Request, Stream, error_reply, internal_error
+from core.http.requesthead import (
     bad_request,
     check_framing,
     check_host,
     has_body,
-    parse_headers,
+    request_headers,
     request_line,
     split_target,
     wants_close,
 )  # fmt: skip
-from core.http.messages import IDLE, Reply, Request, Stream, error_reply, internal_error
 from core.http.sockets import Wire
 
 log = logging.getLogger("comeapi.http")
@@ -145,7 +145,7 @@ class Connection(BaseHTTPRequestHandler):
         if head.count("\n") != len(lines) - 1:
             raise bad_request("Lines must end in CRLF.")
         method, target, version = request_line(lines[0])
-        headers = parse_headers(lines[1:])
+        headers = request_headers(lines[1:])
         check_host(version, headers)
         target, host = split_target(target)
         if host:  # it takes the place of the header (RFC 9112, section 3.2.2)

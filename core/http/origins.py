@@ -15,7 +15,7 @@ import socket
 from typing import Mapping, Optional, Sequence, Tuple
 
 from core.errors import APIError, shown
-from core.http.heads import split_authority
+from core.http.requesthead import split_authority
 
 ANY = "*"
 Headers = Tuple[Tuple[str, str], ...]

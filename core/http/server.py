@@ -31,10 +31,10 @@ from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
 from core.http.descriptors import is_short, room
-from core.http.heads import bad_request
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
 from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
+from core.http.requesthead import bad_request
 from core.http.routing import Handler, Route, Router
 from core.http.sockets import readable, shake_hands
 from core.options import between, setting

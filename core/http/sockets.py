@@ -21,6 +21,7 @@ import time
 from typing import Any, Iterator, List, Optional, Sequence
 
 from core.errors import APIError, HangUp, TimedOut
+from core.http.chunks import Dechunker, decoded
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _RECV = 65536
@@ -175,22 +176,6 @@ class Wire:
             searched = len(self._buffer)
             self._need(deadline)
 
-    def read_line(self, limit: int, deadline: float) -> bytes:
-        """Return the next line without its CRLF. Raises HangUp, TimedOut, APIError 400 beyond `limit` bytes."""
-        while True:
-            end = self._buffer.find(b"\r\n")
-            if 0 <= end <= limit:
-                return self._take(end, end + 2)
-            if len(self._buffer) > limit:
-                raise APIError(400, "A line of the chunked body is too long.", "bad_chunk")
-            self._need(deadline)
-
-    def read_exactly(self, count: int, deadline: float) -> bytes:
-        """Return the next `count` bytes. Raises HangUp, TimedOut."""
-        while len(self._buffer) < count:
-            self._need(deadline)
-        return self._take(count, count)
-
     def pieces(self, count: int, deadline: float) -> Iterator[bytes]:
         """Yield the next `count` bytes as they come. Raises HangUp, TimedOut."""
         while count:
@@ -199,6 +184,10 @@ class Wire:
             piece = self._take(min(count, len(self._buffer)), min(count, len(self._buffer)))
             count -= len(piece)
             yield piece
+
+    def decoded(self, chunks: Dechunker, deadline: float) -> Iterator[bytes]:
+        """Yield a chunked body's bytes as they come. Raises BadChunk, HangUp, TimedOut."""
+        return decoded(self._buffer, chunks, lambda: self._need(deadline))
 
     def write(self, data: bytes) -> None:
         """Send all of `data`, at once where it fits. Raises HangUp where the client goes, or lags too far behind."""

@@ -138,7 +138,7 @@ def test_an_answer_that_is_none_is_502(front):
     ],
 )
 def test_an_answer_that_drips_is_504_in_time(front, answer, monkeypatch):
-    monkeypatch.setattr("core.http.client._HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("core.http.answers._HEAD_SECONDS", 0.3)
     monkeypatch.setattr(relaying, "_HELD_RATE", 1 << 30)
     begun = time.monotonic()
     answer = call(front(Raw(x=answer), timeout=0.5).url + "/x", {})

@@ -14,7 +14,8 @@ from balancer import Balancer, Config
 from core.balancing.quarantine import Quarantine, has_died
 from core.errors import APIError
 from core.http import routing, server
-from core.http.client import Broken, Client
+from core.http.client import Client
+from core.http.failures import Broken
 from core.http.messages import json_reply
 
 POISON = {"n": 0, "seconds": 0.1, "text": "POISON"}

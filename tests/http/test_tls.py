@@ -15,7 +15,8 @@ from conftest import PATIENCE, wait_until
 
 from balancer import Balancer, Config
 from core.http import server
-from core.http.client import Client, Unreachable
+from core.http.client import Client
+from core.http.failures import Unreachable
 from core.http.messages import json_reply
 from core.http.routing import Route
 from core.http.server import Service
