@@ -57,7 +57,7 @@ class StandIn:
         if self.lists:
             models = {"models": [{"name": "m.gguf", "loaded": True}]}
             routes.append(Route("GET", "/models", lambda request: json_reply(models)))
-        self.service = Service(server.Config(port=port), routes, fallback=self._answer).start()
+        self.service = Service(server.ServerConfig(port=port), routes, fallback=self._answer).start()
         self.url = self.service.url
 
     def _answer(self, request):

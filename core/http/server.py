@@ -4,7 +4,7 @@
               bytes,    HTTP/1.1      key, route,         the program
               deadlines framing       body, errors
 
-    Config        the settings, with their defaults and their reasons
+    ServerConfig  the settings, with their defaults and their reasons
     Service       listens, routes, counts, drains
 
 A handler is a function from Request to Reply or Stream (messages.py). It may raise APIError at any time, also
@@ -53,7 +53,7 @@ _seconds = between(0.05, 86400, float)
 
 
 @dataclass(frozen=True)
-class Config:
+class ServerConfig:
     """A service's settings: each is a name, a default and a reason."""
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network")
@@ -243,7 +243,7 @@ class _Server(ThreadingHTTPServer):
         self.shutdown_request(sock)
 
 
-def _tls_context(config: Config) -> Any:
+def _tls_context(config: ServerConfig) -> Any:
     """Return what TLS needs, or None where it is off. Raises OSError where certificate and key are no good."""
     if not config.tls_cert:
         return None
@@ -260,7 +260,7 @@ def _tls_context(config: Config) -> Any:
 class Service:
     """An HTTP server: routes requests to handlers, counts them, and stops without losing one.
 
-        service = Service(Config(port=9000), [Route("GET", "/health", handler, public=True)])
+        service = Service(ServerConfig(port=9000), [Route("GET", "/health", handler, public=True)])
         service.start()     # raises OSError where the port is taken
         …
         service.drain(30)   # no new connections; running requests finish; then everything is closed
@@ -272,7 +272,7 @@ class Service:
 
     def __init__(
         self,
-        config: Config,
+        config: ServerConfig,
         routes: Iterable[Route],
         fallback: Optional[Handler] = None,
         name: str = "comeapi",

@@ -16,8 +16,7 @@ from balancer import Balancer, Config
 from core.balancing import relaying
 from core.http.messages import Reply, json_reply
 from core.http.routing import Route
-from core.http.server import Config as ServiceConfig
-from core.http.server import Service
+from core.http.server import ServerConfig, Service
 from core.loops import Loop
 
 
@@ -353,7 +352,7 @@ def test_a_server_of_ours_is_known_to_answer_at_once():
     routes = [Route("GET", "/health", lambda request: json_reply({"slots": 4, "pid": 7}))]
     other = [Route("GET", "/health", lambda request: Reply(b"{}"))]
     for kind, wanted in ((routes, True), (other, False)):
-        service = Service(ServiceConfig(), kind).start()
+        service = Service(ServerConfig(), kind).start()
         balancer = Balancer(Config(port=0, backend=(service.url,))).start()
         try:
             wait_until(lambda: balancer.status()["healthy_backends"])

@@ -197,7 +197,7 @@ def test_a_server_that_ends_at_a_request_on_a_kept_connection_has_seen_that_requ
 )
 def test_a_server_that_answers_has_died_only_where_it_is_another_process(client, health, life, died):
     route = routing.Route("GET", "/health", lambda request: json_reply(health, 503))
-    service = server.Service(server.Config(), [route])
+    service = server.Service(server.ServerConfig(), [route])
     try:
         assert has_died(client, service.start().url, {}, life) is died
     finally:

@@ -18,7 +18,7 @@ from core.http import connection, messages, server, sockets
 from core.http.messages import Reply, Stream, json_reply
 from core.http.metrics import Metrics
 from core.http.routing import Route
-from core.http.server import Config, Service
+from core.http.server import ServerConfig, Service
 from core.http.sse import event_stream
 
 PATIENCE = 20  # seconds until a test gives up; none of them waits this long where the code is right
@@ -199,7 +199,7 @@ def routes():
 @pytest.fixture(scope="module")
 def house():
     """A service that the tests which change nothing about it share."""
-    service = Service(Config(max_body=1000), routes()).start()
+    service = Service(ServerConfig(max_body=1000), routes()).start()
     yield service
     service.drain(0)
 
@@ -210,7 +210,7 @@ def serve():
     running = []
 
     def start(table=None, fallback=None, **config):
-        running.append(Service(Config(**config), routes() if table is None else table, fallback).start())
+        running.append(Service(ServerConfig(**config), routes() if table is None else table, fallback).start())
         return running[-1]
 
     yield start
@@ -266,7 +266,7 @@ def test_the_port_really_bound_is_known(house):
 
 def test_a_taken_port_raises_at_start(house):
     with pytest.raises(OSError) as caught:
-        Service(Config(port=house.port), []).start()
+        Service(ServerConfig(port=house.port), []).start()
     assert caught.value.errno == errno.EADDRINUSE
 
 
@@ -1225,7 +1225,7 @@ def test_a_missing_or_wrong_key_gets_401_whatever_the_path(serve_locked, connect
 
 @pytest.fixture(scope="module")
 def serve_locked():
-    service = Service(Config(api_key=("first", "second")), routes()).start()
+    service = Service(ServerConfig(api_key=("first", "second")), routes()).start()
     yield service
     service.drain(0)
 
@@ -1587,7 +1587,7 @@ def test_draining_an_idle_service_does_not_wait(serve, connect, background):
 def test_draining_twice_or_before_the_start_does_no_harm(serve):
     service = serve()
     assert [service.drain(0), service.drain(0)] == [0, 0]
-    assert Service(Config(), []).drain(0) == 0
+    assert Service(ServerConfig(), []).drain(0) == 0
 
 
 def test_a_connection_taken_before_the_drain_gets_its_answer(serve, connect, background, monkeypatch):
@@ -1745,7 +1745,7 @@ def test_requests_are_counted_by_method_route_and_status(serve, connect):
 
 
 def test_the_metrics_prefix_is_the_services_name():
-    assert "\nbalancer_http_requests_active 0\n" in Service(Config(), [], name="balancer").metrics.render()
+    assert "\nbalancer_http_requests_active 0\n" in Service(ServerConfig(), [], name="balancer").metrics.render()
 
 
 def test_unknown_methods_and_paths_add_no_series(serve, connect):
