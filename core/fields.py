@@ -92,7 +92,9 @@ def named(own: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except APIError as error:
-        path = None if error.param is None else own(error.param)
+        if error.param is None:
+            raise
+        path = own(error.param)
         if path == error.param:
             raise
         message = error.message.replace(error.param, path)

@@ -374,24 +374,27 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
     values = header.values
     architecture = str(values.get("general.architecture", ""))
     vocabulary = values.get("tokenizer.ggml.tokens", values.get(architecture + ".vocab_size", 0))
-    facts = dict(
+    problem = "" if architecture else "its header names no architecture"
+    if architecture == "clip":
+        problem = "it is an image encoder (mmproj), not a language model"
+    return ModelFile(
+        name,
+        path,
+        size,
         architecture=architecture,
         parameters=sum(elements for _, elements in header.tensors),
         quantization=_main_type(header.tensors),
         context_length=_number(values.get(architecture + ".context_length")),
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
+        embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
         chat_template=str(values.get("tokenizer.chat_template", "")),
         bos=header.vocabulary.token("bos"),
         eos=header.vocabulary.token("eos"),
         controls=header.vocabulary.controls(),
         stubborn=header.vocabulary.stubborn(),
-        embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
+        problem=problem,
     )
-    problem = "" if architecture else "its header names no architecture"
-    if architecture == "clip":
-        problem = "it is an image encoder (mmproj), not a language model"
-    return ModelFile(name, path, size, problem=problem, **facts)
 
 
 def _main_type(tensors: List[Tuple[int, int]]) -> str:

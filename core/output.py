@@ -142,19 +142,21 @@ class Writer:
                 self._stream.write(text)
                 self._stream.flush()
             else:
-                self._write_bytes(text.encode(self.encoding, "replace"))
+                _write_bytes(self._raw, text.encode(self.encoding, "replace"))
             return True
         except (OSError, ValueError, LookupError):
             return False  # no room, nobody reads, or closed
 
-    def _write_bytes(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            count = self._raw.write(left)
-            if count is None:
-                time.sleep(_RETRY_SECONDS)
-            else:
-                left = left[count:]
+
+def _write_bytes(raw: Any, data: bytes) -> None:
+    """Write everything to a raw file, which may take a part of it, or None of it while it would block."""
+    left = memoryview(data)
+    while left:
+        count = raw.write(left)
+        if count is None:
+            time.sleep(_RETRY_SECONDS)
+        else:
+            left = left[count:]
 
 
 def _lines(text: str) -> int:

@@ -8,10 +8,11 @@ Bytes are counted as they come, so that senders who only announce a lot, or are 
 
 import re
 import threading
-from typing import Any, Iterator
+from typing import Iterator
 
 from core.errors import APIError, shown
 from core.http.chunks import BadChunk, ChunkRules, ChunksTooLarge, Dechunker
+from core.http.messages import Request
 from core.http.requesthead import has_body
 from core.http.sockets import CONTINUE, Wire
 
@@ -39,8 +40,8 @@ class BodyBudget:
             self._left += size
 
 
-def read_body(request: Any, limit: int, deadline: float, budget: BodyBudget) -> bytes:
-    """Read a messages.Request's body of `limit` bytes at most; its `held` tells what it has taken from the budget.
+def read_body(request: Request, limit: int, deadline: float, budget: BodyBudget) -> bytes:
+    """Read a request's body of `limit` bytes at most; its `held` tells what it has taken from the budget.
 
     Raises APIError 400, 411, 413, 415 (RFC 9110, section 15.5.16), 503, HangUp, TimedOut.
     """

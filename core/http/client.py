@@ -65,7 +65,7 @@ class _OutgoingRequest(urllib.request.Request):
 
     data: Optional[bytes] = None  # plain attributes in place of urllib's properties
     full_url = ""
-
+    method: str
     timeout = 0.0  # seconds without a byte; the opener sets it
 
     def __init__(

@@ -103,7 +103,7 @@ class Connection(BaseHTTPRequestHandler):
         request: Optional[Request] = None
         self._body_pending = True
         try:
-            request = self.parse_request()
+            request = self._read_head()
             reply = self.service.respond(request, self._read_body)
         except APIError as error:
             reply = error_reply(error)
@@ -136,7 +136,7 @@ class Connection(BaseHTTPRequestHandler):
 
     # ---- reading
 
-    def parse_request(self) -> Request:
+    def _read_head(self) -> Request:
         """Read a request's head. Raises APIError for a bad one, HangUp, TimedOut."""
         self.close_connection = True  # until the head is known to be sound
         deadline = time.monotonic() + self.service.config.header_timeout

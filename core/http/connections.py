@@ -4,8 +4,9 @@ Where there is no room for a new one, the one that has idled longest is closed, 
 kept-alive connection that has timed out a little early.
 """
 
+import socket
 import threading
-from typing import Any, Dict, Optional
+from typing import Dict, Optional
 
 from core.http.sockets import Wire, cut, stop_reading
 
@@ -18,8 +19,8 @@ class Connections:
     def __init__(self, most: int):
         self.most = most
         self._changed = threading.Condition()  # guards the three below; notified when a request or a connection ends
-        self._open: Dict[Any, Optional[Wire]] = {}  # the wire is there once the connection's thread has begun
-        self._idle: Dict[Any, None] = {}  # those that wait for a request; the one that has waited longest comes first
+        self._open: Dict[socket.socket, Optional[Wire]] = {}  # the wire is there once the connection's thread has begun
+        self._idle: Dict[socket.socket, None] = {}  # those that wait for a request; the one that has waited longest comes first
         self._active = 0
 
     def __len__(self) -> int:
@@ -29,26 +30,26 @@ class Connections:
         """Return how many requests are being answered."""
         return self._active
 
-    def opened(self, sock: Any, wire: Optional[Wire] = None) -> None:
+    def opened(self, sock: socket.socket, wire: Optional[Wire] = None) -> None:
         """Count a connection in: when it is accepted, and again when its thread has begun."""
         with self._changed:
             self._open[sock] = wire
             self._idle[sock] = None
 
-    def closed(self, sock: Any) -> None:
+    def closed(self, sock: socket.socket) -> None:
         """Count a connection out."""
         with self._changed:
             self._open.pop(sock, None)
             self._idle.pop(sock, None)
             self._changed.notify_all()
 
-    def begins(self, sock: Any) -> None:
+    def begins(self, sock: socket.socket) -> None:
         """Count a request as running; a drain waits until it ends."""
         with self._changed:
             self._active += 1
             self._idle.pop(sock, None)
 
-    def ends(self, sock: Any) -> None:
+    def ends(self, sock: socket.socket) -> None:
         """Count a request as ended; the connection waits for the next one."""
         with self._changed:
             self._active -= 1
@@ -88,7 +89,7 @@ class Connections:
             cut(sock)
         return active
 
-    def _end(self, sock: Any) -> bool:
+    def _end(self, sock: socket.socket) -> bool:
         """Wake a connection that waits for a request, to end; one that has just arrived is still answered."""
         wire = self._open[sock]
         if (wire and wire.has_bytes()) or not stop_reading(sock):

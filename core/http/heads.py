@@ -11,10 +11,11 @@ Both sides refuse the same lines, by raising Malformed. Each answers in its own 
 
 import functools
 import re
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple, TypeVar
 
 from core.errors import shown
 
+T = TypeVar("T")
 MAX_HEADERS = 100  # as many as Python's own client and server take
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 Header = Tuple[str, str]  # a name and a value, as they were sent
@@ -35,7 +36,7 @@ class TooManyHeaders(Malformed):
     """More than MAX_HEADERS header lines."""
 
 
-def remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def remembered(function: Callable[[str], T]) -> Callable[[str], T]:
     """Make a pure function remember its results for the short texts that it was called with last.
 
     A kept-alive connection brings the same lines with each message. What the function raises is not remembered.
@@ -43,7 +44,7 @@ def remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     known = functools.lru_cache(_REMEMBERED)(function)
 
     @functools.wraps(function)
-    def call(text: Any) -> Any:
+    def call(text: str) -> T:
         return known(text) if len(text) <= _SHORT else function(text)
 
     return call

@@ -10,11 +10,14 @@
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
 from core.http.failures import Broken, Slow, Unreachable
 from core.http.sockets import readable, would_block, writable
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_IDLE_SECONDS = 5.0  # below every server's own limit, so that a connection is rarely closed under a request
 RECV = 65536  # bytes that are read at once
@@ -134,7 +137,7 @@ class ConnectionPool:
     def __init__(self, connect_timeout: float, ca_file: str):
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
-        self._tls: Any = None  # the ssl.SSLContext, once an https server is called
+        self._tls: "Optional[ssl.SSLContext]" = None  # made when an https server is called first
         self._idle: Dict[Address, List[OutgoingConnection]] = {}  # those used longest ago come first
         self._swept_at = 0.0
         self._closed = False

@@ -23,7 +23,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
-from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence, Tuple
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
@@ -38,6 +38,9 @@ from core.http.requesthead import bad_request
 from core.http.routing import Handler, Route, Router
 from core.http.sockets import readable, shake_hands
 from core.options import between, setting
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
@@ -125,7 +128,8 @@ class _Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without HTTPServer's look-up of the host's name, which can hang where there is no DNS."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
 
     def serve_forever(self, poll_interval: float = 3600.0) -> None:
         """Accept connections until shutdown(), which wakes it at once; socketserver's own loop looks now and then."""
@@ -135,9 +139,21 @@ class _Server(ThreadingHTTPServer):
                 if self._woken in ready:
                     return
                 if ready:
-                    self._handle_request_noblock()
+                    self._accept()
         finally:
             self._ended.set()
+
+    def _accept(self) -> None:
+        """Accept one connection; what goes wrong ends that connection alone."""
+        try:
+            request, address = self.get_request()
+        except OSError:  # the client has left meanwhile, or no descriptor is left
+            return
+        try:
+            self.process_request(request, address)
+        except Exception:
+            self.handle_error(request, address)
+            self.shutdown_request(request)
 
     def shutdown(self) -> None:
         """Stop serve_forever() and wait for its end; harmless the second time."""
@@ -151,7 +167,7 @@ class _Server(ThreadingHTTPServer):
         self._woken.close()
         self._wake.close()
 
-    def get_request(self) -> Any:
+    def get_request(self) -> Tuple[socket.socket, Any]:
         """Accept a connection. Where no descriptor is left, make room or pause: it would fail again at once."""
         try:
             sock, address = super().get_request()
@@ -189,7 +205,7 @@ class _Server(ThreadingHTTPServer):
         finally:
             self.service.connections.closed(request)
 
-    def _secured(self, sock: Any) -> Any:
+    def _secured(self, sock: socket.socket) -> socket.socket:
         """Return a TLS socket in place of a plain one, where TLS is on; its thread shakes hands. Raises OSError."""
         if not self.tls:
             return sock
@@ -226,13 +242,13 @@ class _Server(ThreadingHTTPServer):
         for _ in range(self.request_queue_size):
             if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
                 return
-            self._handle_request_noblock()
+            self._accept()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what escaped a connection's thread: a defect, never the client's doing."""
         log.error("connection from %s failed:\n%s", client_address, traceback.format_exc())
 
-    def _turn_away(self, sock: Any) -> None:
+    def _turn_away(self, sock: socket.socket) -> None:
         """Say 503 and close. It never waits, so over TLS, where there was no handshake yet, it says nothing."""
         error = APIError(503, "Too many connections.", "too_many_connections", headers=[("Retry-After", "1")])
         with contextlib.suppress(OSError):
@@ -243,7 +259,7 @@ class _Server(ThreadingHTTPServer):
         self.shutdown_request(sock)
 
 
-def _tls_context(config: ServerConfig) -> Any:
+def _tls_context(config: ServerConfig) -> "Optional[ssl.SSLContext]":
     """Return what TLS needs, or None where it is off. Raises OSError where certificate and key are no good."""
     if not config.tls_cert:
         return None
@@ -312,7 +328,9 @@ class Service:
 
     @property
     def port(self) -> int:
-        """The port really bound."""
+        """The port that it listens on. Raises RuntimeError before start()."""
+        if self._server is None:
+            raise RuntimeError("the service has not been started")
         return self._server.server_port
 
     @property

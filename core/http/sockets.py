@@ -18,10 +18,13 @@ import re
 import select
 import socket
 import time
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.chunks import Dechunker, decoded
+
+if TYPE_CHECKING:
+    import ssl  # a Python without it can still serve HTTP
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _RECV = 65536
@@ -36,7 +39,7 @@ SLOWEST = 16 << 10  # bytes a second that a client must take in the long run
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def readable(sockets: Sequence[Any], timeout: float) -> List[Any]:
+def readable(sockets: Sequence[socket.socket], timeout: float) -> List[socket.socket]:
     """Return those of `sockets` that have bytes, an end or an error to read, waiting up to `timeout` seconds."""
     decrypted = [each for each in sockets if hasattr(each, "pending") and each.pending()]
     if decrypted:  # a TLS socket's own buffer, which the system knows nothing of
@@ -44,12 +47,12 @@ def readable(sockets: Sequence[Any], timeout: float) -> List[Any]:
     return _ready(sockets, timeout, "POLLIN")
 
 
-def writable(sockets: Sequence[Any], timeout: float) -> List[Any]:
+def writable(sockets: Sequence[socket.socket], timeout: float) -> List[socket.socket]:
     """Return those of `sockets` that take bytes, or have an error to tell, waiting up to `timeout` seconds."""
     return _ready(sockets, timeout, "POLLOUT")
 
 
-def _ready(sockets: Sequence[Any], timeout: float, what: str) -> List[Any]:
+def _ready(sockets: Sequence[socket.socket], timeout: float, what: str) -> List[socket.socket]:
     """Return those of `sockets` that can be read (POLLIN) or written (POLLOUT), or are broken (POLLERR)."""
     if not hasattr(select, "poll"):  # Windows
         wanted = {"POLLIN": (sockets, [], []), "POLLOUT": ([], sockets, []), "POLLERR": ([], [], sockets)}[what]
@@ -63,7 +66,7 @@ def _ready(sockets: Sequence[Any], timeout: float, what: str) -> List[Any]:
     return [by_number[number] for number, _ in poll.poll(timeout * 1000)]
 
 
-def send_all(sock: Any, data: bytes, timeout: float) -> float:
+def send_all(sock: socket.socket, data: bytes, timeout: float) -> float:
     """Send everything on a socket that does not block, at once where it fits; return the seconds that it had to wait.
 
     The peer has `timeout` seconds and those that SLOWEST gives it for the size, whatever it takes meanwhile. Raises
@@ -97,7 +100,7 @@ def _prepare(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
-def stop_reading(sock: Any) -> bool:
+def stop_reading(sock: socket.socket) -> bool:
     """Wake the thread that waits for bytes, as if its client had closed its side; False where some have come."""
     if readable([sock], 0):
         return False
@@ -105,17 +108,17 @@ def stop_reading(sock: Any) -> bool:
     return True
 
 
-def cut(sock: Any) -> None:
+def cut(sock: socket.socket) -> None:
     """Break a connection, whatever its thread does."""
     _shut(sock, socket.SHUT_RDWR)
 
 
-def _shut(sock: Any, how: int) -> None:
+def _shut(sock: socket.socket, how: int) -> None:
     with contextlib.suppress(OSError):
         socket.socket.shutdown(sock, how)  # an SSLSocket's own forgets its keys, which its thread may be using
 
 
-def shake_hands(sock: Any, timeout: float) -> None:
+def shake_hands(sock: "ssl.SSLSocket", timeout: float) -> None:
     """Do the handshake of a TLS socket that does not block. Raises OSError, ValueError, TimedOut after `timeout` s."""
     deadline = time.monotonic() + timeout
     while True:
