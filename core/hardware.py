@@ -1,6 +1,6 @@
 """What this machine has: cores and memory, as far as this process may use them. Standard library only.
 
-Containers are given less than their machine has: the scheduler's affinity and Linux' cgroup limits are respected.
+A process may be allowed less than the machine has, as in a container: CPU affinity and Linux' cgroup limits count.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""One frozen dataclass describes a program's settings; this makes its command line of it.
+"""One frozen dataclass describes a program's settings; from it, this module makes the command line.
 
 Every field made with setting() becomes an option `--field-name`, an environment variable `COMEAPI_FIELD_NAME`
 and a line of `--help`, all with the same default, check and text. The command line wins over the environment, which

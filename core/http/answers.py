@@ -166,7 +166,7 @@ class Answer:
             if coding.lower() != "chunked" or self._minor == "0":
                 raise Broken("the answer is in %r, which nobody asked for" % coding[:80])
             self._chunked = True
-            self._reusable = self._reusable and length is None  # two ways to find its end: somebody may be lying
+            self._reusable = self._reusable and length is None  # two framings: one may be an attack (RFC 9112, 6.3)
         elif length is not None:
             self.length = _length(length)
         else:

@@ -3,7 +3,8 @@
     BodyBudget                    the bytes of all bodies that are being read or held; more get 503
     read_body(request, …)         one body, by its Content-Length or in chunks (RFC 9112, section 7.1)
 
-Bytes are counted as they come, so that senders who only announce a lot, or are slow, take nothing from others.
+Bytes are counted when they arrive, not when they are announced: so a client that announces a large body, or sends it
+slowly, takes nothing from other clients.
 """
 
 import re
@@ -41,7 +42,7 @@ class BodyBudget:
 
 
 def read_body(request: Request, limit: int, deadline: float, budget: BodyBudget) -> bytes:
-    """Read a request's body of `limit` bytes at most; its `held` tells what it has taken from the budget.
+    """Read a request's body of `limit` bytes at most; count what it takes from the budget in `request.held`.
 
     Raises APIError 400, 411, 413, 415 (RFC 9110, section 15.5.16), 503, HangUp, TimedOut.
     """

@@ -68,10 +68,10 @@ class Connection(BaseHTTPRequestHandler):
     """One client: request after request until either side closes.
 
     The framing is strict where leniency lets two servers disagree about where a request ends (RFC 9112, section 11.2).
-    It replaces http.server's own, whose reads have no overall deadline, and which costs more than all the rest here.
+    http.server's own reading is not used: it has no overall deadline, and takes more time than everything else here.
     """
 
-    server: Any  # server.py's; its `service` answers
+    server: Any  # the _Server of server.py, which imports this file; its `service` answers
 
     def setup(self) -> None:
         """Count the connection in, now that its thread has begun."""
@@ -80,7 +80,7 @@ class Connection(BaseHTTPRequestHandler):
         self.service.connections.opened(self.request, self.wire)
 
     def finish(self) -> None:
-        """Leave the closing and the counting out to the server."""
+        """Do nothing: the server closes the connection and counts it out."""
 
     def handle(self) -> None:
         """Answer requests until the client or an error ends the connection."""
@@ -119,7 +119,7 @@ class Connection(BaseHTTPRequestHandler):
         self._answer(request, reply, started)
 
     def _answer(self, request: Request, reply: Any, started: float) -> None:
-        # The rest of a request that was refused before its body was read can't be told from a next request.
+        # A body that was not read would be taken for the next request: so the connection ends.
         unread = self._body_pending
         self.close_connection = self.close_connection or unread or self.service.draining
         size = 0

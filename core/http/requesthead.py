@@ -1,7 +1,7 @@
 """A request's head, taken apart: request line, target, headers, and what they say about the body. Pure functions.
 
 The framing is strict where leniency lets two servers disagree about where a request ends (RFC 9112, section 11.2).
-What it shares with the head of an answer stands in heads.py. Here its refusals become errors that the client is told.
+Header lines are read by heads.py, which the client uses, too; its refusals become APIErrors here.
 """
 
 import ipaddress
@@ -47,7 +47,7 @@ def split_target(target: str) -> Tuple[str, str]:
 
 @remembered
 def split_authority(text: str) -> Optional[Tuple[str, Optional[int]]]:
-    """Return the host, in lower case and without brackets, and the port of HOST[:PORT]; None where it is none."""
+    """Return host (lower case, no brackets) and port, which may be None, of HOST[:PORT]; None where it is malformed."""
     match = _AUTHORITY.fullmatch(text)
     if not match or int(match.group(2) or 0) > 65535:
         return None
@@ -72,7 +72,7 @@ def request_headers(lines: List[str]) -> Dict[str, str]:
 
 
 def check_host(version: str, headers: Mapping[str, str]) -> None:
-    """Refuse a request without a Host, or with one that is no host (RFC 9112, section 3.2). Raises APIError 400."""
+    """Refuse a request whose Host is missing or malformed (RFC 9112, section 3.2). Raises APIError 400."""
     host = headers.get("host")
     if host is None and version == "HTTP/1.1":
         raise bad_request("The Host header is missing.")
@@ -92,7 +92,7 @@ def check_framing(version: str, headers: Mapping[str, str]) -> None:
 
 
 def bad_request(message: str) -> APIError:
-    """Return the error of what is not HTTP."""
+    """Return the error of a request that is not HTTP/1.1."""
     return APIError(400, message, "bad_http")
 
 
