@@ -38,7 +38,7 @@ from core.settings import ChildSettings, EngineSettings, FolderSettings
 
 
 @dataclass(frozen=True)
-class Config(server.Config, EngineSettings, FolderSettings, ChildSettings):
+class Config(server.ServerConfig, EngineSettings, FolderSettings, ChildSettings):
     """A backend's settings."""
 
     port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))

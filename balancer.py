@@ -71,7 +71,7 @@ def _named_well(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Config(server.Config, RelaySettings, ChildSettings):
+class Config(server.ServerConfig, RelaySettings, ChildSettings):
     """A balancer's settings. `backend` names each; where it is empty, host, first port and number do."""
 
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))

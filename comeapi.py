@@ -37,7 +37,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @dataclass(frozen=True)
-class Config(server.Config, RelaySettings, EngineSettings, FolderSettings):
+class Config(server.ServerConfig, RelaySettings, EngineSettings, FolderSettings):
     """The system's settings. 0 leaves a number to the plan. `host` and `port` are the balancer's."""
 
     port: int = setting(9000, "the balancer's port", "network", check=between(1, 65535))

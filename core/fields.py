@@ -28,7 +28,7 @@ def text(body: Body, name: str, default: Any = _MISSING) -> Any:
 
 
 def any_text(body: Body, name: str) -> str:
-    """Return a text, which may be empty or missing. Raises APIError 400 for what is none."""
+    """Return a text, which may be empty; a missing one is empty, too. Raises APIError 400 for another type."""
     return text(body, name, "") if body.get(name) != "" else ""
 
 
@@ -88,11 +88,13 @@ def mapping(body: Body, name: str) -> Optional[Body]:
 
 @contextlib.contextmanager
 def named(own: Callable[[str], str]) -> Iterator[None]:
-    """Let errors about a translated body name the client's own fields: `own` makes their path of the translated one."""
+    """Make errors about a translated body name the fields that the client sent: `own` translates a path back."""
     try:
         yield
     except APIError as error:
-        path = None if error.param is None else own(error.param)
+        if error.param is None:
+            raise
+        path = own(error.param)
         if path == error.param:
             raise
         message = error.message.replace(error.param, path)
@@ -100,7 +102,7 @@ def named(own: Callable[[str], str]) -> Iterator[None]:
 
 
 def own_path(paths: Mapping[str, str], path: str) -> str:
-    """Return a path with its longest beginning that `paths` knows replaced, whole names only."""
+    """Return a path with its beginning replaced, the longest one of whole names that `paths` knows."""
     end = len(path)
     while end > 0 and path[:end] not in paths:
         end = max(path.rfind(".", 0, end), path.rfind("[", 0, end))

@@ -14,7 +14,7 @@ from streams import event_stream  # noqa: E402
 
 from core.http.messages import json_reply  # noqa: E402
 from core.http.routing import Route  # noqa: E402
-from core.http.server import Config, Service  # noqa: E402
+from core.http.server import ServerConfig, Service  # noqa: E402
 
 pace = [1.0]
 
@@ -52,7 +52,7 @@ def main():
     ]
     signal.signal(signal.SIGUSR1, lambda *_: pace.reverse())
     pace.append(10.0)
-    Service(Config(port=int(sys.argv[1]), max_body=16 << 20), routes).start()
+    Service(ServerConfig(port=int(sys.argv[1]), max_body=16 << 20), routes).start()
     while True:
         signal.pause()
 

@@ -34,7 +34,8 @@ from balancer import Balancer, Config
 from core.balancing.specs import backend_url
 from core.errors import APIError
 from core.http import access, messages, server
-from core.http.client import Broken, Client
+from core.http.client import Client
+from core.http.failures import Broken
 from core.http.messages import Reply, Stream, json_reply
 from core.http.routing import Route
 from core.http.server import Service
@@ -56,7 +57,7 @@ class StandIn:
         if self.lists:
             models = {"models": [{"name": "m.gguf", "loaded": True}]}
             routes.append(Route("GET", "/models", lambda request: json_reply(models)))
-        self.service = Service(server.Config(port=port), routes, fallback=self._answer).start()
+        self.service = Service(server.ServerConfig(port=port), routes, fallback=self._answer).start()
         self.url = self.service.url
 
     def _answer(self, request):

@@ -108,6 +108,11 @@ def test_a_package_reaches_only_what_the_law_allows(package):
     assert {room(module) for module in reach(inside)} - {package} <= LAW[package]
 
 
+def test_the_server_and_the_client_share_one_parser_of_heads_and_one_of_chunks():
+    shared = reach(["core.http.connection"]) & reach(["core.http.client"])
+    assert {"core.http.sockets", "core.http.heads", "core.http.chunks"} <= shared
+
+
 def test_the_engine_knows_of_the_balancer_only_the_names_of_its_policies():
     used = {module for module in reach(["core.engine.engine"]) if room(module) == "balancing"}
     assert used == {"core.balancing.policies", "core.balancing.request"}

@@ -34,7 +34,9 @@ from core.balancing.relaying import REFUSED, Relay, RetryBudget, held, passed_ba
 from core.balancing.request import Wish
 from core.balancing.watching import GaveUp, Watch
 from core.errors import APIError, HangUp
-from core.http.client import Answer, Broken, Client, Slow, Unreachable
+from core.http.answers import Answer
+from core.http.client import Client
+from core.http.failures import Broken, Slow, Unreachable
 from core.http.messages import Request, Stream, error_reply
 from core.http.sse import EVENT_STREAM, error_event
 

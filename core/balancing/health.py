@@ -19,7 +19,8 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from core.balancing.credentials import Credentials
 from core.balancing.facts import good_name, is_wedged, life_of, read_facts, read_models, reason, slots_of
 from core.balancing.pool import LOOK_SECONDS, Backend, Pool, Report
-from core.http.client import Broken, Client, Slow, Unreachable
+from core.http.client import Client
+from core.http.failures import Broken, Slow, Unreachable
 from core.loops import LogOnce, Loop
 
 log = logging.getLogger("comeapi.balancer")

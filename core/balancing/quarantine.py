@@ -23,7 +23,8 @@ from typing import Any, Callable, Dict, Tuple
 
 from core.balancing.facts import life_of, read_facts
 from core.errors import APIError
-from core.http.client import Broken, Client, Slow, TooLarge, Unreachable
+from core.http.client import Client
+from core.http.failures import Broken, Slow, TooLarge, Unreachable
 
 REMEMBERED = 256
 SECONDS = 600.0

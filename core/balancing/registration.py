@@ -13,7 +13,8 @@ import socket
 from typing import Any, Dict
 from urllib.parse import quote, urlsplit
 
-from core.http.client import Broken, Client, Slow, Unreachable
+from core.http.client import Client
+from core.http.failures import Broken, Slow, Unreachable
 from core.http.messages import http_url
 from core.loops import Loop
 

@@ -11,7 +11,9 @@ import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from core.errors import APIError
-from core.http.client import Answer, Broken, Slow, TooLarge, tokens
+from core.http.answers import Answer
+from core.http.failures import Broken, Slow, TooLarge
+from core.http.heads import tokens
 from core.http.messages import Reply, Request, error_reply
 
 _HOP_BY_HOP = frozenset(

@@ -13,8 +13,9 @@ from core.balancing.keepalive import Patience
 from core.balancing.pool import Backend, Pool
 from core.balancing.vitals import DOWN
 from core.errors import HangUp
-from core.http.client import Broken, room_to_send
+from core.http.failures import Broken
 from core.http.messages import Request
+from core.http.outgoing import room_to_send
 
 SLICE = 0.5  # seconds between two looks whether a backend that is silent is still there
 

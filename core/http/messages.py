@@ -34,18 +34,18 @@ class Request:
         self.wire = wire
         self.peer = peer  # the client's address
         self.path, _, self.query_string = target.partition("?")
-        self.params: Dict[str, str] = {}  # what {names} in the route's path stood for
+        self.params: Dict[str, str] = {}  # the values of the {names} in the route's path
         self.route = "other"  # the route's pattern, for metrics
-        self.key = ""  # the API key that it was let in by
+        self.key = ""  # the API key that was checked; empty where none was asked for
         self.body = b""
-        self.held = 0  # bytes that the body takes from the service's budget
+        self.held = 0  # bytes of the service's budget that the body takes
         self._look_at = time.monotonic() + LOOK_SECONDS  # when wait() looks whether the client is still there
         given = headers.get("x-request-id")
         self.id = given if given and _ID.fullmatch(given) else _new_id()
 
     @property
     def query(self) -> Dict[str, str]:
-        """The query's fields; of repeated ones the last."""
+        """The query's fields; of a repeated one, the last."""
         return {key: values[-1] for key, values in parse_qs(self.query_string, keep_blank_values=True).items()}
 
     def json(self) -> Dict[str, Any]:
@@ -54,7 +54,7 @@ class Request:
 
     @property
     def scheme(self) -> str:
-        """What it came by, http or https."""
+        """The scheme of the connection, http or https."""
         return "https" if hasattr(self.wire.sock, "cipher") else "http"
 
     def hung_up(self) -> bool:
@@ -80,7 +80,7 @@ class Request:
 
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
-_ids: Deque[str] = collections.deque()  # drawn many at once: each call of the system hands the GIL over
+_ids: Deque[str] = collections.deque()  # drawn many at once: each system call releases the GIL
 
 
 def _new_id() -> str:
@@ -95,7 +95,7 @@ def _new_id() -> str:
 
 _DRAWN = 256
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_ids.clear)  # or both processes would give the same ones
+    os.register_at_fork(after_in_child=_ids.clear)  # or both processes would use the same ids
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Stream:
 
 
 def internal_error() -> APIError:
-    """Return what a client is told of a defect; the log has the rest."""
+    """Return the error that a client gets where this program has a defect; the log has the details."""
     return APIError(500, "The server failed on this request; its log says why.", "internal_error")
 
 

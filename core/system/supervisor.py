@@ -350,7 +350,7 @@ _BACKEND_OPTIONS = [
     "allowed_host",
 ]  # fmt: skip
 _BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
-    each.name for each in dataclasses.fields(server.Config) if each.name not in ("host", "port", "api_key")
+    each.name for each in dataclasses.fields(server.ServerConfig) if each.name not in ("host", "port", "api_key")
 ]
 
 

@@ -16,8 +16,7 @@ from balancer import Balancer, Config
 from core.balancing import relaying
 from core.http.messages import Reply, json_reply
 from core.http.routing import Route
-from core.http.server import Config as ServiceConfig
-from core.http.server import Service
+from core.http.server import ServerConfig, Service
 from core.loops import Loop
 
 
@@ -138,7 +137,7 @@ def test_an_answer_that_is_none_is_502(front):
     ],
 )
 def test_an_answer_that_drips_is_504_in_time(front, answer, monkeypatch):
-    monkeypatch.setattr("core.http.client._HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("core.http.answers._HEAD_SECONDS", 0.3)
     monkeypatch.setattr(relaying, "_HELD_RATE", 1 << 30)
     begun = time.monotonic()
     answer = call(front(Raw(x=answer), timeout=0.5).url + "/x", {})
@@ -353,7 +352,7 @@ def test_a_server_of_ours_is_known_to_answer_at_once():
     routes = [Route("GET", "/health", lambda request: json_reply({"slots": 4, "pid": 7}))]
     other = [Route("GET", "/health", lambda request: Reply(b"{}"))]
     for kind, wanted in ((routes, True), (other, False)):
-        service = Service(ServiceConfig(), kind).start()
+        service = Service(ServerConfig(), kind).start()
         balancer = Balancer(Config(port=0, backend=(service.url,))).start()
         try:
             wait_until(lambda: balancer.status()["healthy_backends"])

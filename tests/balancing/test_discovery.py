@@ -394,7 +394,7 @@ class Cluster:
         routes.append(Route("POST", "/stream", lambda request: event_stream(self._numbers())))
         self.end = threading.Event()
         self.services = [
-            Service(server.Config(host=host, port=self.port), routes, lambda request: json_reply({})).start()
+            Service(server.ServerConfig(host=host, port=self.port), routes, lambda request: json_reply({})).start()
             for host in self.hosts
         ]
 
