@@ -47,10 +47,12 @@ from core.balancing.catalogue import Catalogue
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
 from core.balancing.discovery import Discovery, parse_target
-from core.balancing.forwarding import Forwarder
+from core.balancing.forwarding import Response, Forwarder
 from core.balancing.health import Health
+from core.balancing.membership import Membership
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
+from core.balancing.probing import Probing
 from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, read_body
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
 from core.errors import APIError, shown
@@ -146,14 +148,16 @@ class Balancer:
     def __init__(self, config: Config = Config(), on_up: Callable[[str], None] = lambda url: None):
         _check_keys(config)
         self.config = config
-        self.pool = Pool(config.specs(), POLICIES[config.policy](), config.queue_size, config.slow_start)
-        self._discovery = Discovery(
-            self.pool, [parse_target(text) for text in config.discover], config.discover_interval
-        )
+        self.pool = Pool(POLICIES[config.policy](), config.queue_size)
+        self._membership = Membership(self.pool, config.specs(), config.slow_start)
+        targets = [parse_target(text) for text in config.discover]
+        self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)
         self._client = Client(config.connect_timeout, config.backend_ca)
         credentials = Credentials(config.backend_key)
         timeout = config.health_timeout
-        self._health = Health(self.pool, self._client, config.health_interval, timeout, credentials, on_up)
+        self._health = Health(
+            Probing(self.pool), self._membership, self._client, config.health_interval, timeout, credentials, on_up
+        )
         self.loops = [self._health.loop]  # of this program: /health tells of them
         self.loops += [self._discovery.loop] if config.discover else []
         self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
@@ -174,7 +178,7 @@ class Balancer:
     def reload(self) -> None:
         """Read the backends_file again: what is new is added, what is gone is drained. Raises OSError, ValueError."""
         if self.config.backends_file:
-            self.pool.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
+            self._membership.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
 
     def stop(self, timeout: Optional[float] = None) -> int:
         """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off."""
@@ -197,7 +201,7 @@ class Balancer:
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-        ] + self._catalogue.routes() + Admin(self.pool, self.config.admin_key).routes()
+        ] + self._catalogue.routes() + Admin(self.pool, self._membership, self.config.admin_key).routes()
 
     def root(self, request: Request) -> Reply:
         """GET /: who this is, and its state."""
@@ -227,7 +231,7 @@ class Balancer:
 
     # ---- what goes to a backend
 
-    def relay(self, request: Request) -> Any:
+    def relay(self, request: Request) -> Response:
         """Send a request to a backend and its answer to the client, as core/balancing/forwarding.py says."""
         if is_admin_path(request.target):  # spelt in a way that a backend may take for its own /admin
             raise APIError(404, "There is nothing at %s." % shown(request.path), "unknown_path")

@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Sequence
 from urllib.parse import unquote
 
 from core import fields
+from core.balancing.membership import Membership
 from core.balancing.pool import Pool
 from core.balancing.request import read_body
 from core.balancing.specs import Spec, make_spec, quoted
@@ -64,8 +65,9 @@ def _begins_with_admin(path: str) -> bool:
 class Admin:
     """The admin API of a pool. Its key is another one than the clients'."""
 
-    def __init__(self, pool: Pool, keys: Sequence[str]):
+    def __init__(self, pool: Pool, membership: Membership, keys: Sequence[str]):
         self._pool = pool
+        self._membership = membership
         self._keys = [key.encode("utf-8") for key in keys]
 
     def routes(self) -> List[Route]:
@@ -95,7 +97,7 @@ class Admin:
             raise APIError(400, "'key': a backend can't be shown the admin key.", "invalid_value", "key")
         ttl = fields.number(body, "ttl", None, 1, 86400)
         draining = fields.flag(body, "drain", bool(known and known.draining and not known.leaving))
-        self._pool.add(spec, "registration" if ttl else "", ttl, draining)
+        self._membership.add(spec, "registration" if ttl else "", ttl, draining)
         return json_reply(self._described(url), 200 if known else 201)
 
     def remove(self, request: Request) -> Reply:
@@ -103,7 +105,7 @@ class Admin:
         self._check_key(request)
         url = request.query.get("url") or fields.text(read_body(request.body), "url")
         url = _url(url)
-        if not self._pool.drain(url, remove=True):
+        if not self._membership.drain(url, remove=True):
             raise APIError(404, "There is no backend %s." % quoted(url), "unknown_backend", "url")
         return json_reply({"url": url, "removed": self._pool.find(url) is None}, 202)
 

@@ -9,9 +9,10 @@ import contextlib
 import threading
 from typing import Any, Dict, Iterable, List, Optional
 
+from core.balancing.backends import Backend
 from core.balancing.credentials import Credentials
 from core.balancing.health import Health
-from core.balancing.pool import Backend, Pool
+from core.balancing.pool import Pool
 from core.balancing.specs import quoted
 from core.errors import APIError
 from core.http.messages import Reply, Request, json_reply

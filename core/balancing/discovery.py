@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 from urllib.parse import parse_qs, urlsplit
 
+from core.balancing.membership import Membership
 from core.balancing.pool import Pool
 from core.balancing.specs import Spec
 from core.loops import Loop
@@ -63,18 +64,18 @@ class Target:
 def parse_target(text: str) -> Target:
     """Return what dns://NAME:PORT?resolver=IP:PORT&scheme=https says. Raises ValueError."""
     parts = urlsplit(text)
-    how = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    how = {option: values[-1] for option, values in parse_qs(parts.query, keep_blank_values=True).items()}
     srv = parts.scheme == "dns+srv"
-    fits = parts.scheme in ("dns", "dns+srv") and parts.hostname and not parts.path.strip("/")
-    if not fits or bool(parts.port) == srv or not set(how) <= {"resolver", "scheme"}:
+    name = parts.hostname if parts.scheme in ("dns", "dns+srv") and not parts.path.strip("/") else None
+    if not name or bool(parts.port) == srv or not set(how) <= {"resolver", "scheme"}:
         raise ValueError("%r is neither dns://NAME:PORT nor dns+srv://NAME" % text)
     if how.get("scheme", "http") not in ("http", "https"):
         raise ValueError("%r: the scheme is http or https" % text)
     resolver = _resolver(how["resolver"]) if "resolver" in how else None
     if srv and not resolver:
         raise ValueError("%r: SRV records need ?resolver=IP:PORT, since the system looks up addresses only" % text)
-    _encode_name(parts.hostname)
-    return Target(text, parts.hostname, parts.port or 0, how.get("scheme", "http"), resolver)
+    _encode_name(name)
+    return Target(text, name, parts.port or 0, how.get("scheme", "http"), resolver)
 
 
 def _resolver(text: str) -> Address:
@@ -273,8 +274,9 @@ def _decode_name(answer: bytes, at: int) -> Tuple[str, int]:
 class Discovery:
     """The thread that looks the targets up every `interval` seconds and keeps the pool so. `loop` is the thread."""
 
-    def __init__(self, pool: Pool, targets: Sequence[Target], interval: float):
+    def __init__(self, pool: Pool, membership: Membership, targets: Sequence[Target], interval: float):
         self._pool = pool
+        self._membership = membership
         self._targets = list(targets)
         self._last = {target: "" for target in self._targets}  # why its last look-up failed
         self.loop = Loop("discovery", interval, self._step, step_seconds=_SYSTEM_SECONDS * len(self._targets), log=log)
@@ -310,4 +312,4 @@ class Discovery:
         if not failure and not self.loop.stopped:
             if not urls:
                 urls = [each.url for each in self._pool.everyone() if each.source == target.text and each.vitals.up]
-            self._pool.replace([Spec(url) for url in urls], target.text)
+            self._membership.replace([Spec(url) for url in urls], target.text)

@@ -16,9 +16,11 @@ import threading
 import traceback
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from core.balancing.backends import Backend, Report
 from core.balancing.credentials import Credentials
 from core.balancing.facts import good_name, is_wedged, life_of, read_facts, read_models, reason, slots_of
-from core.balancing.pool import LOOK_SECONDS, Backend, Pool, Report
+from core.balancing.membership import Membership
+from core.balancing.probing import LOOK_SECONDS, Probing
 from core.http.client import Broken, Client, Slow, Unreachable
 from core.loops import LogOnce, Loop
 
@@ -36,7 +38,8 @@ class Health:
 
     def __init__(
         self,
-        pool: Pool,
+        probing: Probing,
+        membership: Membership,
         client: Client,
         interval: float,
         timeout: float,
@@ -44,7 +47,8 @@ class Health:
         on_up: Callable[[str], None] = lambda url: None,
     ):
         self.loop = Loop("health", _PATIENCE, self._step, pauses=False, log=log)
-        self._pool = pool
+        self._probing = probing
+        self._membership = membership
         self._client = client
         self._interval = interval
         self._timeout = timeout
@@ -59,14 +63,14 @@ class Health:
     def stop(self) -> None:
         """Send no more probes: those that run go on, none is begun any more."""
         self.loop.stop()
-        self._pool.wake()
+        self._probing.wake()
         self.loop.stop(_PATIENCE)
 
     def _step(self) -> None:
         """Start the probes that are due; wait up to a second for the first. Raises where a thread can't be had."""
-        self._pool.expire()
-        due = [(backend, False) for backend in self._pool.due(_PATIENCE)]
-        due += [(backend, True) for backend in self._pool.doubted()]
+        self._membership.expire()
+        due = [(backend, False) for backend in self._probing.due(_PATIENCE)]
+        due += [(backend, True) for backend in self._probing.doubted()]
         if self.loop.stopped:
             return
         failure: Optional[Exception] = None
@@ -74,7 +78,7 @@ class Health:
             try:
                 threading.Thread(target=self._probe, args=(backend, quick), name="probe", daemon=True).start()
             except (RuntimeError, MemoryError) as error:  # "can't start new thread"
-                self._pool.unprobed(backend, quick)
+                self._probing.unprobed(backend, quick)
                 failure = error
         if failure:
             raise failure
@@ -83,10 +87,10 @@ class Health:
         """Probe a backend, in a thread of its own; whatever goes wrong, it can be probed again."""
         try:
             report = self._report(backend.url, self._credentials.own(backend.spec), quick)
-            if self._pool.probed(backend, report, self._interval):
+            if self._probing.probed(backend, report, self._interval):
                 self._on_up(backend.url)
         except Exception as error:
-            self._pool.unprobed(backend, quick)
+            self._probing.unprobed(backend, quick)
             self._once.error("probing %s failed: %r" % (backend.url, error), "\n" + traceback.format_exc())
 
     def _report(self, url: str, headers: Dict[str, str], quick: bool) -> Report:

@@ -8,7 +8,7 @@ RetryBudget              how many requests may be sent again for being refused
 """
 
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 from core.errors import APIError
 from core.http.client import Answer, Broken, Slow, TooLarge, tokens
@@ -72,6 +72,16 @@ def held(answer: Answer, headers: Sequence[Tuple[str, str]], timeout: float) -> 
     return Reply(body, answer.status, answer.header("content-type"), headers)
 
 
+class Pieces(Protocol):
+    """A body on its way."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield its bytes as they come. Raises Broken, Slow, and what waiting raises."""
+
+    def close(self) -> None:
+        """Let go of it, at its end or before."""
+
+
 class Relay:
     """A backend's answer as a messages.Stream's chunks: the first piece is read at once, the others when due.
 
@@ -79,7 +89,7 @@ class Relay:
     backend broke off (lost) or sent nothing for too long.
     """
 
-    def __init__(self, answer: Answer, finished: Callable[[], None], failed: Callable[[str, bool], None]):
+    def __init__(self, answer: Pieces, finished: Callable[[], None], failed: Callable[[str, bool], None]):
         self._answer = answer
         self._finished = finished
         self._failed = failed

@@ -9,8 +9,9 @@ was waited for a stream that only says that it is there adds up (keepalive.py).
 
 from typing import Any
 
+from core.balancing.backends import Backend
 from core.balancing.keepalive import Patience
-from core.balancing.pool import Backend, Pool
+from core.balancing.pool import Pool
 from core.balancing.vitals import DOWN
 from core.errors import HangUp
 from core.http.client import Broken, room_to_send
