@@ -53,7 +53,7 @@ from core.balancing.membership import Membership
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
 from core.balancing.probing import Probing
-from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, read_body
+from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
 from core.errors import APIError, shown
 from core.http import access, descriptors, server
@@ -238,10 +238,17 @@ class Balancer:
         return self._forwarder.forward(request, self._wish(request))
 
     def _wish(self, request: Request) -> Wish:
-        """Return what a request asks for; in its body, an alias gives way to the model's name. Raises APIError."""
+        """Return what a request asks for; in its body, an alias gives way to the model's name. Raises APIError.
+
+        A body is parsed only where what is in it can make a difference to where it goes.
+        """
         who = access.presented_key(request.headers) if self.config.api_key else request.peer
         if request.method in ("GET", "HEAD", "DELETE"):
             return Wish(who, works=False)
+        by_prompt = self.config.policy == "prefix"
+        name = None if by_prompt else only_name(request.body)
+        if name is not None and self._catalogue.makes_no_difference(name):
+            return Wish(who, name)
         fields = read_body(request.body)
         named = model_of(fields)
         model = self._catalogue.real_name(named)
@@ -250,7 +257,7 @@ class Balancer:
             request.body = json.dumps(fields).encode("ascii")
         if model:
             self._catalogue.require(model, request)
-        marks = beginnings(fields) if self.config.policy == "prefix" else ()
+        marks = beginnings(fields) if by_prompt else ()
         return Wish(who, model, beginnings=marks)
 
 

@@ -62,7 +62,8 @@ class Backend:
         self.heard = float("-inf")  # when the last byte of an answer came; written without the lock
 
         self._clock = clock
-        self._names: Set[str] = set()  # of its models, in their plain spelling
+        self._listed: Set[str] = set()  # its models' names as it spells them
+        self._names: Set[str] = set()  # and in their plain spelling
 
     # ---- what policies go by
 
@@ -80,11 +81,13 @@ class Backend:
 
     def may_have(self, model: str) -> bool:
         """Whether it has a model, or does not tell. The empty name stands for any model."""
-        return not model or self.models is None or plain_name(model) in self._names
+        return not model or self.models is None or model in self._listed or plain_name(model) in self._names
 
     def has_loaded(self, model: str) -> bool:
         """Whether it can run a model without loading it first, as far as is known."""
-        return not (model and self.model) or plain_name(model) == plain_name(self.model) or self.all_loaded
+        if not (model and self.model) or model == self.model:
+            return True
+        return plain_name(model) == plain_name(self.model) or self.all_loaded
 
     @property
     def all_loaded(self) -> bool:
@@ -99,9 +102,9 @@ class Backend:
     def set_models(self, models: Optional[List[Dict[str, Any]]]) -> None:
         """Note its models as it lists them, each with a "name"; None where it does not tell."""
         self.models = models
-        self._names = {plain_name(str(model["name"])) for model in models or ()}
-        for name in list(self._names):  # some servers name a model by its file's path
-            self._names.add(name.replace("\\", "/").rpartition("/")[2])
+        self._listed = {str(model["name"]) for model in models or ()}
+        plain = {plain_name(name) for name in self._listed}
+        self._names = plain | {name.replace("\\", "/").rpartition("/")[2] for name in plain}  # some tell a file's path
 
     def describe(self) -> Dict[str, Any]:
         """Return what /status says of it."""

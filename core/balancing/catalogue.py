@@ -66,6 +66,13 @@ class Catalogue:
         """Return the model that a name stands for."""
         return self._real_names.get(plain_name(model), model)
 
+    def makes_no_difference(self, model: str) -> bool:
+        """Whether a request that may name this model, or none, goes the same way: every backend could run it at once.
+
+        Where it is so, require() would not raise, and the name stands for itself.
+        """
+        return not model or (plain_name(model) not in self._real_names and self._pool.is_everywhere(model))
+
     def require(self, model: str, request: Request) -> None:
         """Raise APIError 404 unless there is such a model; the backends are asked before, at most once a second."""
         if self._pool.knows(model):
