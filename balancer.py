@@ -47,7 +47,7 @@ from core.balancing.catalogue import Catalogue
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
 from core.balancing.discovery import Discovery, parse_target
-from core.balancing.forwarding import Response, Forwarder
+from core.balancing.forwarding import Forwarder, Response
 from core.balancing.health import Health
 from core.balancing.membership import Membership
 from core.balancing.policies import POLICIES

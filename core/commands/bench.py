@@ -308,10 +308,12 @@ def _served(
         yield _Url(url, urls[0], [process.pid for process in running], per_number)
     finally:
         for process in reversed(running):
-            process.stdin.close()
+            if process.stdin:
+                process.stdin.close()
         for process in running:
             process.wait()
-            process.stdout.close()
+            if process.stdout:
+                process.stdout.close()
 
 
 def _start(program: str, arguments: List[str]) -> subprocess.Popen:
@@ -321,7 +323,7 @@ def _start(program: str, arguments: List[str]) -> subprocess.Popen:
 
 def _wait_for(process: subprocess.Popen, what: str) -> Dict[str, Any]:
     """Return a child's announcement of `what`. Ends the program if the child ends first."""
-    for line in process.stdout:
+    for line in process.stdout or ():
         facts = json.loads(line.decode("utf-8"))
         if facts["event"] == what:
             return facts
@@ -414,7 +416,7 @@ def _print_table(rows: List[Row]) -> None:
     print("\n%-16s %7s %9s %7s %10s %9s %9s %9s %9s %7s" % _HEAD)
     for row in rows:
         print(_line(row))
-    best: Optional[Row] = max(rows, key=lambda row: row.ratio)
+    best = max(rows, key=lambda row: row.ratio)
     print("\nBest: %s with %d clients, %.1f times one by one." % (best.shape, best.clients, best.ratio))
 
 

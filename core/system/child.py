@@ -10,13 +10,12 @@ it never outlives this process, whatever happens to it.
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
+from typing import IO, Any, Dict, FrozenSet, Iterator, List, Optional, Protocol, Tuple
 
 from core import process
 
@@ -43,13 +42,23 @@ class RestartPolicy:
         return min(2.0 ** min(self._deaths - 1, 10), LONGEST_DELAY)
 
 
+News = Tuple["Child", int, Dict[str, Any]]  # a child, which of its runs, and what it announces
+
+
+class Inbox(Protocol):
+    """What takes the news of children: a queue."""
+
+    def put(self, item: News) -> None:
+        """Take one item; must not wait."""
+
+
 class Child:
     """One process of ours. Its announcements, and its end, come on `events` as (child, run, facts).
 
     `run` counts its starts, so that what an earlier run has said can be told apart.
     """
 
-    def __init__(self, name: str, arguments: List[str], environment: Dict[str, str], events: Any):
+    def __init__(self, name: str, arguments: List[str], environment: Dict[str, str], events: "Inbox"):
         self.name = name
         self.arguments = arguments
         self.policy = RestartPolicy()
@@ -95,7 +104,7 @@ class Child:
         self._earlier_words, self._last_words = frozenset(self._last_words), []
         self._listens, self._heard_at, self._stuck, self._sentence = False, time.monotonic(), "", ""
         apart: Dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
+        if sys.platform == "win32":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._process = subprocess.Popen(
             [sys.executable] + self.arguments,
@@ -116,8 +125,7 @@ class Child:
     def ask_to_stop(self) -> None:
         """Close its standard input, which asks it to finish what it is doing and end."""
         if self._process:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+            _close(self._process.stdin)
 
     def wait(self, timeout: float) -> bool:
         """Wait for its end; False if it is still there after `timeout` seconds."""
@@ -129,7 +137,7 @@ class Child:
     def kill(self, why: str = "") -> None:
         """End it at once, stopped or not; `why` becomes the cause of its death."""
         self._sentence = why
-        if self.alive:
+        if self._process and self.alive:
             self._process.kill()
 
     # ---- signs of life
@@ -191,12 +199,11 @@ class Child:
                 if isinstance(facts, dict):
                     self._events.put((self, run, facts))
         status = running.wait()
-        with contextlib.suppress(OSError):
-            running.stdin.close()
+        _close(running.stdin)
         errors.join(1)  # its last words
         self._events.put((self, run, {"event": "exit", "status": status}))
 
-    def _read_errors(self, pipe: Any, run: int) -> None:
+    def _read_errors(self, pipe: Optional[IO[bytes]], run: int) -> None:
         for raw in _lines(pipe):
             line = raw.decode("utf-8", "replace").rstrip()
             if line:
@@ -205,7 +212,15 @@ class Child:
                 self._events.put((self, run, {"event": "log", "line": line}))
 
 
-def _lines(pipe: Any) -> Iterator[bytes]:
+def _close(pipe: Optional[IO[bytes]]) -> None:
+    if pipe:
+        with contextlib.suppress(OSError):  # the process has ended, with bytes in the pipe
+            pipe.close()
+
+
+def _lines(pipe: Optional[IO[bytes]]) -> Iterator[bytes]:
     """Yield a pipe's lines, then close it."""
+    if pipe is None:
+        return
     with pipe:
         yield from iter(lambda: pipe.readline(_LONGEST_LINE), b"")
