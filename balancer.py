@@ -17,18 +17,8 @@ What happens to a request:
     Balancer.relay ── what it asks for ── Forwarder.forward ── a backend ── Reply | Stream
                                               the table of retries
 
-In core/balancing:
-
-    request.py      what a request asks for           pool.py         the backends, and the numbered choice
-    forwarding.py   its way there, and retries        policies.py     round-robin, least-busy, prefix
-    queueing.py     the queue, fair between clients   vitals.py       when a backend may be used
-    relaying.py     headers, and answers in pieces    health.py       the thread that probes them
-    quarantine.py   requests that end backends        credentials.py  the keys that backends are shown
-    specs.py        how backends are named            catalogue.py    the models behind it
-    watching.py     how a request waits there         admin.py        backends, changed while it runs
-    keepalive.py    what is a sign of life            facts.py        what is believed of what backends tell
-
-core/http/client.py is the client that calls them: urllib, with kept connections.
+core/balancing/ has all the parts; its __init__.py is their map. core/http/client.py calls the backends: urllib, with
+kept connections.
 """
 
 import json
@@ -74,7 +64,7 @@ def _named_well(text: str) -> str:
 
 @dataclass(frozen=True)
 class Config(server.Config, RelaySettings, ChildSettings):
-    """A balancer's settings. `backend` names each; where it is empty, host, first port and number do."""
+    """A balancer's settings. `backend` names the backends; where it is empty, host, first port and number do."""
 
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     backend: Tuple[str, ...] = setting(
@@ -125,7 +115,7 @@ class Config(server.Config, RelaySettings, ChildSettings):
 
 
 def _check_keys(config: Config) -> None:
-    """Raise ValueError where one key would open two doors, or can't be sent."""
+    """Raise ValueError where one key would have two uses, or can't be sent in a header."""
     checked_key(config.backend_key)
     admin = set(config.admin_key)
     if admin & set(config.api_key):
@@ -141,8 +131,8 @@ class Balancer:
     """One address in front of several model servers.
 
     start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish. `on_up` is
-    told the URL of each backend that comes up, in a thread of the balancer's. Raises ValueError where a key has two
-    uses, or a backend's name is none.
+    called with the URL of each backend that comes up, in a thread of the balancer's. Raises ValueError where a key has
+    two uses, or a backend's name is not valid.
     """
 
     def __init__(self, config: Config = Config(), on_up: Callable[[str], None] = lambda url: None):
@@ -158,7 +148,7 @@ class Balancer:
         self._health = Health(
             Probing(self.pool), self._membership, self._client, config.health_interval, timeout, credentials, on_up
         )
-        self.loops = [self._health.loop]  # of this program: /health tells of them
+        self.loops = [self._health.loop]  # /health tells how they are
         self.loops += [self._discovery.loop] if config.discover else []
         self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
         self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
@@ -233,7 +223,7 @@ class Balancer:
 
     def relay(self, request: Request) -> Response:
         """Send a request to a backend and its answer to the client, as core/balancing/forwarding.py says."""
-        if is_admin_path(request.target):  # spelt in a way that a backend may take for its own /admin
+        if is_admin_path(request.target):  # spelt so that a backend may take it for its own /admin
             raise APIError(404, "There is nothing at %s." % shown(request.path), "unknown_path")
         return self._forwarder.forward(request, self._wish(request))
 
@@ -276,7 +266,7 @@ def main() -> None:
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
     process.Pulse(announce).start()
-    told = threading.Event()  # where we listen: who waits for that line looks for the next ones after it
+    told = threading.Event()  # "listening" was announced: it comes before "up", as a reader of both expects
 
     def on_up(url: str) -> None:
         told.wait()
@@ -310,7 +300,7 @@ def main() -> None:
 
 
 def _prepare_for_many_threads() -> None:
-    """Give threads small stacks, since there may be thousands; who embeds a Balancer decides that himself."""
+    """Give threads small stacks, since there may be thousands. A program that embeds a Balancer decides this itself."""
     if sys.version_info < (3, 12):  # from then on, parsing deeply nested JSON takes whole megabytes
         threading.stack_size(512 << 10)
 

@@ -9,9 +9,8 @@
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
 
-    Config    the settings          core/system/plan.py         what to start, and why
-    main      plan, check, start    core/system/supervisor.py   start, watch, start again, stop
-                                    core/system/child.py        one process
+    Config    the settings          core/system/     what is planned, started and watched
+    main      plan, check, start    core/commands/   the subcommands
 """
 
 import json
@@ -39,7 +38,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 @dataclass(frozen=True)
 class Config(server.Config, RelaySettings, EngineSettings, FolderSettings):
-    """The system's settings. 0 leaves a number to the plan. `host` and `port` are the balancer's."""
+    """The system's settings. Where a number is 0, the plan chooses. `host` and `port` are the balancer's."""
 
     port: int = setting(9000, "the balancer's port", "network", check=between(1, 65535))
     backend_host: str = setting("127.0.0.1", "the backends' address", "network")

@@ -58,7 +58,7 @@ class Backend:
         self.requests = 0
         self.errors = 0
         self.response_time = 0.0  # seconds to the first byte, moving average
-        self.credit = 0.0  # what the round-robin cursor owes it, in requests
+        self.credit = 0.0  # the round-robin cursor's: the part of a request that it has earned
         self.heard = float("-inf")  # when the last byte of an answer came; written without the lock
 
         self._clock = clock

@@ -1,24 +1,24 @@
-"""A request's way to a backend and its answer's way back, with all that may go wrong between.
+"""A request's way to a backend and its answer's way back, with everything that may go wrong.
 
     Forwarder.forward ── Pool.request ── Client.open ── Relay ──> client
           ▲                  │ one lock, no I/O under it; all full: the queue
           └─ another one <── unreachable; broken off, or 502/503, before a byte went to the client
 
-Retries. The client never sees these; it gets its answer later, or the last failure:
+Retries. The client does not see them; it gets its answer later, or the last failure:
 
     1  no connection                      → another backend; this one is suspect
     2  a kept-alive connection was stale  → the same backend on a new connection, once (core/http/client.py)
     3  502 or 503                         → another backend, while the budget lasts; this one is full, not dead
     4  broken off, or down, before a byte went on to the client → another backend; this one is suspect
-    5  no byte in time                    → 504; it may still be at work, so nobody else is asked
+    5  no byte in time                    → 504; the backend may still be at work, so no other one is asked
     6  broken off after a byte was sent   → the stream ends with an error event; other answers are cut off
     7  no backend left, but one was up before, is loading, or has a parent → wait for it, `recovery_timeout` at most
     8  its backend died under it, before a byte went on → once more, on a backend that runs nothing else meanwhile;
-       where that dies too → 500, and so for equal requests, unsent, for ten minutes (quarantine.py)
+       if that one dies too → 500; equal requests get the same for ten minutes, without being sent (quarantine.py)
 
-Another backend is never one that this request was sent to, unless it has come up again since (7, 8). Rows 3, 4 and 8
-happen `retries` times at most, together. Whatever else a backend answers goes to the client as it is. What counts as
-"in time" for a stream is in keepalive.py.
+The other backend is never one that this request was sent to before, unless it has come up again since (7, 8). Rows 3, 4
+and 8 happen `retries` times at most, together. Any other answer of a backend goes to the client as it is. keepalive.py
+says what counts as "in time" for a stream.
 """
 
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
@@ -60,13 +60,13 @@ class _Errand:
         self.wish = wish
         self.started = started
         self.tried: Set[Backend] = set()
-        self.sent = 0  # how often it went to a backend
+        self.sent = 0  # how often it was sent to a backend
         self.failures = 0
-        self.failure: Optional[Response] = None  # what the client gets when nobody is left
+        self.failure: Optional[Response] = None  # what the client gets if no backend is left
         self._fingerprint = b""
 
     def fingerprint(self, quarantine: Quarantine) -> bytes:
-        """Return what it has in common with equal ones; taken once, and only where it is asked for."""
+        """Return what equal requests have in common; computed once, when it is first asked for."""
         if not self._fingerprint:
             request = self.request
             self._fingerprint = quarantine.fingerprint(request.method, request.path, request.body)
@@ -84,7 +84,7 @@ class _Visit(NamedTuple):
 class Forwarder:
     """Sends requests to a pool's backends. `config` has the limits (settings.RelaySettings, and `child`).
 
-    `draining` tells whether the service is on its way out, so that nobody waits for better times.
+    `draining` tells whether the service is stopping; then no request waits for a backend to come up.
     """
 
     def __init__(
@@ -295,7 +295,7 @@ class Forwarder:
         self._pool.release(ticket)
         self._count.streams(-1)
 
-    # ---- who ends backends
+    # ---- requests that end backends
 
     def _is_suspect(self, errand: _Errand) -> bool:
         """Whether a request must run alone. Raises APIError 500 where it, or an equal one, has ended two backends."""

@@ -22,7 +22,7 @@ class Candidate(Protocol):
     """What policies know of a backend."""
 
     number: int  # rising in the pool's order
-    credit: float  # the cursor's; requests that are owed to it
+    credit: float  # the cursor's: the part of a request that it has earned
     life: object  # changes when its process starts again, and so loses what it had in memory
 
     @property
@@ -34,57 +34,57 @@ class Candidate(Protocol):
         """Requests outstanding for its capacity."""
 
 
-One = TypeVar("One", bound=Candidate)
+Kind = TypeVar("Kind", bound=Candidate)  # of backend
 
 
 class Policy(Protocol):
     """Chooses one of several backends."""
 
-    def choose(self, candidates: Sequence[One], wish: Wish) -> One:
+    def choose(self, candidates: Sequence[Kind], wish: Wish) -> Kind:
         """Return one of the candidates, of which there is at least one."""
 
 
 class RoundRobin:
-    """A cursor that goes round. Each arrival gives a backend credit by its weight; a whole one is a request."""
+    """A cursor that goes round. At each arrival a backend gets credit by its weight; a whole credit is a request."""
 
     def __init__(self) -> None:
         self._cursor = -1  # the number of the backend that was chosen last
 
-    def choose(self, candidates: Sequence[One], wish: Wish) -> One:
-        """Return the next backend after the cursor whose credit is enough; the heaviest's is at each arrival."""
-        heaviest = max(each.share for each in candidates)
-        turn = next((i for i, each in enumerate(candidates) if each.number > self._cursor), 0)
-        for each in list(candidates[turn:]) + list(candidates[:turn]):
-            each.credit += each.share / heaviest
-            if each.credit >= 1 - _ALMOST:
-                each.credit -= 1
-                self._cursor = each.number
-                return each
+    def choose(self, candidates: Sequence[Kind], wish: Wish) -> Kind:
+        """Return the next backend after the cursor whose credit is enough. The heaviest backend's always is."""
+        heaviest = max(backend.share for backend in candidates)
+        turn = next((i for i, backend in enumerate(candidates) if backend.number > self._cursor), 0)
+        for backend in list(candidates[turn:]) + list(candidates[:turn]):
+            backend.credit += backend.share / heaviest
+            if backend.credit >= 1 - _ALMOST:
+                backend.credit -= 1
+                self._cursor = backend.number
+                return backend
         raise AssertionError("the heaviest backend's credit is always enough")
 
 
 class LeastBusy:
-    """Fewest outstanding for its capacity; the cursor breaks ties.
+    """The backend with the fewest requests outstanding for its capacity; the cursor breaks ties.
 
-    What has failed a moment ago counts as outstanding for a while, so that a backend that fails fast does not draw
-    the requests by being free again at once.
+    A request that has just failed counts as outstanding for a while. Otherwise a backend that fails fast would be free
+    again at once, and draw the requests.
     """
 
     def __init__(self) -> None:
         self._turns = RoundRobin()
 
-    def choose(self, candidates: Sequence[One], wish: Wish) -> One:
+    def choose(self, candidates: Sequence[Kind], wish: Wish) -> Kind:
         """Return the least busy backend."""
-        least = min(each.load for each in candidates)
-        return self._turns.choose([each for each in candidates if each.load <= least + _ALMOST], wish)
+        least = min(backend.load for backend in candidates)
+        return self._turns.choose([backend for backend in candidates if backend.load <= least + _ALMOST], wish)
 
 
 class Prefix:
     """The backend that has seen the longest beginning of the prompt, guarded by load.
 
-    A backend's score is the share of the prompt that it has seen, less BETA × (load - mean) / max(1, mean), where load
-    is what is outstanding for its capacity, and mean that of all candidates. What it has seen breaks ties, then the
-    cursor.
+    A backend's score is the share of the prompt that it has seen, less BETA × (load - mean) / max(1, mean). Load is the
+    requests outstanding for its capacity, mean the mean load of all candidates. Of equal scores, the longest beginning
+    wins, then the cursor decides.
     """
 
     BETA = 1.0
@@ -95,28 +95,28 @@ class Prefix:
         self._turns = RoundRobin()
         self._seen: "OrderedDict[int, Set[Tuple[int, object]]]" = OrderedDict()  # beginning -> lives; the latest last
 
-    def choose(self, candidates: Sequence[One], wish: Wish) -> One:
+    def choose(self, candidates: Sequence[Kind], wish: Wish) -> Kind:
         """Return the backend with the highest score, and remember that it has seen this prompt."""
         matched = self._matched(candidates, wish.beginnings)
-        loads = {each.number: each.load for each in candidates}
+        loads = {backend.number: backend.load for backend in candidates}
         mean = sum(loads.values()) / len(candidates)
 
-        def score(each: Candidate) -> float:
-            share = matched[each.number] / len(wish.beginnings) if wish.beginnings else 0.0
-            return share - self.BETA * (loads[each.number] - mean) / max(1.0, mean)
+        def score(backend: Candidate) -> float:
+            share = matched[backend.number] / len(wish.beginnings) if wish.beginnings else 0.0
+            return share - self.BETA * (loads[backend.number] - mean) / max(1.0, mean)
 
-        best = max(score(each) for each in candidates)
-        good = [each for each in candidates if score(each) >= best - _ALMOST]
-        longest = max(matched[each.number] for each in good)
-        chosen = self._turns.choose([each for each in good if matched[each.number] == longest], wish)
+        best = max(score(backend) for backend in candidates)
+        good = [backend for backend in candidates if score(backend) >= best - _ALMOST]
+        longest = max(matched[backend.number] for backend in good)
+        chosen = self._turns.choose([backend for backend in good if matched[backend.number] == longest], wish)
         self.hits += matched[chosen.number] > 0
         self._remember(chosen, wish.beginnings)
         return chosen
 
     def _matched(self, candidates: Sequence[Candidate], beginnings: Tuple[int, ...]) -> Dict[int, int]:
         """Return how many of the beginnings each backend has seen in its present life, by number."""
-        matched = {each.number: 0 for each in candidates}
-        left = {(each.number, each.life) for each in candidates}
+        matched = {backend.number: 0 for backend in candidates}
+        left = {(backend.number, backend.life) for backend in candidates}
         for length, beginning in enumerate(beginnings, 1):
             left &= self._seen.get(beginning, set())
             if not left:

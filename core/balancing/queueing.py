@@ -1,8 +1,8 @@
 """The queue of requests that wait for a backend: bounded, first come first served for each client, clients in turn.
 
-One client that sends a thousand requests waits behind its own; another's first request is the second to be served. A
-full queue refuses whoever has most in it: where that is not the newcomer, the last request of the client that has
-most makes room.
+If one client sends a thousand requests, they wait for each other; another client's first request is the second to be
+served. A full queue refuses the client that has most in it. Where that is not the newcomer, the last request of the
+client that has most makes room.
 
 Nothing here locks or waits: the pool's lock guards it.
 """
@@ -29,7 +29,7 @@ class FairQueue(Generic[Item]):
         return self._length
 
     def push(self, who: str, item: Item, first: bool = False) -> Optional[Item]:
-        """Put an item at the end of its client's line, or first; return the one that had to make room. Raises Full."""
+        """Put an item at the end of its client's line, or first. Returns the one that had to make room. Raises Full."""
         displaced = self._make_room(who) if self._length >= self.size else None
         line = self._lines.setdefault(who, deque())
         if first:
@@ -62,7 +62,7 @@ class FairQueue(Generic[Item]):
         return True
 
     def _make_room(self, who: str) -> Item:
-        longest = max(self._lines, key=lambda each: len(self._lines[each]), default=who)
+        longest = max(self._lines, key=lambda client: len(self._lines[client]), default=who)
         if len(self._lines.get(longest, ())) <= len(self._lines.get(who, ())) + 1:
             raise Full()
         displaced = self._lines[longest][-1]

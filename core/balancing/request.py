@@ -1,12 +1,12 @@
-"""What a request asks for, as far as a balancer must know it: who asks, for which model, and how its prompt begins.
+"""What a request asks for, as far as routing must know it: which client, which model, how the prompt begins.
 
     body ──┬── only_name    the model's name, found without parsing, where it is the only one in sight
            └── read_body ──> fields ──┬── model_of      the model's name
                                       └── beginnings    a fingerprint of each longer beginning of the prompt
 
-A body that is not a JSON object asks for nothing in particular: it goes to any backend, which says what is wrong. The
-prompt may be that of /generate, /completion and /v1/completions, the messages of /v1/chat/completions, Anthropic's
-/v1/messages (its system prompt stands apart) or Ollama's /api/chat and /api/generate.
+A body that is not a JSON object names no model: it goes to any backend, which says what is wrong. The prompt may be
+that of /generate, /completion and /v1/completions, the messages of /v1/chat/completions, Anthropic's /v1/messages (its
+system prompt is a field of its own) or Ollama's /api/chat and /api/generate.
 """
 
 import json
@@ -18,23 +18,23 @@ from core.errors import APIError
 from core.jsonbody import read_json
 from core.names import plain_name
 
-CHUNK = 64  # characters that each fingerprint reaches further than the one before: about 16 tokens
-MOST_CHUNKS = 1024  # a longer prompt is told by its beginning
-DEEPEST = 8  # lists in lists that are looked into for texts
+CHUNK = 64  # characters; each fingerprint covers so many more than the one before: about 16 tokens
+MOST_CHUNKS = 1024  # of a longer prompt, only the beginning counts
+DEEPEST = 8  # levels of lists in which texts are looked for
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request asks for. `beginnings` are fingerprints, of the shortest beginning of the prompt first."""
+    """What a request asks for. `beginnings` are fingerprints of the prompt's beginnings, the shortest first."""
 
-    who: str = ""  # whose turn in the queue it takes
+    who: str = ""  # the client, by its key or address: clients take turns in the queue
     model: str = ""  # "" for any
     works: bool = True  # it needs a slot; a look-up does not
     beginnings: Tuple[int, ...] = ()
 
 
 def read_body(body: bytes) -> Dict[str, Any]:
-    """Return a body's JSON object, or an empty one for anything else, what core/jsonbody.py refuses included."""
+    """Return a body's JSON object; an empty one for anything else, and for what core/jsonbody.py refuses."""
     if not body.lstrip()[:1] == b"{":
         return {}
     try:
@@ -84,7 +84,7 @@ _ESCAPED_LETTERS = (b"\\u006", b"\\u005")  # in a field's name, each of its lett
 def beginnings(fields: Dict[str, Any]) -> Tuple[int, ...]:
     """Return fingerprints of the prompt's first 64 characters, first 128, and so on; equal ones mean equal beginnings.
 
-    The last characters that fill no chunk are left out. Fingerprints are hashes of Python: good in this process only.
+    Last characters that fill no chunk are left out. Fingerprints are Python's hashes: valid in this process only.
     """
     before = hash(plain_name(model_of(fields)))
     marks = []
