@@ -43,9 +43,9 @@ BUSY = frozenset([429, 503])  # what a backend answers that has too much work
 
 
 class Pool(Roster):
-    """The backends, the queue before them, and the choice: all that requests ask, and all that they tell of backends.
+    """The backends, the queue before them, and the choice: what requests ask for, and what they tell of backends.
 
-    Everything is decided under the Roster's one lock.
+    All is decided under the Roster's one lock. `policy` chooses between backends that are equally good by the rules.
     """
 
     def __init__(self, policy: Policy, queue_size: int = 1024, clock: Callable[[], float] = time.monotonic):
@@ -183,7 +183,7 @@ class Pool(Roster):
         if backend.vitals.request_failed(self.clock(), why, lost):
             log.warning("🔴 %s is ejected for a while: its requests fail: %s", backend.url, why)
 
-    # ---- under the lock; the first two are for probing.py and membership.py, too
+    # ---- under the lock; probing.py and membership.py call the first two as well
 
     def offer(self, backend: Backend) -> None:
         """A backend may have become able to take requests: let those that wait have it."""

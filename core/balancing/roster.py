@@ -1,10 +1,12 @@
-"""All backends under the one lock, to be looked at. Which one takes a request is pool.py's job, who is there that of
-membership.py, and when they are probed that of probing.py.
+"""The list of all backends under the one lock, and questions about it.
 
-    any_up, hopeful              is a backend up, or may one be soon?
+    any_up, hopeful              whether a backend is up, or may be soon
     describe, everyone, find     the backends themselves
-    models, note_models          what they have
+    models, note_models          the models that they have
     knows, is_everywhere         whether one of them has a model, or all of them
+
+pool.py decides which backend takes a request, membership.py adds and removes backends, probing.py says when they are
+probed.
 """
 
 import threading
@@ -16,9 +18,9 @@ from core.balancing.backends import Backend
 class Roster:
     """The list of all backends, and the one lock of the balancer's decisions.
 
-    `lock` guards the list, every field of every Backend but `heard`, the policy, the queue, and the requests that must
-    run alone. Whoever holds it decides; nothing is sent, received or waited for under it. pool.py, membership.py and
-    probing.py take it for what they do; everybody else calls their methods.
+    `lock` guards the list, all fields of every Backend but `heard`, the policy's state, the queue, and the requests
+    that must run alone. Under it, decisions are made; nothing is sent or received. Only this file, pool.py,
+    membership.py and probing.py take it.
     """
 
     def __init__(self, clock: Callable[[], float]):

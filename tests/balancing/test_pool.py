@@ -190,6 +190,15 @@ def test_the_models_are_a_union_and_others_are_unknown():
     assert pool.knows("a") and pool.knows("b.gguf") and not pool.knows("c")
 
 
+def test_a_model_is_everywhere_where_every_backend_may_have_it_and_need_not_load_it():
+    one, two = pool_of(2, models=[["a.gguf"], ["a"]]), pool_of(2, models=[["a", "b"], ["a"]])
+    assert one.is_everywhere("a") and one.is_everywhere("A.gguf:latest") and not one.is_everywhere("b")
+    assert two.is_everywhere("a") and not two.is_everywhere("b")
+    take(two, Wish(model="b"))  # the first one loads it
+    assert not two.is_everywhere("a")
+    assert pool_of(2).is_everywhere("whatever")  # none of them tells what it has
+
+
 def test_a_model_whose_only_backend_is_down_is_still_known_and_waited_for():
     pool = pool_of(2, models=[["a"], ["b"]])
     fall(pool, pool.find("http://b1"))
