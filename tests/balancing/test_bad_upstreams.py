@@ -315,7 +315,7 @@ def test_probes_go_on_after_a_time_without_threads(front, monkeypatch, caplog):
     monkeypatch.setattr(core.balancing.health.threading, "Thread", NoThread)
     monkeypatch.setattr(core.balancing.health, "_PATIENCE", 0.01)
     monkeypatch.setattr(balancer._health.loop, "interval", 0.01)
-    monkeypatch.setattr("core.balancing.pool.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("core.balancing.probing.LOOK_SECONDS", 0.05)
     wait_until(lambda: len(refused) > 3)
     monkeypatch.undo()
     checked = balancer.status()["backends"][0]["last_check"]
@@ -335,7 +335,7 @@ def test_a_probe_that_fails_in_an_unforeseen_way_is_made_again(front, monkeypatc
         return original(self, url, headers)
 
     monkeypatch.setattr(core.balancing.health.Health, "ask", ask)
-    monkeypatch.setattr("core.balancing.pool.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("core.balancing.probing.LOOK_SECONDS", 0.05)
     wait_until(lambda: len(asked) > 4)
     assert len([record for record in caplog.records if "MemoryError" in record.getMessage()]) == 1
 
