@@ -44,6 +44,7 @@ from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
 from core.balancing.probing import Probing
 from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
+from core.balancing.settings import RelaySettings
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
 from core.errors import APIError, shown
 from core.http import access, descriptors, server
@@ -51,7 +52,7 @@ from core.http.client import Client
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.routing import Route
 from core.options import between, setting
-from core.settings import ChildSettings, RelaySettings
+from core.settings import ChildSettings
 
 log = logging.getLogger("comeapi.balancer")
 

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from core import hardware, options, process
+from core.balancing.settings import RelaySettings
 from core.commands import bench
 from core.http import server
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
 from core.opening import attempts
 from core.options import between, setting
-from core.settings import EngineSettings, FolderSettings, RelaySettings
+from core.settings import EngineSettings, FolderSettings
 from core.system.launch import own_environment
 from core.system.plan import Plan, make_plan
 from core.system.supervisor import Supervisor

@@ -6,7 +6,7 @@ API does. Fields that nobody reads are ignored.
 
 import contextlib
 import sys
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, overload
 
 from core.bounds import STOP_LENGTH, STOPS, Bound
 from core.errors import APIError, json_type
@@ -30,6 +30,14 @@ def text(body: Body, name: str, default: Any = _MISSING) -> Any:
 def any_text(body: Body, name: str) -> str:
     """Return a text, which may be empty; a missing one is empty, too. Raises APIError 400 for another type."""
     return text(body, name, "") if body.get(name) != "" else ""
+
+
+@overload
+def integer(body: Body, name: str, default: int, low: int, high: int) -> int: ...
+
+
+@overload
+def integer(body: Body, name: str, default: None, low: int, high: int) -> Optional[int]: ...
 
 
 def integer(body: Body, name: str, default: Optional[int], low: int, high: int) -> Optional[int]:

@@ -10,7 +10,7 @@ Drive               a request's generations, from their submission to their end,
 import collections
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Deque, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, Generator, Iterable, List, Optional, Tuple
 from typing import Sequence as Many
 
 from core.apis.dialect import Body, Dialect, Start
@@ -59,7 +59,7 @@ class Endpoint:
                     raise APIError(400, message % MOST_PROBABILITIES, "too_many_probabilities", "n_probs")
         return results
 
-    def _pieces(self, request: Request, dialect: Dialect) -> Iterator[bytes]:
+    def _pieces(self, request: Request, dialect: Dialect) -> Generator[bytes, None, None]:
         """Yield an answer's pieces as they come, and pings where none do."""
         form = dialect.form
         ping_at = time.monotonic() + self._ping_interval

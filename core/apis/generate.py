@@ -14,6 +14,7 @@ from core.engine.outcome import Finished, Piece, Result
 from core.engine.sampling import read_sampling
 from core.http.messages import Request
 from core.http.routing import Route
+from core.jsonbody import read_json
 
 
 class Generate(Dialect):
@@ -76,6 +77,6 @@ def routes(host: Host, endpoint: Endpoint) -> List[Route]:
 
     def generate(request: Request) -> Any:
         """POST /generate: the answer to a prompt."""
-        return endpoint.answer(request, Generate(request.json(), host))
+        return endpoint.answer(request, Generate(read_json(request.body), host))
 
     return [Route("POST", "/generate", generate)]

@@ -30,6 +30,7 @@ from core.grammar.schema import JSON_OBJECT
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.http.sse import Form
+from core.jsonbody import read_json
 from core.models import ModelFile
 
 VERSION = "0.9.0"  # of Ollama's API, whose shapes these are: clients look at it before they use newer fields
@@ -263,7 +264,7 @@ def routes(host: Host, endpoint: Endpoint) -> List[Route]:
 
     def show(request: Request) -> Any:
         """POST /api/show: what a model is."""
-        model = host.folder.find(model_name(request.json()), "model")
+        model = host.folder.find(model_name(read_json(request.body)), "model")
         facts = {
             "general.architecture": model.architecture,
             "general.parameter_count": model.parameters,
@@ -275,12 +276,12 @@ def routes(host: Host, endpoint: Endpoint) -> List[Route]:
 
     def chat(request: Request) -> Any:
         """POST /api/chat: the message that follows others."""
-        body = request.json()
+        body = read_json(request.body)
         return endpoint.answer(request, Chat(body, host.conversation(read_chat(body))))
 
     def generate(request: Request) -> Any:
         """POST /api/generate: the answer to a prompt."""
-        body = request.json()
+        body = read_json(request.body)
         return endpoint.answer(request, Generate(body, host.conversation(read_generate(body))))
 
     return [

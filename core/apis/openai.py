@@ -8,7 +8,7 @@ POST /v1/embeddings             texts in, vectors out
 
 import time
 import uuid
-from typing import Any, Dict, Iterable, List
+from typing import Any, Callable, Dict, Iterable, List
 
 from core.apis import openai_shapes
 from core.apis.dialect import Body, ChatDialect, Dialect, Start
@@ -21,6 +21,7 @@ from core.engine.ask import Ask
 from core.engine.outcome import Finished, Piece, Result
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
+from core.jsonbody import read_json
 
 
 def _origin(prefix: str, model: str, host: Host) -> Origin:
@@ -150,10 +151,13 @@ def routes(host: Host, endpoint: Endpoint) -> List[Route]:
         """GET /v1/models/{id}: one of them. Raises APIError 404."""
         return json_reply(openai_shapes.model_card(host.folder.find(request.params["id"], "model"), started))
 
+    def answering(kind: Callable[[Body, Host], Dialect]) -> Callable[[Request], Any]:
+        return lambda request: endpoint.answer(request, kind(read_json(request.body), host))
+
     return [
         Route("GET", "/v1/models", models),
         Route("GET", "/v1/models/{id}", model),
-        Route("POST", "/v1/completions", lambda request: endpoint.answer(request, Completion(request.json(), host))),
-        Route("POST", "/v1/chat/completions", lambda request: endpoint.answer(request, Chat(request.json(), host))),
-        Route("POST", "/v1/embeddings", lambda request: endpoint.answer(request, Embeddings(request.json(), host))),
+        Route("POST", "/v1/completions", answering(Completion)),
+        Route("POST", "/v1/chat/completions", answering(Chat)),
+        Route("POST", "/v1/embeddings", answering(Embeddings)),
     ]

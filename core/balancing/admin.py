@@ -25,6 +25,7 @@ from core.errors import APIError
 from core.http.access import key_error, key_is_one_of, presented_key
 from core.http.messages import Reply, Request, json_reply
 from core.http.routing import Route
+from core.jsonbody import read_json
 
 PATH = "/admin/backends"
 _KNOWN = frozenset(["url", "slots", "weight", "key", "pass_key", "drain", "ttl"])
@@ -86,7 +87,7 @@ class Admin:
     def change(self, request: Request) -> Reply:
         """POST: add a backend, or change one that is there."""
         self._check_key(request)
-        body = request.json()
+        body = read_json(request.body)
         unknown = sorted(set(body) - _KNOWN)
         if unknown:
             raise APIError(400, "There is no field %s here." % quoted(unknown[0]), "unknown_field", unknown[0])

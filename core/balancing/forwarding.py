@@ -84,7 +84,7 @@ class _Visit(NamedTuple):
 
 
 class Forwarder:
-    """Sends requests to a pool's backends. `config` has the limits (settings.RelaySettings, and `child`).
+    """Sends requests to a pool's backends. `config` has the limits (balancing/settings.py, and `child`).
 
     `draining` tells whether the service is stopping; then no request waits for a backend to come up.
     """

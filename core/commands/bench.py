@@ -388,8 +388,7 @@ def _bare_row(model: ModelFile, config: Config, sequences: int) -> Row:
 
 def _bare_decode(model: ModelFile, config: Config) -> Dict[str, float]:
     """Decode one token of each of N sequences again and again. Imports llama_cpp: only in a process of its own."""
-    from core.engine.llama import Context, Model
-    from core.engine.scheduler import Chunk, Sequence
+    from core.engine.llama import Context, Model, Run
     from core.settings import EngineSettings
 
     prompt = 32
@@ -398,14 +397,12 @@ def _bare_decode(model: ModelFile, config: Config) -> Dict[str, float]:
     )
     loaded = Model(model, settings, lambda share: True)
     context = Context(loaded, settings)
-    sequences = [Sequence(tokens=list(range(300, 300 + prompt)), slot=slot) for slot in range(config.bare)]
-    for sequence in sequences:
-        context.decode([Chunk(sequence, 0, prompt)])
+    slots = range(config.bare)
+    for slot in slots:
+        context.decode([Run(slot, 0, range(300, 300 + prompt), logits=1)])
     started = time.monotonic()
     for step in range(prompt, prompt + config.tokens):
-        for sequence in sequences:
-            sequence.tokens.append(300 + step)
-        status, _ = context.decode([Chunk(sequence, step, 1) for sequence in sequences])
+        status, _ = context.decode([Run(slot, step, [300 + step], logits=1) for slot in slots])
         if status:
             options.fail("llama_decode answered %d" % status)
     seconds = time.monotonic() - started

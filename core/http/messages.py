@@ -12,12 +12,11 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Deque, Dict, Iterator, Optional, Protocol, Sequence, Tuple, TypeVar
 from urllib.parse import parse_qs
 
 from core.errors import APIError, HangUp
 from core.http.sockets import Wire
-from core.jsonbody import read_json
 
 LOOK_SECONDS = 0.2  # between two looks whether a client that waits is still there
 Waited = TypeVar("Waited")
@@ -47,10 +46,6 @@ class Request:
     def query(self) -> Dict[str, str]:
         """The query's fields; of a repeated one, the last."""
         return {key: values[-1] for key, values in parse_qs(self.query_string, keep_blank_values=True).items()}
-
-    def json(self) -> Dict[str, Any]:
-        """Return the body as a JSON object. Raises APIError 400 for anything else (core/jsonbody.py)."""
-        return read_json(self.body)
 
     @property
     def scheme(self) -> str:
@@ -113,6 +108,19 @@ def json_reply(value: Any, status: int = 200, headers: Sequence[Tuple[str, str]]
     return Reply(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), status, headers=headers)
 
 
+class Pieces(Protocol):
+    """Bytes as they come, from something that can be told to stop: a generator, say."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return itself."""
+
+    def __next__(self) -> bytes:
+        """Return the next bytes."""
+
+    def close(self) -> object:
+        """Stop."""
+
+
 @dataclass
 class Stream:
     """An answer in pieces: `chunks` yields bytes as they come.
@@ -124,7 +132,7 @@ class Stream:
     first piece; without one, the connection is cut, so that nobody takes half an answer for a whole one.
     """
 
-    chunks: Iterator[bytes]
+    chunks: Pieces
     status: int = 200
     content_type: str = "application/octet-stream"
     headers: Sequence[Tuple[str, str]] = ()

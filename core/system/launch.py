@@ -13,9 +13,10 @@ import secrets
 from typing import Any, Dict, List, NamedTuple
 
 from core import options, process
+from core.balancing.settings import RelaySettings
 from core.http import server
 from core.http.messages import http_url, local_host
-from core.settings import EngineSettings, RelaySettings
+from core.settings import EngineSettings
 from core.system.plan import Plan
 
 _BACKEND_OPTIONS = [
