@@ -39,7 +39,7 @@ from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSe
 
 
 @dataclass(frozen=True)
-class Config(server.Config, EngineSettings, FolderSettings, ChildSettings, CarrySettings):
+class Config(server.ServerConfig, EngineSettings, FolderSettings, ChildSettings, CarrySettings):
     """A backend's settings."""
 
     port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))

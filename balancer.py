@@ -17,18 +17,8 @@ What happens to a request:
     Balancer.relay ── what it asks for ── Forwarder.forward ── a backend ── Reply | Stream
                                               the table of retries
 
-In core/balancing:
-
-    request.py      what a request asks for           pool.py         the backends, and the numbered choice
-    forwarding.py   its way there, and retries        policies.py     round-robin, least-busy, prefix
-    queueing.py     the queue, fair between clients   vitals.py       when a backend may be used
-    relaying.py     headers, and answers in pieces    health.py       the thread that probes them
-    quarantine.py   requests that end backends        credentials.py  the keys that backends are shown
-    specs.py        how backends are named            catalogue.py    the models behind it
-    watching.py     how a request waits there         admin.py        backends, changed while it runs
-    keepalive.py    what is a sign of life            facts.py        what is believed of what backends tell
-
-core/http/client.py is the client that calls them: urllib, with kept connections.
+core/balancing/ has all the parts; its __init__.py is their map. core/http/client.py calls the backends: urllib, with
+kept connections.
 """
 
 import json
@@ -47,11 +37,14 @@ from core.balancing.catalogue import Catalogue
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
 from core.balancing.discovery import Discovery, parse_target
-from core.balancing.forwarding import Forwarder
+from core.balancing.forwarding import Forwarder, Response
 from core.balancing.health import Health
+from core.balancing.membership import Membership
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
-from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, read_body
+from core.balancing.probing import Probing
+from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
+from core.balancing.settings import RelaySettings
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
 from core.errors import APIError, shown
 from core.http import access, descriptors, server
@@ -59,7 +52,7 @@ from core.http.client import Client
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.routing import Route
 from core.options import between, setting
-from core.settings import ChildSettings, RelaySettings
+from core.settings import ChildSettings
 
 log = logging.getLogger("comeapi.balancer")
 
@@ -71,8 +64,8 @@ def _named_well(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Config(server.Config, RelaySettings, ChildSettings):
-    """A balancer's settings. `backend` names each; where it is empty, host, first port and number do."""
+class Config(server.ServerConfig, RelaySettings, ChildSettings):
+    """A balancer's settings. `backend` names the backends; where it is empty, host, first port and number do."""
 
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     backend: Tuple[str, ...] = setting(
@@ -123,7 +116,7 @@ class Config(server.Config, RelaySettings, ChildSettings):
 
 
 def _check_keys(config: Config) -> None:
-    """Raise ValueError where one key would open two doors, or can't be sent."""
+    """Raise ValueError where one key would have two uses, or can't be sent in a header."""
     checked_key(config.backend_key)
     admin = set(config.admin_key)
     if admin & set(config.api_key):
@@ -139,22 +132,24 @@ class Balancer:
     """One address in front of several model servers.
 
     start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish. `on_up` is
-    told the URL of each backend that comes up, in a thread of the balancer's. Raises ValueError where a key has two
-    uses, or a backend's name is none.
+    called with the URL of each backend that comes up, in a thread of the balancer's. Raises ValueError where a key has
+    two uses, or a backend's name is not valid.
     """
 
     def __init__(self, config: Config = Config(), on_up: Callable[[str], None] = lambda url: None):
         _check_keys(config)
         self.config = config
-        self.pool = Pool(config.specs(), POLICIES[config.policy](), config.queue_size, config.slow_start)
-        self._discovery = Discovery(
-            self.pool, [parse_target(text) for text in config.discover], config.discover_interval
-        )
+        self.pool = Pool(POLICIES[config.policy](), config.queue_size)
+        self._membership = Membership(self.pool, config.specs(), config.slow_start)
+        targets = [parse_target(text) for text in config.discover]
+        self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)
         self._client = Client(config.connect_timeout, config.backend_ca)
         credentials = Credentials(config.backend_key)
         timeout = config.health_timeout
-        self._health = Health(self.pool, self._client, config.health_interval, timeout, credentials, on_up)
-        self.loops = [self._health.loop]  # of this program: /health tells of them
+        self._health = Health(
+            Probing(self.pool), self._membership, self._client, config.health_interval, timeout, credentials, on_up
+        )
+        self.loops = [self._health.loop]  # /health tells how they are
         self.loops += [self._discovery.loop] if config.discover else []
         self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
         self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
@@ -174,7 +169,7 @@ class Balancer:
     def reload(self) -> None:
         """Read the backends_file again: what is new is added, what is gone is drained. Raises OSError, ValueError."""
         if self.config.backends_file:
-            self.pool.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
+            self._membership.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
 
     def stop(self, timeout: Optional[float] = None) -> int:
         """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off."""
@@ -197,7 +192,7 @@ class Balancer:
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-        ] + self._catalogue.routes() + Admin(self.pool, self.config.admin_key).routes()
+        ] + self._catalogue.routes() + Admin(self.pool, self._membership, self.config.admin_key).routes()
 
     def root(self, request: Request) -> Reply:
         """GET /: who this is, and its state."""
@@ -227,17 +222,24 @@ class Balancer:
 
     # ---- what goes to a backend
 
-    def relay(self, request: Request) -> Any:
+    def relay(self, request: Request) -> Response:
         """Send a request to a backend and its answer to the client, as core/balancing/forwarding.py says."""
-        if is_admin_path(request.target):  # spelt in a way that a backend may take for its own /admin
+        if is_admin_path(request.target):  # spelt so that a backend may take it for its own /admin
             raise APIError(404, "There is nothing at %s." % shown(request.path), "unknown_path")
         return self._forwarder.forward(request, self._wish(request))
 
     def _wish(self, request: Request) -> Wish:
-        """Return what a request asks for; in its body, an alias gives way to the model's name. Raises APIError."""
+        """Return what a request asks for; in its body, an alias gives way to the model's name. Raises APIError.
+
+        A body is parsed only where what is in it can make a difference to where it goes.
+        """
         who = access.presented_key(request.headers) if self.config.api_key else request.peer
         if request.method in ("GET", "HEAD", "DELETE"):
             return Wish(who, works=False)
+        by_prompt = self.config.policy == "prefix"
+        name = None if by_prompt else only_name(request.body)
+        if name is not None and self._catalogue.makes_no_difference(name):
+            return Wish(who, name)
         fields = read_body(request.body)
         named = model_of(fields)
         model = self._catalogue.real_name(named)
@@ -246,7 +248,7 @@ class Balancer:
             request.body = json.dumps(fields).encode("ascii")
         if model:
             self._catalogue.require(model, request)
-        marks = beginnings(fields) if self.config.policy == "prefix" else ()
+        marks = beginnings(fields) if by_prompt else ()
         return Wish(who, model, beginnings=marks)
 
 
@@ -265,7 +267,7 @@ def main() -> None:
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
     process.Pulse(announce).start()
-    told = threading.Event()  # where we listen: who waits for that line looks for the next ones after it
+    told = threading.Event()  # "listening" was announced: it comes before "up", as a reader of both expects
 
     def on_up(url: str) -> None:
         told.wait()
@@ -299,7 +301,7 @@ def main() -> None:
 
 
 def _prepare_for_many_threads() -> None:
-    """Give threads small stacks, since there may be thousands; who embeds a Balancer decides that himself."""
+    """Give threads small stacks, since there may be thousands. A program that embeds a Balancer decides this itself."""
     if sys.version_info < (3, 12):  # from then on, parsing deeply nested JSON takes whole megabytes
         threading.stack_size(512 << 10)
 

@@ -9,9 +9,8 @@
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
 
-    Config    the settings          core/system/plan.py         what to start, and why
-    main      plan, check, start    core/system/supervisor.py   start, watch, start again, stop
-                                    core/system/child.py        one process
+    Config    the settings          core/system/     what is planned, started and watched
+    main      plan, check, start    core/commands/   the subcommands
 """
 
 import json
@@ -24,21 +23,23 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from core import hardware, options, process
+from core.balancing.settings import RelaySettings
 from core.commands import bench
 from core.http import server
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
 from core.opening import attempts
 from core.options import between, setting
-from core.settings import EngineSettings, FolderSettings, RelaySettings
+from core.settings import EngineSettings, FolderSettings
+from core.system.launch import own_environment
 from core.system.plan import Plan, make_plan
-from core.system.supervisor import Supervisor, own_environment
+from core.system.supervisor import Supervisor
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @dataclass(frozen=True)
-class Config(server.Config, RelaySettings, EngineSettings, FolderSettings):
-    """The system's settings. 0 leaves a number to the plan. `host` and `port` are the balancer's."""
+class Config(server.ServerConfig, RelaySettings, EngineSettings, FolderSettings):
+    """The system's settings. Where a number is 0, the plan chooses. `host` and `port` are the balancer's."""
 
     port: int = setting(9000, "the balancer's port", "network", check=between(1, 65535))
     backend_host: str = setting("127.0.0.1", "the backends' address", "network")
@@ -63,12 +64,13 @@ def main() -> NoReturn:
     """Plan, check, start, watch."""
     process.prepare_terminal()
     if sys.argv[1:2] == ["bench"]:
-        sys.exit(bench.main(sys.argv[2:]))
+        bench.main(sys.argv[2:])
+        sys.exit()
     config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
     model = _first_model(config)
     plan = make_plan(config, model, hardware.cores(), hardware.available_memory(), _probe_gpu())
     _check_ports(config, plan)
-    process.warn_if_open(config)  # the backends are never open: see Supervisor
+    process.warn_if_open(config)  # the backends are never open: see core/system/launch.py
     for note in plan.notes:
         print(note, flush=True)
     process.leave(Supervisor(config, plan, HERE).run())
@@ -105,8 +107,9 @@ def _wait_for_model(folder: str, name: str, told: str) -> ModelFile:
 def _probe_gpu() -> bool:
     """Ask a backend whether llama-cpp-python is there and can use a GPU. Ends the program where it is not there."""
     command = [sys.executable, os.path.join(HERE, "backend.py"), "--probe"]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    probe = subprocess.run(command, env=own_environment(), **pipes)
+    probe = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=own_environment()
+    )
     try:
         return bool(json.loads(probe.stdout.decode("utf-8"))["gpu"])
     except (ValueError, KeyError):

@@ -7,9 +7,10 @@
 
 The way of a streamed chat request. Through the balancer:
 
-    http/server.py → http/connection.py → http/heads.py, http/bodies.py → http/server.py (host, key, route)
-    → balancer.py → balancing/request.py → balancing/forwarding.py → balancing/pool.py → http/client.py → the backend
-    and back: http/client.py → balancing/relaying.py → http/connection.py
+    http/server.py → http/connection.py → http/requesthead.py (heads.py), http/bodies.py (chunks.py)
+    → http/server.py (host, key, route) → balancer.py → balancing/request.py → balancing/forwarding.py
+    → balancing/pool.py → http/client.py → http/outgoing.py → the backend
+    and back: http/answers.py (heads.py, chunks.py) → balancing/relaying.py → http/connection.py
 
 Through the backend:
 

@@ -1,8 +1,8 @@
 """How much one request may hold: the table of all bounds, and the check that names one in its error.
 
-A small body can ask for much work: 100,000 prompts are 400 kB. Each bound is far above what a client that means well
-sends, and so low that the request that reaches it takes memory of megabytes and seconds at most. What is bounded by
-its tokens (a prompt by the context) is bounded in core/engine/tokenizing.py.
+A small body can ask for much work: 100,000 prompts are 400 kB. Each bound is far above what an honest client sends. A
+request that reaches it still takes no more than megabytes of memory and seconds of time. Bounds in tokens (of a prompt,
+by the context) are in core/engine/tokenizing.py.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from core.errors import APIError
 
 
 class Bound(NamedTuple):
-    """The most of something that a request may hold. `of` says in errors what is counted."""
+    """The most of something that a request may hold: how many, of what (errors say it), and the reason."""
 
     most: int
     of: str
@@ -26,7 +26,7 @@ class Bound(NamedTuple):
 
 # A body, as JSON
 VALUES = Bound(250000, "values and names", "Python's reader keeps all other threads waiting while it reads them: 50 ms")
-DEPTH = Bound(200, "levels", "whoever walks through a value does so recursively")
+DEPTH = Bound(200, "levels", "values are walked through by recursion")
 NUMBER = Bound(1000, "characters of a number", "old Pythons take quadratic time: a million digits are a minute")
 
 # What is asked for

@@ -1,7 +1,7 @@
-"""The errors that cross the project's rooms, and how they are told. Imports nothing of the project.
+"""The errors that one package raises and another one handles. Imports nothing of the project.
 
     APIError      what a client is told: raised anywhere, rendered in one place
-    HangUp        nobody is left to be told
+    HangUp        the client has gone: nobody is left to be told
     TimedOut      the client was too slow
     json_type     what JSON calls a value's type, for messages
     shown         what a client has sent, cut and cleaned, for messages
@@ -23,14 +23,14 @@ _ERROR_TYPES = {
 }
 
 
-_MOST = 2000  # characters of a message, whatever of a client's is in it
+_MOST = 2000  # characters of a message, which may quote what a client has sent
 
 
 class APIError(Exception):
     """An error that the client is told: an HTTP status and the OpenAI error object's four fields.
 
-    `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow). Message and `param`
-    may hold what a client has sent: they are cut, and their control characters are replaced.
+    `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow). The message and
+    `param` may quote what a client has sent: they are cut, and their control characters are replaced.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TimedOut(Exception):
 
 
 def shown(text: str, most: int = 200) -> str:
-    """Return a text for a message: cut after `most` characters; control characters, but for line ends, replaced."""
+    """Return a text for a message: cut after `most` characters, its control characters (not line ends) replaced."""
     text = text if len(text) <= most else text[:most] + "…"
     return _CONTROL.sub("\ufffd", text)
 

@@ -6,7 +6,7 @@ API does. Fields that nobody reads are ignored.
 
 import contextlib
 import sys
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, overload
 
 from core.bounds import STOP_LENGTH, STOPS, Bound
 from core.errors import APIError, json_type
@@ -28,8 +28,16 @@ def text(body: Body, name: str, default: Any = _MISSING) -> Any:
 
 
 def any_text(body: Body, name: str) -> str:
-    """Return a text, which may be empty or missing. Raises APIError 400 for what is none."""
+    """Return a text, which may be empty; a missing one is empty, too. Raises APIError 400 for another type."""
     return text(body, name, "") if body.get(name) != "" else ""
+
+
+@overload
+def integer(body: Body, name: str, default: int, low: int, high: int) -> int: ...
+
+
+@overload
+def integer(body: Body, name: str, default: None, low: int, high: int) -> Optional[int]: ...
 
 
 def integer(body: Body, name: str, default: Optional[int], low: int, high: int) -> Optional[int]:
@@ -88,11 +96,13 @@ def mapping(body: Body, name: str) -> Optional[Body]:
 
 @contextlib.contextmanager
 def named(own: Callable[[str], str]) -> Iterator[None]:
-    """Let errors about a translated body name the client's own fields: `own` makes their path of the translated one."""
+    """Make errors about a translated body name the fields that the client sent: `own` translates a path back."""
     try:
         yield
     except APIError as error:
-        path = None if error.param is None else own(error.param)
+        if error.param is None:
+            raise
+        path = own(error.param)
         if path == error.param:
             raise
         message = error.message.replace(error.param, path)
@@ -100,7 +110,7 @@ def named(own: Callable[[str], str]) -> Iterator[None]:
 
 
 def own_path(paths: Mapping[str, str], path: str) -> str:
-    """Return a path with its longest beginning that `paths` knows replaced, whole names only."""
+    """Return a path with its beginning replaced, the longest one of whole names that `paths` knows."""
     end = len(path)
     while end > 0 and path[:end] not in paths:
         end = max(path.rfind(".", 0, end), path.rfind("[", 0, end))

@@ -1,6 +1,6 @@
 """What this machine has: cores and memory, as far as this process may use them. Standard library only.
 
-Containers are given less than their machine has: the scheduler's affinity and Linux' cgroup limits are respected.
+A process may be allowed less than the machine has, as in a container: CPU affinity and Linux' cgroup limits count.
 """
 
 import ctypes
@@ -42,15 +42,17 @@ def _linux_memory() -> Optional[int]:
     return free
 
 
-def _windows_memory() -> int:
-    class Status(ctypes.Structure):  # MEMORYSTATUSEX
-        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-            (name, ctypes.c_ulonglong) for name in ("total", "free", "a", "b", "c", "d", "e")
-        ]
+if sys.platform == "win32":  # else ctypes has no windll
 
-    status = Status(length=ctypes.sizeof(Status))
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-    return status.free
+    def _windows_memory() -> int:
+        class Status(ctypes.Structure):  # MEMORYSTATUSEX
+            _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+                (name, ctypes.c_ulonglong) for name in ("total", "free", "a", "b", "c", "d", "e")
+            ]
+
+        status = Status(length=ctypes.sizeof(Status))
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status.free
 
 
 def _read(path: str) -> str:

@@ -1,11 +1,11 @@
-"""Reading a body's JSON: what is refused before, and while, Python's own reader builds it.
+"""Reading a body's JSON within bounds, which are checked before and while Python's own reader builds the values.
 
     bytes ── bounds by counting ── JSONDecoder ── bounds of each number ──> dict
 
-json's decoder keeps all other threads waiting (it holds the GIL), so that a body of many small values would stall every
-stream. Their number is known beforehand from commas, colons and brackets; a text that holds many of them, such as a
-pasted table, is one value, so where there are many they are counted again outside of strings. Every step here is a few
-passes of C code over the bytes. Sources: RFC 8259; its section 6 for numbers, which here are what a double can hold.
+json's decoder holds the GIL: a body of many small values would stall every stream. So their number is counted before,
+by commas, colons and brackets. Where there are too many, they are counted again outside of strings, since a text that
+holds many of them, such as a pasted table, is one value. Every step here is a few passes of C code over the bytes.
+Source: RFC 8259; by its section 6, numbers are limited here to what a double can hold.
 """
 
 import json
@@ -64,7 +64,7 @@ def _opened(text: bytes) -> int:
 
 def _outside_strings(body: bytes) -> bytes:
     """Return a body without its strings' contents. Raises APIError 400 for too many strings."""
-    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # pairs first: then a backslash left escapes what follows
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # pairs first: one that is left escapes what follows
     if plain.count(b'"') > 2 * VALUES.most:
         raise _too_large(VALUES.most, VALUES.of)
     return b"".join(plain.split(b'"')[::2])
@@ -76,7 +76,7 @@ def _check_depth(outside: bytes) -> None:
     for _ in range(DEPTH.most):
         rest = brackets.replace(b"[]", b"")
         if len(rest) == len(brackets):
-            return  # nothing is left, or what can't be JSON
+            return  # all pairs are gone; brackets that are left can't be JSON
         brackets = rest
     if brackets:
         raise _too_large(DEPTH.most, DEPTH.of)

@@ -1,10 +1,10 @@
-"""A thread that does the same thing again and again, for as long as the program runs, whatever that thing raises.
+"""A thread that repeats one step as long as the program runs, whatever the step raises.
 
     Loop(name, interval, step).start() ── step() ── pause ── step() ── pause ── …
                               .stop()
                               .late()     it has not done its work for a long time: /health says so
 
-A step that raises is logged once, not at each round, and tried again after `interval` seconds. Only a step that ends
+A step that raises is logged once, not each time, and is tried again after `interval` seconds. Only a step that ends
 well counts as a beat: a loop whose steps all fail is as late as one that hangs.
 """
 
@@ -42,7 +42,7 @@ class Loop:
     """A thread that runs `step` every `interval` seconds and survives what it raises.
 
     `pauses` is False where `step` itself waits for its next work, at most `interval` seconds. `step_seconds` is how
-    long one step may honestly take. Moments are seconds of `clock`.
+    long a step may take that is not late. Moments are seconds of `clock`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> "Loop":
-        """Begin. Raises RuntimeError where no thread can be had."""
+        """Start the thread. Raises RuntimeError where none can be started."""
         self._beat_at = self._clock()
         self._thread.start()
         return self

@@ -1,7 +1,7 @@
 """The models folder: which GGUF files are in it, what their headers say, and whether they are whole.
 
-Reads headers only (GGUF specification, versions 2 and 3), without llama_cpp: so that a file that is no model, or is cut
-short, is refused with a clear error before native code sees it, and memory can be planned before anything is loaded.
+Only headers are read (GGUF specification, versions 2 and 3), without llama_cpp. So a file that is no model, or is cut
+short, is refused with a clear error before native code sees it, and memory can be planned before a model is loaded.
 """
 
 import mmap
@@ -42,7 +42,7 @@ class BadModel(Exception):
 
 
 class BrokenModel(BadModel):
-    """There is a file, but it can't be used as it is: it may be whole later."""
+    """There is a file, but it can't be used as it is now; it may be incomplete."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class ModelFile:
     chat_template: str = ""  # Jinja
     bos: str = ""  # the text of the token that begins a text, and of the one that ends it
     eos: str = ""
-    controls: Tuple[str, ...] = ()  # the texts of the special tokens that llama.cpp reads from a prompt where told to,
-    stubborn: Tuple[str, ...] = ()  # and of those among them, and others, that it reads from any text
+    controls: Tuple[str, ...] = ()  # texts of special tokens that llama.cpp finds in a prompt with parse_special on
+    stubborn: Tuple[str, ...] = ()  # texts of tokens that look like a role's and are found with parse_special off, too
     modified: float = 0.0  # when the file was written, in seconds since 1970
     problem: str = ""  # why it can't be used, if it can't
 
@@ -105,7 +105,7 @@ class ModelFolder:
     def find(self, name: str, param: str = "model_name") -> ModelFile:
         """Return the model with this name, in any spelling (core/names.py). Raises APIError 404, 500 for a broken file.
 
-        `param` is the request's field that names it. Where spellings of two files meet, the exact one wins.
+        `param` is the request's field that names it. Where a name fits two files, the one spelled exactly so wins.
         """
         every, wanted = self.list(), plain_name(name)
         spelt = [each for each in every if plain_name(each.name) == wanted]
@@ -120,7 +120,7 @@ class ModelFolder:
         return model
 
     def default(self) -> Optional[ModelFile]:
-        """Return the model to load where none is asked for: the first usable one, demo.gguf only if it is alone."""
+        """Return the model to load where none is asked for: the first usable one, demo.gguf only if alone."""
         usable = [each for each in self.list() if not each.problem]
         return next((each for each in usable if each.name != "demo.gguf"), usable[0] if usable else None)
 
@@ -274,7 +274,7 @@ class _Vocabulary:
         return _decoded(found)
 
     def stubborn(self) -> Tuple[str, ...]:
-        """Return the texts of tokens that look like a role's, but that llama.cpp reads from any text."""
+        """Return the texts of tokens that look like a role's, and that llama.cpp finds in any text."""
         found = [text for text in self._of(self.USER_DEFINED) if _ROLE.fullmatch(text)]
         return _decoded(found + [text for text in self._texts if text in _USER_NAMES])
 
@@ -349,7 +349,7 @@ class _Cursor:
         return struct.unpack_from("<%d%s" % (count, _SCALARS[kind]), self._data, self.at)
 
     def _array(self, kind: int, count: int) -> Any:
-        """Return a short array; pass over a long one and return its length."""
+        """Return a short array; of a long one, or one of texts, skip the contents and return the length."""
         if kind in _SCALARS and count > _KEPT_ARRAY:
             self._bytes(count * struct.calcsize(_SCALARS[kind]), keep=False)
             return count
@@ -374,24 +374,27 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
     values = header.values
     architecture = str(values.get("general.architecture", ""))
     vocabulary = values.get("tokenizer.ggml.tokens", values.get(architecture + ".vocab_size", 0))
-    facts = dict(
+    problem = "" if architecture else "its header names no architecture"
+    if architecture == "clip":
+        problem = "it is an image encoder (mmproj), not a language model"
+    return ModelFile(
+        name,
+        path,
+        size,
         architecture=architecture,
         parameters=sum(elements for _, elements in header.tensors),
         quantization=_main_type(header.tensors),
         context_length=_number(values.get(architecture + ".context_length")),
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
+        embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
         chat_template=str(values.get("tokenizer.chat_template", "")),
         bos=header.vocabulary.token("bos"),
         eos=header.vocabulary.token("eos"),
         controls=header.vocabulary.controls(),
         stubborn=header.vocabulary.stubborn(),
-        embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
+        problem=problem,
     )
-    problem = "" if architecture else "its header names no architecture"
-    if architecture == "clip":
-        problem = "it is an image encoder (mmproj), not a language model"
-    return ModelFile(name, path, size, problem=problem, **facts)
 
 
 def _main_type(tensors: List[Tuple[int, int]]) -> str:

@@ -3,7 +3,8 @@
     attempts   when it is worth trying again
     Opening    the thread of a backend that tries
 
-A model's file may be cut short, or missing, while somebody copies it. That ends no program: it waits for a good one.
+A model's file may be cut short, or missing, while somebody copies it. The program does not end then: it waits for a
+good file.
 """
 
 import os
@@ -21,8 +22,9 @@ LOOK_SECONDS = 1.0
 def attempts(folder: str) -> Iterator[None]:
     """Yield each time that it is worth trying again to load a model from a folder; sleep in between.
 
-    After 1, 2, 4 … 30 s, since something else than the file may be wrong; and, beginning anew, a second after a model
-    file has changed, if it is at rest then: one that is being copied is not read again and again.
+    It yields after 1, 2, 4 … 30 s, because something other than the file may be wrong. It yields earlier, and begins
+    at 1 s again, where the folder's model files have changed and then stayed the same for LOOK_SECONDS: a file that is
+    being copied is not read again and again.
     """
     delay = FIRST_DELAY
     while True:
@@ -51,8 +53,8 @@ def _signature(folder: str) -> Tuple[Any, ...]:
 class Opening:
     """Loads the first model of a backend, in a thread of its own.
 
-    `find()` returns the file, or raises BadModel; `load(file)` has the engine load it, whose outcome comes back by
-    loaded() or failed(); `tell(why)` is called, once for each reason, when it did not work.
+    `find()` returns the file, or raises BadModel. `load(file)` asks the engine to load it; the engine tells the outcome
+    by loaded() or failed(). `tell(why)` is called where it did not work, once for each new reason.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Opening:
         self._find = find
         self._load = load
         self._tell = tell
-        self._over = False  # a model is loaded: this one, or one that a request has asked for
+        self._over = False  # no more tries: a model is loaded (maybe another one, for a request), or stop() was called
         self._outcomes: "queue.SimpleQueue[Tuple[str, str]]" = queue.SimpleQueue()  # a model's name; why it failed
 
     def start(self) -> None:
@@ -72,7 +74,7 @@ class Opening:
         threading.Thread(target=self._run, name="opening", daemon=True).start()
 
     def stop(self) -> None:
-        """Try no more."""
+        """Do not try again."""
         self._over = True
 
     def loaded(self, name: str) -> None:
@@ -97,7 +99,7 @@ class Opening:
             next(retries)
 
     def _try(self) -> str:
-        """Try once. Return why it failed, an empty text if it did not."""
+        """Try once. Return why it failed; an empty text where it did not fail."""
         try:
             file = self._find()
         except BadModel as problem:

@@ -1,4 +1,4 @@
-"""One frozen dataclass describes a program's settings; this makes its command line of it.
+"""One frozen dataclass describes a program's settings; from it, this module makes the command line.
 
 Every field made with setting() becomes an option `--field-name`, an environment variable `COMEAPI_FIELD_NAME`
 and a line of `--help`, all with the same default, check and text. The command line wins over the environment, which
@@ -10,9 +10,31 @@ import dataclasses
 import os
 import re
 import sys
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NoReturn,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
-C = TypeVar("C")
+
+class _Dataclass(Protocol):
+    """What type checkers know a dataclass by."""
+
+    __dataclass_fields__: "ClassVar[Dict[str, dataclasses.Field[Any]]]"
+
+
+C = TypeVar("C", bound=_Dataclass)
 PREFIX = "COMEAPI_"
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 

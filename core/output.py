@@ -1,12 +1,12 @@
-"""Standard output and standard error that never block and never raise, whatever becomes of their reader.
+"""Standard output and standard error that never block and never raise, whatever happens to their reader.
 
-A full disk, a closed pipe, a pipe that nobody reads, a terminal stopped by Ctrl-S: with Python's own streams each of
-them ends the thread that prints, or stops it for good. Here a print only puts text into a bounded queue; one thread for
-each stream writes it. Text that finds the queue full is dropped, and so is what the system refuses; when writing works
+A full disk, a closed pipe, a pipe that nobody reads, a terminal stopped by Ctrl-S: with Python's own streams, each of
+them ends the thread that prints, or blocks it for ever. Here a print only puts text into a bounded queue; one thread
+for each stream writes it. Text is dropped where the queue is full, or where the system refuses it. When writing works
 again, the next print says how many lines were lost.
 
-    open_descriptors()    descriptors 0, 1 and 2 exist: otherwise a socket gets the number, and a print goes to a client
-    install()             sys.stdout and sys.stderr become Writers
+    open_descriptors()    make descriptors 0, 1 and 2 exist: else a socket gets such a number, and a client gets prints
+    install()             make Writers of sys.stdout and sys.stderr
     Writer                the stream
     flush(seconds)        wait for what is queued, but not for long; done at exit, too
 """
@@ -23,8 +23,8 @@ from typing import Any, Deque, List, Tuple
 MOST = 1 << 20  # characters that wait to be written
 AT_ONCE = 1 << 16  # characters in one write
 EXIT_SECONDS = 1.0
-_EACH = 64  # what a text counts beside its characters, so that many small ones are bounded, too
-_RETRY_SECONDS = 0.05  # where another program has made the terminal non-blocking
+_EACH = 64  # what a text counts besides its characters, so that many small texts are bounded, too
+_RETRY_SECONDS = 0.05  # between tries, where another program has made the terminal non-blocking
 
 
 class Writer:
@@ -41,7 +41,7 @@ class Writer:
         self._raw = getattr(buffer, "raw", buffer)
         # Guards all below. Its lock is reentrant: a collected object's warning may be printed in the middle of a write.
         self._changed = threading.Condition()
-        self._texts: Deque[Tuple[str, int]] = collections.deque()  # and the lines that are lost without it
+        self._texts: Deque[Tuple[str, int]] = collections.deque()  # each with its number of lines
         self._size = 0
         self._line = ""  # the beginning of a line
         self._lost = 0  # lines
@@ -90,7 +90,7 @@ class Writer:
             done(lambda: not self._texts and not self._writing, max(0.0, deadline - time.monotonic()))
 
     def _put(self, text: str) -> None:
-        """Queue a text, or drop it. For the holder of the lock."""
+        """Queue a text, or drop it. The caller holds the lock."""
         if not text:
             return
         if self._size + len(text) + 2 * _EACH > self._most:
@@ -123,7 +123,7 @@ class Writer:
                 self._changed.notify_all()
 
     def _next(self) -> Tuple[str, int]:
-        """Wait for text and take as much as one write takes. Returns it, and the lines that are lost without it."""
+        """Wait for text and take as much as one write takes. Returns it, and its number of lines."""
         with self._changed:
             self._changed.wait_for(lambda: self._texts)
             taken: List[str] = []
@@ -142,19 +142,21 @@ class Writer:
                 self._stream.write(text)
                 self._stream.flush()
             else:
-                self._write_bytes(text.encode(self.encoding, "replace"))
+                _write_bytes(self._raw, text.encode(self.encoding, "replace"))
             return True
         except (OSError, ValueError, LookupError):
             return False  # no room, nobody reads, or closed
 
-    def _write_bytes(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            count = self._raw.write(left)
-            if count is None:
-                time.sleep(_RETRY_SECONDS)
-            else:
-                left = left[count:]
+
+def _write_bytes(raw: Any, data: bytes) -> None:
+    """Write everything to a raw file, which may take a part of it, or None of it while it would block."""
+    left = memoryview(data)
+    while left:
+        count = raw.write(left)
+        if count is None:
+            time.sleep(_RETRY_SECONDS)
+        else:
+            left = left[count:]
 
 
 def _lines(text: str) -> int:
@@ -193,7 +195,10 @@ def flush(seconds: float = EXIT_SECONDS) -> None:
 
 
 def _end() -> None:
-    """Write what is queued. After that Python flushes its streams once more, when a Writer's thread may have been
-    halted for good with the lock in its hands: it must not find them."""
+    """Write what is queued, and take the Writers away.
+
+    Python flushes its streams once more at the end. By then it may have stopped a Writer's thread that held the lock:
+    so it must not find the Writers.
+    """
     flush()
     sys.stdout = sys.stderr = None  # type: ignore[assignment]

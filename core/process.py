@@ -1,11 +1,11 @@
 """How a program lives and ends: its terminal, its log, its announcements, and the wait for a reason to stop.
 
 A program stops for three reasons: SIGINT (Ctrl-C), SIGTERM, or, where another program started it with `--child`, the
-end of its standard input: so that no child outlives a parent that was killed, on any operating system.
+end of its standard input. So no child outlives a parent that was killed, on any operating system.
 
-Announcements are what a parent must know at once: one line of JSON each on a child's standard output; on a terminal,
-a sentence instead. "alive" comes every two seconds from a thread of its own (Pulse): a child that is silent is stopped,
-or hangs as a whole, and its parent ends it.
+Announcements are what a parent must know at once: one line of JSON each on a child's standard output, or a sentence on
+a terminal. A thread of its own (Pulse) announces "alive" every two seconds. A child that announces nothing has been
+suspended or hangs as a whole; its parent ends it.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from core import output
 BOOT_FAILURE = 78  # EX_CONFIG of sysexits.h, the exit status that says: starting again will not help
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PULSE_SECONDS = 2.0
-PAUSE_SECONDS = 5.0  # a thread that sleeps for so much longer than it meant to was stopped, with its whole process
+PAUSE_SECONDS = 5.0  # a thread that sleeps for so much longer than it asked for: its whole process was suspended
 STOP_SECONDS = 4.0  # what stopping may take beside the time for running requests
 
 log = logging.getLogger("comeapi.process")
 
 
 def prepare_terminal() -> None:
-    """Send logs to stderr; from now on no print blocks or raises, whatever becomes of its reader. First thing in main.
+    """Send logs to stderr, and make prints that never block or raise, whatever happens to their reader.
 
-    No terminal's character set turns a message into an exception either.
+    A character that the terminal does not know raises nothing either. main() calls this first.
     """
     output.open_descriptors()
     output.install()
@@ -60,7 +60,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Announcer:
-    """Tells the parent, or whoever sits at the terminal, what happens."""
+    """Tells the parent, or the person at the terminal, what happens."""
 
     def __init__(self, child: bool):
         self._child = child
@@ -76,9 +76,9 @@ class Announcer:
 class Pulse:
     """A thread that announces "alive" every two seconds, until the process ends.
 
-    `look(now, paused)` returns facts to announce with it. `paused` says that the whole process stood still between the
-    last look and `now` (SIGSTOP, a suspended machine): what seems to have taken long may not have. What has happened
-    after `now` is the next look's.
+    `look(now, paused)` returns facts to announce with it. `paused` says that the whole process was suspended between
+    the last look and `now` (by SIGSTOP, or with its machine): what seems to have taken long may have been short. What
+    happens after `now` belongs to the next look.
     """
 
     def __init__(self, announce: Callable[..., None]):
@@ -86,7 +86,7 @@ class Pulse:
         self._announce = announce
 
     def start(self) -> "Pulse":
-        """Start the thread. To be done before slow imports: the parent waits for a sign of life."""
+        """Start the thread. Call it before slow imports: the parent waits for a first announcement."""
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
         return self
 
@@ -122,10 +122,10 @@ def on_signals(handler: Callable[[int], None]) -> None:
 
 
 def end_within(seconds: float) -> None:
-    """End this process after so many seconds, with status 1, whatever its threads hang in.
+    """End this process after so many seconds, with status 1, even if all of its Python threads hang.
 
-    faulthandler's watchdog is a native thread: it needs no lock of Python's. What it would print goes nowhere, since
-    printing could block it.
+    faulthandler's watchdog is a native thread: it needs no lock of Python's. Its traceback goes to the null device,
+    since printing could block it.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=open(os.devnull, "w"))
 

@@ -14,7 +14,8 @@ from streams import event_stream  # noqa: E402
 
 from core.http.messages import json_reply  # noqa: E402
 from core.http.routing import Route  # noqa: E402
-from core.http.server import Config, Service  # noqa: E402
+from core.http.server import ServerConfig, Service  # noqa: E402
+from core.jsonbody import read_json  # noqa: E402
 
 pace = [1.0]
 
@@ -24,7 +25,7 @@ def wait(seconds):
 
 
 def plain(request):
-    body = request.json()
+    body = read_json(request.body)
     wait(body.get("seconds", random.random() * 0.2))
     die_of(request)
     return json_reply({"echo": body["n"], "pid": os.getpid()})
@@ -52,7 +53,7 @@ def main():
     ]
     signal.signal(signal.SIGUSR1, lambda *_: pace.reverse())
     pace.append(10.0)
-    Service(Config(port=int(sys.argv[1]), max_body=16 << 20), routes).start()
+    Service(ServerConfig(port=int(sys.argv[1]), max_body=16 << 20), routes).start()
     while True:
         signal.pause()
 

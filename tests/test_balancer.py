@@ -31,10 +31,12 @@ from conftest import (
 from streams import event_stream
 
 from balancer import Balancer, Config
+from core.balancing.request import read_body
 from core.balancing.specs import backend_url
 from core.errors import APIError
 from core.http import access, messages, server
-from core.http.client import Broken, Client
+from core.http.client import Client
+from core.http.failures import Broken
 from core.http.messages import Reply, Stream, json_reply
 from core.http.routing import Route
 from core.http.server import Service
@@ -56,7 +58,7 @@ class StandIn:
         if self.lists:
             models = {"models": [{"name": "m.gguf", "loaded": True}]}
             routes.append(Route("GET", "/models", lambda request: json_reply(models)))
-        self.service = Service(server.Config(port=port), routes, fallback=self._answer).start()
+        self.service = Service(server.ServerConfig(port=port), routes, fallback=self._answer).start()
         self.url = self.service.url
 
     def _answer(self, request):
@@ -671,6 +673,64 @@ def test_a_strange_body_is_the_backends_to_refuse(made, front, alias, body, stat
     balancer = front(made(StandIn), policy="prefix", alias=("alias=m.gguf",) if alias else ())
     answer = call(balancer.url + "/generate", body.encode())
     assert answer.status == status
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Return the bodies that a balancer parses, as a list that grows."""
+    bodies = []
+    monkeypatch.setattr("balancer.read_body", lambda body: bodies.append(body) or read_body(body))
+    return bodies
+
+
+@pytest.mark.parametrize("policy", ["round-robin", "least-busy"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "m.gguf", "prompt": "x"}',
+        b'{"messages": [{"content": "My \\"model\\": \\"none\\""}],\n  "model_name" : "M:latest"}',
+        b'{"tools": [{"properties": {"model": {"type": "string"}}}], "model": "m"}',
+        b'{"prompt": "x", "a": "\\u00e9"}',
+        b"nonsense",
+        b'{"model": "m", ',
+    ],
+)
+def test_a_body_that_makes_no_difference_goes_through_unparsed(made, front, parsed, body, policy):
+    backends = [made(StandIn), made(StandIn)]
+    balancer = front(*backends, policy=policy, alias=("other=m.gguf",))
+    for _ in range(2):
+        assert call(balancer.url + "/v1/chat/completions", body).status == 200
+    assert [[request.body for request in backend.requests] for backend in backends] == [[body], [body]]
+    assert parsed == []
+
+
+@pytest.mark.parametrize(
+    "settings, body, status",
+    [
+        ({}, b'{"model": "unknown"}', 404),
+        ({}, b'{"model": "m", "model": "unknown"}', 404),
+        ({}, b'{"tools": [{"model": "m"}], "model": "unknown"}', 404),
+        ({}, b'{"\\u006Dodel": "unknown"}', 404),
+        ({}, b'{"model\\u005fname": "unknown"}', 404),
+        ({}, b'{"model": "\\u0075nknown"}', 404),
+        ({}, b'{"tools": [{"model": "unknown"}]}', 200),
+        ({}, b'{"model": "unknown", ', 200),
+        ({"alias": ("other=m.gguf",)}, b'{"model": "other"}', 200),
+        ({"policy": "prefix"}, b'{"model": "m"}', 200),
+    ],
+)
+def test_a_body_that_may_make_a_difference_is_parsed(made, front, parsed, settings, body, status):
+    balancer = front(made(StandIn), **settings)
+    assert call(balancer.url + "/v1/chat/completions", body).status == status
+    assert parsed == [body]
+
+
+def test_a_body_is_parsed_where_a_backend_would_have_to_load_its_model(made, front, parsed):
+    both = made(Server, has("a.gguf", "b.gguf", loaded="a.gguf"), health=lambda request: json_reply({"slots": 4}))
+    one = made(Server, has("b.gguf", loaded="b.gguf"), health=lambda request: json_reply({"slots": 4}))
+    balancer = front(both, one)
+    assert call(balancer.url + "/generate", {"model": "b"}).json["mine"] == ["b.gguf"]
+    assert len(parsed) == 1
 
 
 def test_a_models_name_of_3_mb_is_not_told_back(made, front):

@@ -50,7 +50,7 @@ def test_what_the_users_shell_has_set_reaches_no_program(monkeypatch):
 def test_proxies_are_for_others(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:%d" % free_ports(1))
-    near = Service(server.Config(), [Route("GET", "/", lambda request: json_reply({"near": True}))]).start()
+    near = Service(server.ServerConfig(), [Route("GET", "/", lambda request: json_reply({"near": True}))]).start()
     with contextlib.closing(Client()) as client:
         assert client.open(near.url + "/").read_and_close() == b'{"near": true}'
     near.drain(0)

@@ -28,6 +28,7 @@ from core.errors import APIError, json_type
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.http.sse import Form, event
+from core.jsonbody import read_json
 
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -304,7 +305,7 @@ def routes(endpoint: Endpoint) -> List[Route]:
 
     def count_tokens(request: Request) -> Any:
         """POST /v1/messages/count_tokens: how many tokens the model would read."""
-        conversation = host.conversation(read_messages_body(request.json(), limited=False))
+        conversation = host.conversation(read_messages_body(read_json(request.body), limited=False))
         tokens = host.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or []
         return json_reply({"input_tokens": len(tokens)})
 

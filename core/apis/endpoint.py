@@ -21,6 +21,7 @@ from core.engine.outcome import Channel, is_last
 from core.errors import APIError
 from core.http.messages import Reply, Request
 from core.http.routing import Route
+from core.jsonbody import read_json
 
 if TYPE_CHECKING:  # it needs llama_cpp
     from core.engine.engine import Engine
@@ -41,7 +42,7 @@ class Endpoint:
     def answer(self, request: Request, kind: Callable[[Call, Host], Dialect]) -> Any:
         """Return the Reply or Stream. Raises APIError, and HangUp when the client leaves."""
         beginning = Beginning.of(request, self._carry_secret)
-        dialect = kind(Call(request.json(), beginning.nonce, beginning.created), self.host)
+        dialect = kind(Call(read_json(request.body), beginning.nonce, beginning.created), self.host)
         channel = Channel()
         generations = beginning.generations(dialect, self.host, channel)
         telling: Telling = (Streaming if dialect.streams else Gathering)(dialect, generations)

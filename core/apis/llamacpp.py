@@ -29,6 +29,7 @@ from core.grammar.schema import json_grammar
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.http.sse import Form
+from core.jsonbody import read_json
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class NativeRoutes:
 
     def tokenize(self, request: Request) -> Any:
         """POST /tokenize: a text's tokens, with their pieces where asked for."""
-        body = request.json()
+        body = read_json(request.body)
         content = body.get("content", "")
         if not isinstance(content, str):
             raise APIError(400, "'content' must be a string.", "invalid_value", "content")
@@ -208,14 +209,14 @@ class NativeRoutes:
 
     def detokenize(self, request: Request) -> Any:
         """POST /detokenize: tokens' text."""
-        tokens = request.json().get("tokens")
+        tokens = read_json(request.body).get("tokens")
         if not isinstance(tokens, list) or not all(isinstance(each, int) and each is not True for each in tokens):
             raise APIError(400, "'tokens' must be an array of token ids.", "invalid_value", "tokens")
         return json_reply({"content": self._host.text(tuple(tokens), "tokens")})
 
     def apply_template(self, request: Request) -> Any:
         """POST /apply-template: the prompt that a conversation becomes."""
-        body = request.json()
+        body = read_json(request.body)
         options = fields.mapping(body, "chat_template_kwargs") or {}
         name = fields.text(body, "model", None)
         ask = ChatAsk(read_messages(body), name, tools=read_tools(body), template_options=options)

@@ -30,6 +30,7 @@ from core.grammar.schema import JSON_OBJECT
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.http.sse import Form
+from core.jsonbody import read_json
 from core.models import ModelFile
 
 VERSION = "0.9.0"  # of Ollama's API, whose shapes these are: clients look at it before they use newer fields
@@ -269,7 +270,7 @@ def routes(endpoint: Endpoint) -> List[Route]:
 
     def show(request: Request) -> Any:
         """POST /api/show: what a model is."""
-        model = host.folder.find(model_name(request.json()), "model")
+        model = host.folder.find(model_name(read_json(request.body)), "model")
         facts = {
             "general.architecture": model.architecture,
             "general.parameter_count": model.parameters,

@@ -1,1 +1,48 @@
-"""The balancer: which backend takes a request, and what happens when it fails."""
+"""The balancer: which backend takes a request, and what happens when it fails. Files in reading order:
+
+    request.py        what a request asks for: model, client, beginning of the prompt
+    backends.py       what is known of one backend, and of one request's place
+    vitals.py         whether a backend may be used: its states, as probes and requests change them
+    roster.py         all backends under the one lock, to be looked at
+    choice.py         which of them may take a request: rules 1 to 3
+    policies.py       which of those takes it: round-robin, least-busy, prefix
+    queueing.py       the queue of requests, fair between clients
+    loners.py         requests that must run alone
+    pool.py           all of this together: a request gets its backend, and gives it back
+    forwarding.py     a request's way to its backend and back: the table of retries
+    watching.py       how a request waits for bytes of its backend
+    keepalive.py      which bytes are a sign of life
+    relaying.py       headers, and answers in pieces
+    quarantine.py     requests that end backends
+    health.py         the thread that probes backends
+    probing.py        which probe is due when, and what its outcome changes
+    facts.py          what is believed of what backends tell
+    membership.py     backends that come and go
+    specs.py          how a backend is named
+    admin.py          the API that changes the backends
+    registration.py   backends that call this API themselves
+    discovery.py      backends found by DNS
+    credentials.py    the keys that backends are shown
+    catalogue.py      the models behind the balancer, and their aliases
+    counting.py       metrics
+
+Glossary:
+
+    able              a backend that may have a request's model, is not draining, and was not tried for this request
+    alone, loner      a request that must run alone on its backend, since a backend has died under it
+    doubted           a backend that has requests and sends nothing: it is to be looked at
+    drain             to send a backend no more requests; the running ones end
+    ejected           a backend that is up, but fails its requests: it is left out for a while
+    guest             a request at a backend, look-ups (GET) included; one that needs a slot is also "in flight"
+    guilty            a request that a backend has died under while it ran alone: it is not sent again
+    hope              a request may wait though no backend is up, since one was before or is loading
+    life              what tells one run of a backend's process from the next, such as its process number
+    look              a quick probe: /health alone, and one second for it
+    prompt            a backend whose /health answers at once, however busy it is: silence there means that it is dead
+    quarantine        the memory of requests that backends have died under
+    source            what has found a backend: an option, the backends file, a DNS name, registration
+    suspect           a backend that a connection was lost to, until a probe passes; or a request that must run alone
+    ticket            one request's place: at a backend, in the queue, or nowhere
+    wedged            a backend that says that its engine has stopped for good
+    wish              what a request asks for, as far as routing must know it
+"""

@@ -3,7 +3,7 @@
     GET    /admin/backends              all of them
     POST   /admin/backends              add one, or change it: {"url", "slots", "weight", "key", "pass_key", "drain",
                                         "ttl"}
-    DELETE /admin/backends?url=URL      drain one and forget it; the URL may stand in the body, too
+    DELETE /admin/backends?url=URL      drain one and forget it; the URL may also be in the body
 
 `drain` true sends it no more requests, false sends them again. With a `ttl`, in seconds, it is forgotten unless the
 same is posted again before: the heartbeat of backends that register themselves (registration.py). A `key` is the
@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Sequence
 from urllib.parse import unquote
 
 from core import fields
+from core.balancing.membership import Membership
 from core.balancing.pool import Pool
 from core.balancing.request import read_body
 from core.balancing.specs import Spec, make_spec, quoted
@@ -24,6 +25,7 @@ from core.errors import APIError
 from core.http.access import key_error, key_is_one_of, presented_key
 from core.http.messages import Reply, Request, json_reply
 from core.http.routing import Route
+from core.jsonbody import read_json
 
 PATH = "/admin/backends"
 _KNOWN = frozenset(["url", "slots", "weight", "key", "pass_key", "drain", "ttl"])
@@ -37,7 +39,7 @@ def is_admin_path(target: str) -> bool:
     way round), `.` and `..`, and parameters after `;`.
     """
     path = target.partition("?")[0]
-    if "%" not in path and "admin" not in path.lower():  # as nearly all are: this stands in every request's way
+    if "%" not in path and "admin" not in path.lower():  # nearly all paths: every request passes here
         return False
     for _ in range(_MOST_DECODINGS):
         if _begins_with_admin(path):
@@ -45,7 +47,7 @@ def is_admin_path(target: str) -> bool:
         path, before = unquote(path), path
         if path == before:
             return False
-    return True  # nobody means a path that is encoded so often
+    return True  # no client that means well encodes a path so often
 
 
 def _begins_with_admin(path: str) -> bool:
@@ -62,14 +64,15 @@ def _begins_with_admin(path: str) -> bool:
 
 
 class Admin:
-    """The admin API of a pool. Its key is another one than the clients'."""
+    """The admin API of a pool. `keys` open it; clients' keys do not."""
 
-    def __init__(self, pool: Pool, keys: Sequence[str]):
+    def __init__(self, pool: Pool, membership: Membership, keys: Sequence[str]):
         self._pool = pool
+        self._membership = membership
         self._keys = [key.encode("utf-8") for key in keys]
 
     def routes(self) -> List[Route]:
-        """Return the routes. They are public to the service, since they check a key of their own."""
+        """Return the routes. They are public to the service, since they check another key than its."""
         return [
             Route("GET", PATH, self.show, public=True),
             Route("POST", PATH, self.change, public=True),
@@ -84,7 +87,7 @@ class Admin:
     def change(self, request: Request) -> Reply:
         """POST: add a backend, or change one that is there."""
         self._check_key(request)
-        body = request.json()
+        body = read_json(request.body)
         unknown = sorted(set(body) - _KNOWN)
         if unknown:
             raise APIError(400, "There is no field %s here." % quoted(unknown[0]), "unknown_field", unknown[0])
@@ -95,7 +98,7 @@ class Admin:
             raise APIError(400, "'key': a backend can't be shown the admin key.", "invalid_value", "key")
         ttl = fields.number(body, "ttl", None, 1, 86400)
         draining = fields.flag(body, "drain", bool(known and known.draining and not known.leaving))
-        self._pool.add(spec, "registration" if ttl else "", ttl, draining)
+        self._membership.add(spec, "registration" if ttl else "", ttl, draining)
         return json_reply(self._described(url), 200 if known else 201)
 
     def remove(self, request: Request) -> Reply:
@@ -103,7 +106,7 @@ class Admin:
         self._check_key(request)
         url = request.query.get("url") or fields.text(read_body(request.body), "url")
         url = _url(url)
-        if not self._pool.drain(url, remove=True):
+        if not self._membership.drain(url, remove=True):
             raise APIError(404, "There is no backend %s." % quoted(url), "unknown_backend", "url")
         return json_reply({"url": url, "removed": self._pool.find(url) is None}, 202)
 

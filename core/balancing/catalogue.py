@@ -1,7 +1,8 @@
-"""The models behind a balancer: which there are, under which names, and how they are listed.
+"""The models behind a balancer: their names and aliases, and the lists of them.
 
     Catalogue.routes()                      GET /models, /v1/models, /v1/models/{name}
     Catalogue.real_name(name)               what an alias stands for
+    Catalogue.makes_no_difference(name)     whether every backend could run it at once
     Catalogue.require(name, request)        404 where no backend has it
 """
 
@@ -9,9 +10,10 @@ import contextlib
 import threading
 from typing import Any, Dict, Iterable, List, Optional
 
+from core.balancing.backends import Backend
 from core.balancing.credentials import Credentials
 from core.balancing.health import Health
-from core.balancing.pool import Backend, Pool
+from core.balancing.pool import Pool
 from core.balancing.specs import quoted
 from core.errors import APIError
 from core.http.messages import Reply, Request, json_reply
@@ -30,10 +32,10 @@ class Catalogue:
         self._pool = pool
         self._health = health
         self._credentials = credentials
-        self._aliases = dict(each.split("=", 1) for each in aliases)
+        self._aliases = dict(alias.split("=", 1) for alias in aliases)
         self._real_names = {plain_name(alias): name for alias, name in self._aliases.items()}
         self._patience = patience  # seconds that backends may take to list what they have
-        self._refreshed = float("-inf")  # when they were asked last, for a request
+        self._refreshed = float("-inf")  # when a request last made us ask them
 
     def routes(self) -> List[Route]:
         """Return the routes that list the models."""
@@ -51,7 +53,7 @@ class Catalogue:
     def openai_models(self, request: Request) -> Reply:
         """GET /v1/models: the same as a list in OpenAI's form."""
         self._refresh_all(request)
-        return json_reply({"object": "list", "data": [_openai_model(each) for each in self._known().values()]})
+        return json_reply({"object": "list", "data": [_openai_model(model) for model in self._known().values()]})
 
     def openai_model(self, request: Request) -> Reply:
         """GET /v1/models/{name}: one of them."""
@@ -64,6 +66,13 @@ class Catalogue:
     def real_name(self, model: str) -> str:
         """Return the model that a name stands for."""
         return self._real_names.get(plain_name(model), model)
+
+    def makes_no_difference(self, model: str) -> bool:
+        """Whether a request that may name this model, or none, goes the same way: every backend could run it at once.
+
+        Where it is so, require() would not raise, and the name stands for itself.
+        """
+        return not model or (plain_name(model) not in self._real_names and self._pool.is_everywhere(model))
 
     def require(self, model: str, request: Request) -> None:
         """Raise APIError 404 unless there is such a model; the backends are asked before, at most once a second."""
@@ -96,16 +105,16 @@ class Catalogue:
             for backend in self._pool.everyone()
             if backend.vitals.up
         ]
-        with contextlib.suppress(RuntimeError):  # no thread can be had: what the last probes have found out holds
-            for each in asked:
-                each.start()
-        for each in asked:
-            if each.is_alive():
-                each.join(self._patience)
+        with contextlib.suppress(RuntimeError):  # the system has no more threads: what the last probes found out stays
+            for thread in asked:
+                thread.start()
+        for thread in asked:
+            if thread.is_alive():
+                thread.join(self._patience)
 
     def _ask(self, backend: Backend, request: Request) -> None:
         models = self._health.models_of(backend.url, self._credentials.sent_on(request, backend.spec))
-        if models is not None:  # where it could not tell, what its last probe has found out holds
+        if models is not None:  # else what its last probe found out stays
             self._pool.note_models(backend, models)
 
     def _unknown(self, name: str) -> APIError:
@@ -117,15 +126,15 @@ class Catalogue:
 
 
 def no_backend(pool: Pool) -> APIError:
-    """Return the error of a request that no backend is there for; it says why."""
-    states = "; ".join("%s: %s" % (each["url"], each["why"]) for each in pool.describe())
+    """Return the error for a request while no backend is up; it says why each is not."""
+    states = "; ".join("%s: %s" % (backend["url"], backend["why"]) for backend in pool.describe())
     return APIError(503, "No backend is up. %s" % states, "no_backend", headers=[("Retry-After", "1")])
 
 
 def _named(known: Dict[str, Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
     """Return the first of the known models that a name means, or None."""
     wanted = plain_name(name)
-    return next((model for each, model in known.items() if plain_name(each) == wanted), None)
+    return next((model for known_name, model in known.items() if plain_name(known_name) == wanted), None)
 
 
 def _openai_model(model: Dict[str, Any]) -> Dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a balancer counts beside its own HTTP, for /metrics: retries, deaths, waits, streams, its backends' state."""
+"""What a balancer counts for /metrics, beside its HTTP server's own: retries, deaths, waits, streams, backends."""
 
 from core.balancing.pool import Pool
 from core.http.metrics import Metrics

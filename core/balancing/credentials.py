@@ -1,9 +1,9 @@
-"""Which API key a backend is shown: its own, the balancer's for all of them, or, only where told so, the client's.
+"""Which API key a backend is shown: its own, the balancer's for all backends, or with `pass-key` the client's.
 
-    Credentials.own(spec)              the headers of the balancer's own calls, such as probes
+    Credentials.own(spec)               the headers of the balancer's own calls, such as probes
     Credentials.sent_on(request, spec)  all headers of a client's request that goes to that backend
 
-A client's key is for the balancer. A backend, which may be somebody else's, gets it only with `pass-key`.
+A client's key is for the balancer. A backend may belong to somebody else, so it gets that key only with `pass-key`.
 """
 
 from typing import Dict
@@ -16,13 +16,13 @@ _CLIENTS = ("authorization", "x-api-key", "api-key", "proxy-authorization")
 
 
 class Credentials:
-    """What is shown to backends; `key` is for those that have no key of their own, "" for none."""
+    """The keys that backends are shown. `key` is for backends that have none of their own; "" for no key."""
 
     def __init__(self, key: str = ""):
         self._key = key
 
     def own(self, spec: Spec) -> Dict[str, str]:
-        """Return the headers by which the balancer itself is let in."""
+        """Return the headers with which the balancer itself calls a backend."""
         key = spec.key or self._key
         return {"authorization": "Bearer " + key} if key else {}
 

@@ -5,15 +5,15 @@
     dns+srv://_http._tcp.llm.service.consul             every target of an SRV record, at its own port
     dns://llm:8080?resolver=127.0.0.1:8600&scheme=https as this resolver says, not the system's
 
-    parse_target   what such a URL says                 lookup      its addresses, by the system or by a resolver
-    Discovery      the thread that keeps the pool so     query       one question to a resolver (RFC 1035, 2782, 6891)
+    parse_target   reads such a URL                lookup    its addresses, from the system or from a resolver
+    Discovery      the thread that looks up again  query     one question to a resolver (RFC 1035, 2782, 6891)
 
-A new address is added, one that is gone is drained: what runs there goes on. Where the resolver fails, nothing changes;
-where it knows no address at all, those who answer their probes stay, since the backends know better than it does.
+A new address is added; one that is gone is drained, so that what runs there goes on. Where the resolver fails, nothing
+changes. Where it knows no address at all, the backends that answer their probes stay: they are the better evidence.
 
-Who can't see the question can't forge the answer (RFC 5452): its number comes from `secrets`, its port is the system's
-choice, a random one on every system of today; the socket takes the resolver's answers only, and an answer counts only
-where its number and its question are those that were asked. What else does not fit is ignored until time is up.
+Nobody can forge an answer without seeing the question (RFC 5452). The question's number comes from `secrets`; its port
+is the system's choice, which is random on today's systems. The socket takes answers of the resolver only, and an answer
+counts only where it has the question's number and repeats the question. Everything else is ignored until time is up.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 from urllib.parse import parse_qs, urlsplit
 
+from core.balancing.membership import Membership
 from core.balancing.pool import Pool
 from core.balancing.specs import Spec
 from core.loops import Loop
@@ -36,12 +37,12 @@ log = logging.getLogger("comeapi.balancer")
 A, CNAME, AAAA, SRV, _OPT = 1, 5, 28, 33, 41
 _INTERNET = 1  # the class of all records here
 _NO_ERROR, _NO_SUCH_NAME = 0, 3
-_PAYLOAD = 1232  # bytes of an answer by UDP that no network cuts up; a longer one comes by TCP
+_PAYLOAD = 1232  # bytes of an answer by UDP that no network fragments; a longer one comes by TCP
 _TRIES = 2
 _MOST_ALIASES = 16  # CNAME records in a row
 _MOST_TARGETS = 256  # of an SRV record; each costs two questions
 _LOOKUP_SECONDS = 20.0  # for all questions of one look-up
-_SYSTEM_SECONDS = 60.0  # what the system's own look-up may take, which has no limit
+_SYSTEM_SECONDS = 60.0  # that the system's own look-up may take; it has no limit of its own
 Address = Tuple[str, int]
 
 
@@ -51,7 +52,7 @@ class LookupFailed(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """A name to look up. `port` is 0 where SRV records tell it; no `resolver`: the system's."""
+    """A name to look up. `port` is 0 where SRV records tell it. Without a `resolver`, the system is asked."""
 
     text: str
     name: str
@@ -63,18 +64,18 @@ class Target:
 def parse_target(text: str) -> Target:
     """Return what dns://NAME:PORT?resolver=IP:PORT&scheme=https says. Raises ValueError."""
     parts = urlsplit(text)
-    how = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    how = {option: values[-1] for option, values in parse_qs(parts.query, keep_blank_values=True).items()}
     srv = parts.scheme == "dns+srv"
-    fits = parts.scheme in ("dns", "dns+srv") and parts.hostname and not parts.path.strip("/")
-    if not fits or bool(parts.port) == srv or not set(how) <= {"resolver", "scheme"}:
+    name = parts.hostname if parts.scheme in ("dns", "dns+srv") and not parts.path.strip("/") else None
+    if not name or bool(parts.port) == srv or not set(how) <= {"resolver", "scheme"}:
         raise ValueError("%r is neither dns://NAME:PORT nor dns+srv://NAME" % text)
     if how.get("scheme", "http") not in ("http", "https"):
         raise ValueError("%r: the scheme is http or https" % text)
     resolver = _resolver(how["resolver"]) if "resolver" in how else None
     if srv and not resolver:
         raise ValueError("%r: SRV records need ?resolver=IP:PORT, since the system looks up addresses only" % text)
-    _encode_name(parts.hostname)
-    return Target(text, parts.hostname, parts.port or 0, how.get("scheme", "http"), resolver)
+    _encode_name(name)
+    return Target(text, name, parts.port or 0, how.get("scheme", "http"), resolver)
 
 
 def _resolver(text: str) -> Address:
@@ -157,10 +158,10 @@ def _ask(resolver: Address, name: str, kind: int, timeout: float) -> List[Addres
 
 
 def _by_udp(resolver: Address, asked: bytes, timeout: float) -> bytes:
-    """Return the first answer to a question that comes within `timeout` seconds; what is none is ignored."""
+    """Return the first answer to a question that comes within `timeout` seconds; other messages are ignored."""
     until = time.monotonic() + timeout
     with socket.socket(socket.AF_INET6 if ":" in resolver[0] else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(resolver)  # from now on nobody else's answers come in
+        sock.connect(resolver)  # from now on, the socket takes messages of the resolver only
         sock.send(asked)
         while True:
             sock.settimeout(_left(until))
@@ -207,7 +208,7 @@ def _answers(answer: bytes, asked: bytes) -> bool:
 
 
 def _records(answer: bytes, kind: int) -> List[Address]:
-    """Return what an answer's records of one kind say of the name asked for, or of what CNAME says it stands for.
+    """Return the values of an answer's records of one kind, for the name asked for or the one that CNAME leads to.
 
     Records of other names are ignored. Raises ValueError, IndexError, struct.error.
     """
@@ -271,10 +272,11 @@ def _decode_name(answer: bytes, at: int) -> Tuple[str, int]:
 
 
 class Discovery:
-    """The thread that looks the targets up every `interval` seconds and keeps the pool so. `loop` is the thread."""
+    """The thread that looks the targets up every `interval` seconds and changes the pool. `loop` is the thread."""
 
-    def __init__(self, pool: Pool, targets: Sequence[Target], interval: float):
+    def __init__(self, pool: Pool, membership: Membership, targets: Sequence[Target], interval: float):
         self._pool = pool
+        self._membership = membership
         self._targets = list(targets)
         self._last = {target: "" for target in self._targets}  # why its last look-up failed
         self.loop = Loop("discovery", interval, self._step, step_seconds=_SYSTEM_SECONDS * len(self._targets), log=log)
@@ -289,7 +291,7 @@ class Discovery:
         self.loop.stop()
 
     def _step(self) -> None:
-        """Look all targets up; one that goes wrong in an unforeseen way is told when the others have had their turn."""
+        """Look all targets up. An unforeseen error of one is raised only after the others have had their turn."""
         failure: Optional[Exception] = None
         for target in self._targets:
             try:
@@ -310,4 +312,4 @@ class Discovery:
         if not failure and not self.loop.stopped:
             if not urls:
                 urls = [each.url for each in self._pool.everyone() if each.source == target.text and each.vitals.up]
-            self._pool.replace([Spec(url) for url in urls], target.text)
+            self._membership.replace([Spec(url) for url in urls], target.text)

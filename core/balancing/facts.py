@@ -1,15 +1,15 @@
-"""What a server says of itself in JSON, as far as it can be believed, kept and written again.
+"""What a server says of itself in JSON: the part that is taken over, checked.
 
     read_facts       its JSON object, whatever is in it
-    good_name        a name that can stand in JSON, in a header and in metrics; else None
+    good_name        a name that can be written into JSON, a header and metrics; else None
     read_models      the models of a list, each with its "name"
     slots_of         a number of slots that a server can have; else None
     life_of          what changes when the server starts again; else None
     reason           why it is not well, in one short line
     is_wedged        whether it says that its engine has stopped
 
-A server may say anything: a name of a megabyte, "\\ud800", 1e999, a list 900 deep. What is kept here can be written in
-any answer of ours. What can't is left out.
+A server may say anything: a name of a megabyte, "\\ud800", 1e999, a list of 900 levels. What is kept here can be
+written into any answer of ours; what could not is left out.
 """
 
 import json
@@ -39,7 +39,7 @@ def read_facts(body: bytes) -> Dict[str, Any]:
 
 
 def good_name(value: Any) -> Optional[str]:
-    """Return a name as it is, or None for what is none: no text, empty, too long, or with unprintable characters."""
+    """Return a name as it is; None for what is no text, empty, too long, or has unprintable characters."""
     fits = isinstance(value, str) and 0 < len(value) <= MOST_NAME and not _CONTROL.search(value)
     return value if fits else None
 
@@ -63,7 +63,7 @@ def slots_of(value: Any) -> Optional[int]:
 
 
 def life_of(value: Any) -> Any:
-    """Return a process' number or name, None for anything else."""
+    """Return a process' number or name as it is; None for anything else."""
     return value if isinstance(value, int) else good_name(value)
 
 
@@ -77,13 +77,13 @@ def reason(status: int, facts: Dict[str, Any]) -> str:
 
 
 def is_wedged(facts: Dict[str, Any]) -> bool:
-    """Whether a backend of ours says that its engine has stopped: what waits there will get no answer."""
+    """Whether a backend of ours says that its engine has stopped, so that requests there get no answer."""
     error = facts.get("error")
     return "wedged" in (facts.get("status"), error.get("code") if isinstance(error, dict) else None)
 
 
 def _kept(value: Any, depth: int) -> Any:
-    """Return a JSON value that can always be written again: no deeper than `depth`, no half characters, no infinity."""
+    """Return a JSON value that can be written again: at most `depth` levels, no half characters, no infinity."""
     if isinstance(value, str):
         return value[:_MOST_TEXT].encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, float):

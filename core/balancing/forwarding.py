@@ -1,45 +1,49 @@
-"""A request's way to a backend and its answer's way back, with all that may go wrong between.
+"""A request's way to a backend and its answer's way back, with everything that may go wrong.
 
     Forwarder.forward ── Pool.request ── Client.open ── Relay ──> client
           ▲                  │ one lock, no I/O under it; all full: the queue
           └─ another one <── unreachable; broken off, or 502/503, before a byte went to the client
 
-Retries. The client never sees these; it gets its answer later, or the last failure:
+Retries. The client does not see them; it gets its answer later, or the last failure:
 
     1  no connection                      → another backend; this one is suspect
     2  a kept-alive connection was stale  → the same backend on a new connection, once (core/http/client.py)
     3  502 or 503                         → another backend, while the budget lasts; this one is full, not dead
     4  broken off, or down, before a byte went on to the client → another backend; this one is suspect
-    5  no byte in time                    → 504; it may still be at work, so nobody else is asked
+    5  no byte in time                    → 504; the backend may still be at work, so no other one is asked
     6  broken off after a byte was sent   → the stream ends with an error event; other answers are cut off
     7  no backend left, but one was up before, is loading, or has a parent → wait for it, `recovery_timeout` at most
     8  its backend died under it, before a byte went on → once more, on a backend that runs nothing else meanwhile;
-       where that dies too → 500, and so for equal requests, unsent, for ten minutes (quarantine.py)
+       if that one dies too → 500; equal requests get the same for ten minutes, without being sent (quarantine.py)
 
-Another backend is never one that this request was sent to, unless it has come up again since (7, 8). Rows 3, 4 and 8
-happen `retries` times at most, together. Whatever else a backend answers goes to the client as it is. What counts as
-"in time" for a stream is in keepalive.py.
+The other backend is never one that this request was sent to before, unless it has come up again since (7, 8). Rows 3, 4
+and 8 happen `retries` times at most, together. Any other answer of a backend goes to the client as it is. keepalive.py
+says what counts as "in time" for a stream.
 """
 
-from typing import Any, Callable, Iterator, Optional, Set
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
+from core.balancing.backends import Backend, Ticket
 from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
 from core.balancing.keepalive import Patience, Pings
-from core.balancing.pool import Backend, Pool, Ticket
+from core.balancing.pool import Pool
 from core.balancing.quarantine import Quarantine, has_died, killed
 from core.balancing.queueing import Full
 from core.balancing.relaying import REFUSED, Relay, RetryBudget, held, passed_back
 from core.balancing.request import Wish
 from core.balancing.watching import GaveUp, Watch
 from core.errors import APIError, HangUp
-from core.http.client import Answer, Broken, Client, Slow, Unreachable
-from core.http.messages import Request, Stream, error_reply
+from core.http.answers import Answer
+from core.http.client import Client
+from core.http.failures import Broken, Slow, Unreachable
+from core.http.messages import Reply, Request, Stream, error_reply
 from core.http.sse import EVENT_STREAM, error_event
 
 _TICK = 0.25  # seconds between two looks whether a request still has a reason to wait
 _BROKE, _DIED = "broken", "died"
+Response = Union[Reply, Stream]
 
 
 class _Died(Exception):
@@ -58,23 +62,31 @@ class _Errand:
         self.wish = wish
         self.started = started
         self.tried: Set[Backend] = set()
-        self.sent = 0  # how often it went to a backend
+        self.sent = 0  # how often it was sent to a backend
         self.failures = 0
-        self.failure: Any = None  # what the client gets when nobody is left
+        self.failure: Optional[Response] = None  # what the client gets if no backend is left
         self._fingerprint = b""
 
     def fingerprint(self, quarantine: Quarantine) -> bytes:
-        """Return what it has in common with equal ones; taken once, and only where it is asked for."""
+        """Return what equal requests have in common; computed once, when it is first asked for."""
         if not self._fingerprint:
             request = self.request
             self._fingerprint = quarantine.fingerprint(request.method, request.path, request.body)
         return self._fingerprint
 
 
-class Forwarder:
-    """Sends requests to a pool's backends. `config` has the limits (settings.RelaySettings, and `child`).
+class _Visit(NamedTuple):
+    """One request at one backend."""
 
-    `draining` tells whether the service is on its way out, so that nobody waits for better times.
+    errand: _Errand
+    ticket: Ticket
+    backend: Backend  # the ticket's, also when that was given back
+
+
+class Forwarder:
+    """Sends requests to a pool's backends. `config` has the limits (balancing/settings.py, and `child`).
+
+    `draining` tells whether the service is stopping; then no request waits for a backend to come up.
     """
 
     def __init__(
@@ -95,7 +107,7 @@ class Forwarder:
         self._budget = RetryBudget(config.retry_budget)
         self._quarantine = Quarantine()
 
-    def forward(self, request: Request, wish: Wish) -> Any:
+    def forward(self, request: Request, wish: Wish) -> Response:
         """Send a request to a backend and return the Reply or Stream; the module's docstring has the table of retries.
 
         Raises APIError, and HangUp when the client leaves.
@@ -103,14 +115,13 @@ class Forwarder:
         errand = _Errand(request, wish, self._pool.clock())
         self._budget.earn()
         while True:
-            ticket = self._admit(errand)
-            if ticket is None:
+            visit = self._admit(errand)
+            if visit is None:
                 return errand.failure or error_reply(no_backend(self._pool))
-            errand.tried.add(ticket.backend)
+            errand.tried.add(visit.backend)
             errand.sent += 1
-            backend = ticket.backend
             try:
-                reply = self._attempt(ticket, errand)
+                reply = self._attempt(visit)
             except Unreachable:  # 1
                 continue
             except Broken:  # 4
@@ -118,14 +129,15 @@ class Forwarder:
             except _Died:  # 8
                 why = _DIED
             except Slow as error:  # 5
-                raise APIError(504, "The backend %s is too slow: %s." % (backend.url, error), "backend_slow")
+                raise APIError(504, "The backend %s is too slow: %s." % (visit.backend.url, error), "backend_slow")
             else:
                 if reply.status not in REFUSED:
                     return reply
                 errand.failure, why = reply, str(reply.status)  # 3
             errand.failures += 1
             if not self._may_go_on(errand, why):
-                return errand.failure if why not in (_BROKE, _DIED) else error_reply(_broke(errand.failures))
+                refusal = errand.failure if why not in (_BROKE, _DIED) else None
+                return refusal or error_reply(_broke(errand.failures))
             self._count.retries.inc(why)
 
     def _may_go_on(self, errand: _Errand, why: str) -> bool:
@@ -134,8 +146,8 @@ class Forwarder:
 
     # ---- a place at a backend
 
-    def _admit(self, errand: _Errand) -> Optional[Ticket]:
-        """Return a ticket with a backend, after waiting for one where that may help, or None.
+    def _admit(self, errand: _Errand) -> Optional[_Visit]:
+        """Return a place at a backend, after waiting for one where that may help, or None.
 
         Raises APIError 429 where too many wait already, 503 when it takes too long, 500 for a request that ends
         backends, HangUp when the client leaves.
@@ -156,7 +168,7 @@ class Forwarder:
             except BaseException:
                 pool.release(ticket)  # it may have been given a backend at the last moment
                 raise
-            return ticket if ticket.backend else None
+            return _Visit(errand, ticket, ticket.backend) if ticket.backend else None
 
     def _wait(self, ticket: Ticket, errand: _Errand) -> None:
         """Wait in the queue until the ticket has a backend, or is nowhere. Raises as _admit does, and _Otherwise."""
@@ -212,12 +224,13 @@ class Forwarder:
 
     # ---- one backend
 
-    def _attempt(self, ticket: Ticket, errand: _Errand) -> Any:
+    def _attempt(self, visit: _Visit) -> Response:
         """Send the request to one backend and return the reply. Raises Unreachable, Broken, Slow, HangUp.
 
         Nothing goes to the client before the first piece of the body is here, or all of it where its length is known.
         """
-        request, backend = errand.request, ticket.backend
+        errand, ticket, backend = visit
+        request = errand.request
         answer: Optional[Answer] = None
         patience = Patience(self._config.timeout)
         try:
@@ -229,7 +242,7 @@ class Forwarder:
                 self._config.timeout,
                 Watch(self._pool, backend, request, patience),
             )
-            reply = self._reply(ticket, errand, answer, patience)
+            reply = self._reply(visit, answer, patience)
             seconds = self._pool.clock() - ticket.since
             self._pool.answered(backend, seconds, answer.status)
             self._count.first_byte.observe(seconds)
@@ -238,39 +251,41 @@ class Forwarder:
             if answer:
                 answer.close()
             try:
-                self._note(ticket, errand, error)
+                self._note(visit, error)
             finally:
                 self._pool.release(ticket)  # only now may others come to this backend, or equal ones run alone
             raise
 
-    def _note(self, ticket: Ticket, errand: _Errand, error: BaseException) -> None:
+    def _note(self, visit: _Visit, error: BaseException) -> None:
         """Note what has failed before a byte. Raises _Died where a backend has died, APIError 500 the second time."""
         given_up = isinstance(error, (Slow, GaveUp))
         if isinstance(error, (Unreachable, Broken, Slow)):
-            self._pool.failed(ticket.backend, str(error), lost=not given_up)
-        if isinstance(error, Broken) and not given_up and self._died(ticket, errand):
-            errand.tried.discard(ticket.backend)  # the next process there is another one
+            self._pool.failed(visit.backend, str(error), lost=not given_up)
+        if isinstance(error, Broken) and not given_up and self._died(visit):
+            visit.errand.tried.discard(visit.backend)  # the next process there is another one
             raise _Died()
 
-    def _reply(self, ticket: Ticket, errand: _Errand, answer: Answer, patience: Patience) -> Any:
+    def _reply(self, visit: _Visit, answer: Answer, patience: Patience) -> Response:
         """Return a whole answer as a Reply; one of unknown or great length as a Stream that gives the backend back."""
         headers = passed_back(answer)
-        headers.append(("X-ComeAPI-Backend", ticket.backend.url))
-        headers.append(("X-ComeAPI-Queue-Ms", "%d" % ((ticket.since - errand.started) * 1000)))
+        headers.append(("X-ComeAPI-Backend", visit.backend.url))
+        headers.append(("X-ComeAPI-Queue-Ms", "%d" % ((visit.ticket.since - visit.errand.started) * 1000)))
         whole = held(answer, headers, self._config.timeout)
         if whole is None:
-            return self._stream(ticket, errand, answer, patience, headers)
+            return self._stream(visit, answer, patience, headers)
         if whole.status not in REFUSED:
-            self._passed(ticket, errand)
-        self._pool.release(ticket)
+            self._passed(visit)
+        self._pool.release(visit.ticket)
         return whole
 
-    def _stream(self, ticket: Ticket, errand: _Errand, answer: Answer, patience: Patience, headers: Any) -> Stream:
+    def _stream(self, visit: _Visit, answer: Answer, patience: Patience, headers: List[Tuple[str, str]]) -> Stream:
         kind = answer.header("content-type")
         of_events = kind.startswith(EVENT_STREAM)
-        course = _Course(answer, patience, of_events, lambda: self._passed(ticket, errand))
+        course = _Course(answer, patience, of_events, lambda: self._passed(visit))
         relay = Relay(
-            course, lambda: self._ended(ticket), lambda why, lost: self._cut(ticket, errand, why, lost, course.silent)
+            course,
+            lambda: self._ended(visit.ticket),
+            lambda why, lost: self._cut(visit, why, lost and not course.silent),
         )
         self._count.streams(1)
         if not of_events:
@@ -283,7 +298,7 @@ class Forwarder:
         self._pool.release(ticket)
         self._count.streams(-1)
 
-    # ---- who ends backends
+    # ---- requests that end backends
 
     def _is_suspect(self, errand: _Errand) -> bool:
         """Whether a request must run alone. Raises APIError 500 where it, or an equal one, has ended two backends."""
@@ -291,21 +306,20 @@ class Forwarder:
             return False
         return self._quarantine.check(errand.fingerprint(self._quarantine))
 
-    def _passed(self, ticket: Ticket, errand: _Errand) -> None:
+    def _passed(self, visit: _Visit) -> None:
         """A request has run to its end."""
-        if ticket.alone:
-            self._quarantine.passed(errand.fingerprint(self._quarantine))
+        if visit.ticket.alone:
+            self._quarantine.passed(visit.errand.fingerprint(self._quarantine))
 
-    def _cut(self, ticket: Ticket, errand: _Errand, why: str, lost: bool, silent: bool) -> None:
+    def _cut(self, visit: _Visit, why: str, lost: bool) -> None:
         """Note that a stream stopped before its end. Raises APIError 500 where that was the second death."""
-        lost = lost and not silent
-        self._pool.failed(ticket.backend, why, lost)
+        self._pool.failed(visit.backend, why, lost)
         if lost:
-            self._died(ticket, errand)
+            self._died(visit)
 
-    def _died(self, ticket: Ticket, errand: _Errand) -> bool:
+    def _died(self, visit: _Visit) -> bool:
         """Find out whether the backend of a request that broke off has died. Raises APIError 500 the second time."""
-        backend = ticket.backend
+        errand, ticket, backend = visit
         if not has_died(self._client, backend.url, self._credentials.own(backend.spec), ticket.life):
             return False
         self._count.deaths.inc("alone" if ticket.alone else "beside others")

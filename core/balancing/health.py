@@ -1,14 +1,14 @@
-"""The health thread, and what it asks a backend: is it well, how many slots has it, which models, which one is loaded.
+"""The health thread, and what it asks a backend: whether it is well, its slots, its models, which one is loaded.
 
-    GET /health       our backends tell all: status, slots, model, pid; any server counts as up that answers no 5xx
+    GET /health       our backends tell all: status, slots, model, pid; any server that answers no 5xx counts as up
     GET /props        llama-server's slots (total_slots), where /health has not told them
-    GET /models       ours and llama-server's list;  GET /v1/models  that of vLLM, Ollama and others
+    GET /models       our backends' and llama-server's list;  GET /v1/models  that of vLLM, Ollama and others
 
 A probe carries the key that its backend is shown (credentials.py), so that it tells its models. Each of its
-requests ends within the timeout, and after a megabyte. What an answer says is believed as far as facts.py does.
+requests ends within the timeout, and after a megabyte. facts.py checks what an answer says.
 
-A quick look is a probe of /health alone that gets one second: a backend that has requests and sends nothing is looked
-at so, every second, if it is known to answer its probes at once.
+A quick look is a probe of /health alone that gets one second. A backend that is known to answer its probes at once gets
+one every second while it has requests and sends nothing.
 """
 
 import logging
@@ -16,10 +16,13 @@ import threading
 import traceback
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from core.balancing.backends import Backend, Report
 from core.balancing.credentials import Credentials
 from core.balancing.facts import good_name, is_wedged, life_of, read_facts, read_models, reason, slots_of
-from core.balancing.pool import LOOK_SECONDS, Backend, Pool, Report
-from core.http.client import Broken, Client, Slow, Unreachable
+from core.balancing.membership import Membership
+from core.balancing.probing import LOOK_SECONDS, Probing
+from core.http.client import Client
+from core.http.failures import Broken, Slow, Unreachable
 from core.loops import LogOnce, Loop
 
 log = logging.getLogger("comeapi.balancer")
@@ -30,13 +33,14 @@ _PATIENCE = 1.0  # seconds that the thread waits for a probe to become due
 class Health:
     """The thread that probes each backend: at its interval while it is up, every second, backing off, while not.
 
-    Each probe runs in a thread of its own, so that one that hangs delays no other. `on_up` is told the URL of each
-    backend that comes up. `loop` is the thread: core/loops.py says whether it is late.
+    Each probe runs in a thread of its own, so that one that hangs delays no other. `on_up` is called with the URL of
+    each backend that comes up. `loop` is the thread: core/loops.py says whether it is late.
     """
 
     def __init__(
         self,
-        pool: Pool,
+        probing: Probing,
+        membership: Membership,
         client: Client,
         interval: float,
         timeout: float,
@@ -44,7 +48,8 @@ class Health:
         on_up: Callable[[str], None] = lambda url: None,
     ):
         self.loop = Loop("health", _PATIENCE, self._step, pauses=False, log=log)
-        self._pool = pool
+        self._probing = probing
+        self._membership = membership
         self._client = client
         self._interval = interval
         self._timeout = timeout
@@ -57,16 +62,16 @@ class Health:
         self.loop.start()
 
     def stop(self) -> None:
-        """Send no more probes: those that run go on, none is begun any more."""
+        """Start no more probes; those that run go on."""
         self.loop.stop()
-        self._pool.wake()
+        self._probing.wake()
         self.loop.stop(_PATIENCE)
 
     def _step(self) -> None:
         """Start the probes that are due; wait up to a second for the first. Raises where a thread can't be had."""
-        self._pool.expire()
-        due = [(backend, False) for backend in self._pool.due(_PATIENCE)]
-        due += [(backend, True) for backend in self._pool.doubted()]
+        self._membership.expire()
+        due = [(backend, False) for backend in self._probing.due(_PATIENCE)]
+        due += [(backend, True) for backend in self._probing.doubted()]
         if self.loop.stopped:
             return
         failure: Optional[Exception] = None
@@ -74,19 +79,19 @@ class Health:
             try:
                 threading.Thread(target=self._probe, args=(backend, quick), name="probe", daemon=True).start()
             except (RuntimeError, MemoryError) as error:  # "can't start new thread"
-                self._pool.unprobed(backend, quick)
+                self._probing.unprobed(backend, quick)
                 failure = error
         if failure:
             raise failure
 
     def _probe(self, backend: Backend, quick: bool) -> None:
-        """Probe a backend, in a thread of its own; whatever goes wrong, it can be probed again."""
+        """Probe a backend, in a thread of its own. Whatever goes wrong, it can be probed again."""
         try:
             report = self._report(backend.url, self._credentials.own(backend.spec), quick)
-            if self._pool.probed(backend, report, self._interval):
+            if self._probing.probed(backend, report, self._interval):
                 self._on_up(backend.url)
         except Exception as error:
-            self._pool.unprobed(backend, quick)
+            self._probing.unprobed(backend, quick)
             self._once.error("probing %s failed: %r" % (backend.url, error), "\n" + traceback.format_exc())
 
     def _report(self, url: str, headers: Dict[str, str], quick: bool) -> Report:
@@ -98,7 +103,7 @@ class Health:
             return Report(False, str(error), quick=quick)
 
     def look(self, url: str, headers: Dict[str, str]) -> Report:
-        """Ask a backend whether it is well, and nothing else; it gets a second. Raises Unreachable, Broken, Slow."""
+        """Ask a backend within a second whether it is well, and nothing else. Raises Unreachable, Broken, Slow."""
         status, facts = self._get(url + "/health", headers, LOOK_SECONDS)
         return _unwell(status, facts, quick=True) if _is_unwell(status, facts) else Report(True, quick=True)
 
@@ -123,7 +128,7 @@ class Health:
         return None
 
     def _get_if_it_can(self, url: str, headers: Dict[str, str]) -> Dict[str, Any]:
-        """Ask what not every server knows: an empty object where this one does not."""
+        """Ask for what not every server has. Returns an empty object where this one does not."""
         try:
             status, body = self._get(url, headers, self._timeout)
         except (Unreachable, Broken, Slow):
@@ -142,11 +147,11 @@ def _unwell(status: int, facts: Dict[str, Any], quick: bool = False) -> Report:
 
 def _loaded(models: Optional[List[Dict[str, Any]]]) -> Optional[str]:
     """Return the model that is loaded, where a list says so, or has only one."""
-    loaded = [each["name"] for each in models or () if each.get("loaded", len(models or ()) == 1)]
+    loaded = [model["name"] for model in models or () if model.get("loaded", len(models or ()) == 1)]
     return loaded[0] if loaded else None
 
 
 def _is_unwell(status: int, facts: Dict[str, Any]) -> bool:
-    """Whether a backend is broken, or refuses us for the name that we call it by (ours then needs --allowed-host)."""
+    """Whether a backend is broken, or refuses the host name of its URL (one of ours then needs --allowed-host)."""
     error = facts.get("error")
     return status >= 500 or (isinstance(error, dict) and error.get("code") == "host_not_allowed")

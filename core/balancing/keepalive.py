@@ -1,15 +1,15 @@
-"""Signs of life in an answer: a stream that only says that it is there says nothing.
+"""Signs of life in an answer: data is one; in a stream of events, keep-alives are none.
 
-    Patience    how long a backend has been silent, counted while somebody waits for it
+    Patience    how long a backend has been silent, counted while a request waits for it
     Pings       tells the keep-alives in a stream of server-sent events from its data
 
-A keep-alive is a comment (`: ping`), or an event with the name `ping`, as Anthropic's API has it. Data may come in
-pieces of any size.
+A keep-alive is a comment (`: ping`), or an event with the name `ping`, as in Anthropic's API. Data may come in pieces
+of any size.
 
 Source: the WHATWG standard for server-sent events, section 9.2.6 (interpreting an event stream).
 """
 
-_KEPT = 64  # bytes of a line that is not at its end yet: enough to know what it is
+_KEPT = 64  # bytes of an unfinished line: enough to know what it is
 
 
 class Patience:
@@ -38,8 +38,8 @@ class Pings:
     """Reads a stream of server-sent events piece by piece."""
 
     def __init__(self) -> None:
-        self._line = b""  # the beginning of the line that is not at its end
-        self._in_ping = False  # the event that is being read is named ping
+        self._line = b""  # the beginning of the unfinished line
+        self._in_ping = False  # the event that is being read has the name ping
         self._blank = True  # the last whole line was empty, or there was none
 
     @property

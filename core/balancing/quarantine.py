@@ -1,15 +1,15 @@
-"""Requests that end backends: which ones a backend has died under, and what becomes of them.
+"""Requests that end backends: it is remembered under which requests a backend has died.
 
-    died beside others ──> suspect: it runs alone from now on ── died alone ──> guilty: it gets 500, unsent
-                              └─ ran to its end alone ──> nothing is known of it any more
+    died beside others ──> suspect: it runs alone from now on ── died alone ──> guilty: it gets 500, without being sent
+                              └─ ran to its end alone ──> forgotten
 
-So a request that ends every process it reaches ends two, and those that shared the first with it survive: they run
-alone as well. What is remembered are fingerprints, so that an equal request is known again; a stream that its client
-has seen a part of is not sent again, and is a suspect when the client asks again.
+So a request that ends every process it reaches ends two of them. The requests that shared the first one with it are
+suspects, too: they run alone, and survive. Fingerprints are remembered, so that an equal request is recognized. A
+stream of which the client has seen a part is not sent again; it is a suspect when the client asks again.
 
-    Quarantine    suspects and guilty ones, for a while          has_died    whether a backend's process has ended
+    Quarantine    suspects and guilty requests, for a while      has_died    whether a backend's process has ended
 
-A fingerprint is a keyed hash (BLAKE2b, RFC 7693) of method, path and body: nobody can make another body with the same.
+A fingerprint is a keyed hash (BLAKE2b, RFC 7693) of method, path and body: nobody can find another body with the same.
 """
 
 import errno
@@ -23,11 +23,12 @@ from typing import Any, Callable, Dict, Tuple
 
 from core.balancing.facts import life_of, read_facts
 from core.errors import APIError
-from core.http.client import Broken, Client, Slow, TooLarge, Unreachable
+from core.http.client import Client
+from core.http.failures import Broken, Slow, TooLarge, Unreachable
 
 REMEMBERED = 256
 SECONDS = 600.0
-CERTAIN_AFTER = 1.5  # seconds in which a port that takes connections and breaks them off may still belong to a process
+CERTAIN_AFTER = 1.5  # seconds; a port that takes connections and breaks them off for longer belongs to no process
 _PROBE_SECONDS = 1.0
 _PAUSE = 0.05
 _MOST_READ = 1 << 16
@@ -49,11 +50,11 @@ class Quarantine:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is remembered, so that no fingerprint need be taken."""
+        """Whether nothing is remembered: then no fingerprint is needed."""
         return not self._known
 
     def fingerprint(self, method: str, path: str, body: bytes) -> bytes:
-        """Return what equal requests have in common; only this object knows it again."""
+        """Return what equal requests have in common. Each Quarantine has other fingerprints."""
         mark = hashlib.blake2b(("%s %s\n" % (method, path)).encode("latin-1", "replace"), key=self._secret)
         mark.update(body)
         return mark.digest()
@@ -70,7 +71,7 @@ class Quarantine:
         return True
 
     def died(self, fingerprint: bytes, alone: bool) -> bool:
-        """A backend has died under a request. Returns whether that is guilty now: it ran alone."""
+        """A backend has died under a request. Returns whether the request is guilty now: it ran alone."""
         with self._lock:
             guilty = alone or self._known.get(fingerprint, (False, 0.0))[0]
             self._known[fingerprint] = (guilty, self._clock() + self._seconds)
@@ -95,8 +96,8 @@ def killed(what_follows: str) -> APIError:
 def has_died(client: Client, url: str, headers: Dict[str, str], life: Any) -> bool:
     """Whether the process behind a connection that broke off has ended: its port refuses, or another process answers.
 
-    `life` is what its /health said its `pid` was, None where it does not tell. Takes CERTAIN_AFTER and a probe's time
-    at most. A server that is too slow to tell counts as alive, and so does one that this process could not ask.
+    `life` is the `pid` that its /health has told, None where it does not tell. Takes CERTAIN_AFTER and a probe's time
+    at most. A server that is too slow to answer counts as alive, and so does one that this process could not ask.
     """
     deadline = time.monotonic() + CERTAIN_AFTER
     while True:
@@ -108,7 +109,7 @@ def has_died(client: Client, url: str, headers: Dict[str, str], life: Any) -> bo
             cause = error.__context__
             late = isinstance(cause, (socket.timeout, TimeoutError))
             return not late and getattr(cause, "errno", None) not in _OUR_OWN_FAULT
-        except Broken:  # while it ends, or where a port is forwarded, this is how a process that is gone looks
+        except Broken:  # a process that is ending looks so, and a forwarded port whose process is gone
             if time.monotonic() >= deadline:
                 return True
             time.sleep(_PAUSE)

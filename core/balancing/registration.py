@@ -1,10 +1,10 @@
-"""A backend that makes itself known to a balancer, and keeps saying that it is there.
+"""A backend that registers itself at a balancer, and repeats it as a heartbeat.
 
     reachable_url(balancer_url, port)                  where the balancer finds this machine
     Registrar(balancer_url, own_url, key).start() ── POST /admin/backends {"url", "ttl", "key"} every `interval` seconds
                                           .stop() ── DELETE /admin/backends: the balancer sends no more requests
 
-A balancer that is not there yet, or starts again, is told at the next beat.
+A balancer that is not there yet, or starts again, hears of the backend at the next beat.
 """
 
 import json
@@ -13,7 +13,8 @@ import socket
 from typing import Any, Dict
 from urllib.parse import quote, urlsplit
 
-from core.http.client import Broken, Client, Slow, Unreachable
+from core.http.client import Client
+from core.http.failures import Broken, Slow, Unreachable
 from core.http.messages import http_url
 from core.loops import Loop
 
@@ -24,19 +25,19 @@ BEATS = 3  # how many may be missed before the balancer forgets a backend
 
 
 def reachable_url(balancer_url: str, port: int, scheme: str = "http") -> str:
-    """Return the URL of this machine's `port` at the address that it calls the balancer from. Raises OSError."""
+    """Return the URL of `port` at the address from which this machine calls the balancer. Raises OSError."""
     parts = urlsplit(balancer_url)
     found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM)
     family, kind, _, _, address = found[0]
     with socket.socket(family, kind) as sock:
-        sock.connect(address)  # sends nothing: it only chooses the way
+        sock.connect(address)  # sends nothing: the system only chooses the route, and so our address
         return http_url(sock.getsockname()[0], port, scheme)
 
 
 class Registrar:
     """Keeps one backend registered at one balancer; start() and stop() are called once each. `loop` is its thread.
 
-    `key` is the balancer's admin key, `own_key` an API key that the backend asks for, "" where it asks for none.
+    `key` is the balancer's admin key. `own_key` is an API key that the backend asks for, "" where it asks for none.
     """
 
     def __init__(self, balancer_url: str, own_url: str, key: str, interval: float = 5.0, own_key: str = ""):

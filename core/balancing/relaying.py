@@ -4,14 +4,16 @@ sent_on(request)         the headers that a backend gets
 passed_back(answer)      the headers that the client gets
 held(answer, …)          a whole answer that is small enough to be held back, or None
 Relay(answer, …)         a backend's answer as a messages.Stream's chunks
-RetryBudget              how many requests may be sent again for being refused
+RetryBudget              how many refused requests may be sent again
 """
 
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 from core.errors import APIError
-from core.http.client import Answer, Broken, Slow, TooLarge, tokens
+from core.http.answers import Answer
+from core.http.failures import Broken, Slow, TooLarge
+from core.http.heads import tokens
 from core.http.messages import Reply, Request, error_reply
 
 _HOP_BY_HOP = frozenset(
@@ -19,12 +21,12 @@ _HOP_BY_HOP = frozenset(
      "transfer-encoding", "upgrade"]
 )  # fmt: skip
 _NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect", "origin"}
-_OF_BROWSERS = "sec-fetch-"  # like Origin: of the page, checked against our own name, and a backend has another one
+_OF_BROWSERS = "sec-fetch-"  # like Origin, these are about the page and our name; a backend has another name
 REFUSED = (502, 503)  # statuses after which another backend is asked
-_HELD = 16 << 20  # bytes of an answer of known length that are held back, so that a broken one can be asked for again
-_HELD_RATE = 64 << 10  # bytes a second that it comes at, at least, beside the timeout
-_REFUSAL = 64 << 10  # bytes that a refusal's body may have, and
-_REFUSAL_SECONDS = 5.0  # the time it may take; else the client gets one of ours
+_HELD = 16 << 20  # bytes; a shorter answer of known length is held back, so that it can be asked for again if it breaks
+_HELD_RATE = 64 << 10  # bytes a second at which it must come, beside the timeout
+_REFUSAL = 64 << 10  # bytes that a refusal's body may have
+_REFUSAL_SECONDS = 5.0  # that it may take; above either, the client gets a refusal of ours
 _OURS = _HOP_BY_HOP | {"content-length", "content-type", "server", "date", "x-request-id"}  # the service writes these
 
 
@@ -57,7 +59,7 @@ _OUR_FAMILIES = ("access-control-", "x-comeapi-")
 def held(answer: Answer, headers: Sequence[Tuple[str, str]], timeout: float) -> Optional[Reply]:
     """Return a refusal, or an answer of known length that is not too long, as a whole Reply; None for all others.
 
-    A refusal whose body is endless, or takes too long, gives way to one of ours. Any other answer must come within
+    A refusal whose body is endless, or takes too long, is replaced by one of ours. Any other answer must come within
     `timeout` seconds, and one more for each 64 KiB. Raises Broken, Slow, and what the answer's `wait` raises.
     """
     if answer.status in REFUSED:
@@ -72,14 +74,24 @@ def held(answer: Answer, headers: Sequence[Tuple[str, str]], timeout: float) -> 
     return Reply(body, answer.status, answer.header("content-type"), headers)
 
 
+class Pieces(Protocol):
+    """A body on its way."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield its bytes as they come. Raises Broken, Slow, and what waiting raises."""
+
+    def close(self) -> None:
+        """Let go of it, at its end or before."""
+
+
 class Relay:
     """A backend's answer as a messages.Stream's chunks: the first piece is read at once, the others when due.
 
-    `finished()` is called once, when the answer has ended, however it did; `failed(why, lost)` before that, where the
-    backend broke off (lost) or sent nothing for too long.
+    `finished()` is called once, when the answer has ended in whatever way. `failed(why, lost)` is called before that,
+    where the backend broke off (`lost`) or sent nothing for too long.
     """
 
-    def __init__(self, answer: Answer, finished: Callable[[], None], failed: Callable[[str, bool], None]):
+    def __init__(self, answer: Pieces, finished: Callable[[], None], failed: Callable[[str, bool], None]):
         self._answer = answer
         self._finished = finished
         self._failed = failed
@@ -103,7 +115,7 @@ class Relay:
             raise APIError(504, "The backend stopped in the middle of its answer: %s." % error, "backend_slow")
 
     def close(self) -> None:
-        """Give the backend back; where its answer is not at its end, it sees the connection close and stops."""
+        """Give the backend back. Where its answer has not ended, it sees the connection close, and stops."""
         finished, self._finished = self._finished, _nothing
         self._answer.close()
         finished()
@@ -114,9 +126,9 @@ def _nothing(*_: Any) -> None:
 
 
 class RetryBudget:
-    """How many requests may be sent again for being refused: a share of all requests, and a few beside that.
+    """How many refused requests may be sent again: a share of all requests, and a few more.
 
-    So that backends which refuse everything get little more than what clients send, not a multiple of it.
+    Without it, backends that refuse everything would get a multiple of what clients send.
     """
 
     RESERVE = 10.0
@@ -132,7 +144,7 @@ class RetryBudget:
             self._left = min(self._left + self._share, self.RESERVE)
 
     def spend(self) -> bool:
-        """Whether another one may be sent again; takes it from the budget."""
+        """Whether another request may be sent again. Takes it from the budget."""
         with self._lock:
             if self._left < 1:
                 return False

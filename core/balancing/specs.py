@@ -1,10 +1,10 @@
-"""A backend as an option, a file or the admin API names it: where it is, and how it is to be treated.
+"""A backend as an option, a file or the admin API names it: its URL, and what is set for it.
 
     parse_spec("http://gpu1:8080,slots=8,weight=2,key=@FILE,pass-key") ── make_spec ── Spec
-    specs_in_file(path)                                                   one of them a line
+    specs_in_file(path)                                                   one Spec a line
     backend_url("gpu1:8080")                                              "http://gpu1:8080"
 
-What is wrong is a ValueError whose message quotes a part of it at most, and never a key.
+What is wrong raises a ValueError. Its message quotes the first part of a long text only, and never a key.
 
 Sources: RFC 3986, section 3.2 (authority); RFC 5891 (internationalized host names).
 """
@@ -27,9 +27,9 @@ _OPTIONS = frozenset(["slots", "weight", "key", "pass-key"])
 
 @dataclass(frozen=True)
 class Spec:
-    """A backend as it is named. No `slots`: it is asked for them.
+    """A backend as it is named. Where `slots` is None, the backend is asked for them.
 
-    `key` is the API key that the balancer shows it, "" for the one of all backends; with `pass_key`, requests carry
+    `key` is the API key that the balancer shows it, "" for the key of all backends. With `pass_key`, requests carry
     their client's key to it.
     """
 
@@ -41,12 +41,12 @@ class Spec:
 
 
 def quoted(text: Any) -> str:
-    """Return a text as messages repeat it: in quotes, and not all of a long one."""
+    """Return a text as messages repeat it: in quotes, a long one shortened."""
     return repr(shown(str(text)))
 
 
 def backend_url(text: str) -> str:
-    """Return a backend's URL in one form: a scheme, an ASCII host, a port where one is given. Raises ValueError."""
+    """Return a backend's URL in its one form: scheme, ASCII host, and the port if one is given. Raises ValueError."""
     match = _URL.fullmatch(text) if len(text) <= _LONGEST_URL else None
     if not match:
         raise ValueError("%s is not a URL like http://127.0.0.1:8080" % quoted(text))
@@ -57,12 +57,12 @@ def backend_url(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    """Return a host's name as DNS knows it, or its address. Raises ValueError."""
+    """Return a host's name as DNS spells it, or its address. Raises ValueError."""
     try:
         if text.startswith("["):
             return "[%s]" % ipaddress.IPv6Address(text[1:-1])
         name = text if text.isascii() else text.encode("idna").decode("ascii")
-    except ValueError:  # UnicodeError and AddressValueError are kinds of it
+    except ValueError:  # UnicodeError and AddressValueError are subclasses
         raise ValueError("%s is no host's name or address" % quoted(text))
     labels = name[:-1].split(".") if name.endswith(".") else name.split(".")
     if len(name) > 253 or not _HOST.fullmatch(name) or not all(1 <= len(label) <= 63 for label in labels):
@@ -81,7 +81,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def make_spec(url: str, slots: Any = None, weight: Any = None, key: str = "", pass_key: bool = False) -> Spec:
-    """Return a Spec of values that are yet to be checked. Raises ValueError."""
+    """Check values and return them as a Spec. Raises ValueError."""
     try:
         numbers = (None if slots is None else int(slots), 1.0 if weight is None else float(weight))
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Whether a backend may be used, as probes and requests tell: a state machine without clock, thread or socket.
+"""Whether a backend may be used, by what probes and requests tell: a state machine without clock, thread or socket.
 
     new ───── first probe ─────> up | down | loading
     up ────── FALL probes fail in a row ──> down          up ── it says itself that it is not ready ──> loading
@@ -7,11 +7,12 @@
     any ───── it says itself that it is wedged ──> down
     down ──── RISE good probes in a row ──> up            loading ── one good probe ──> up
 
-Busy is not dead: a probe that times out while the backend's streams flow counts for nothing.
+Busy is not dead: a probe that times out while the backend's streams flow does not count.
 
-Beside that, what passes its probes and still fails requests is ejected: after EJECT_AFTER failures in a row, for 30 s,
-twice as long each time, 300 s at most; then one request is let through, and its outcome decides. Who comes back after
-being down or ejected starts slowly: its share of the requests grows to the whole over `slow_start` seconds.
+A backend that passes its probes and still fails requests is ejected: after EJECT_AFTER failures in a row, for 30 s,
+twice as long each time, 300 s at most. Then it is on trial: one request is let through, and its outcome decides. A
+backend that comes back after being down or ejected starts slowly: its share of the requests grows to the whole over
+`slow_start` seconds.
 """
 
 FALL = 3
@@ -22,7 +23,7 @@ FIRST_RETRY = 1.0  # seconds until a backend that failed its probe is probed aga
 SLOWEST_RETRY = 5.0  # seconds, after backing off
 BACK_OFF = 1.3
 RISE_DELAY = 0.5  # seconds between the probes that it must pass to come up again
-LEAST_SHARE = 0.1  # what a backend that starts slowly begins with
+LEAST_SHARE = 0.1  # of its requests: a backend that starts slowly begins with it
 TROUBLE_SECONDS = 5.0  # in which a failure's weight falls by half
 
 NEW, UP, SUSPECT, DOWN, LOADING = "new", "up", "suspect", "down", "loading"
@@ -45,7 +46,7 @@ class Vitals:
         self._failures = 0  # in a row, of requests
         self._ejected_until = float("-inf")
         self._ejection = FIRST_EJECTION
-        self._on_trial = False  # its ejection is served; the next request's outcome decides
+        self._on_trial = False  # it is or was ejected; after that, the next request's outcome decides
         self._trial_runs = False
         self._trouble = 0.0
         self._trouble_at = 0.0
@@ -72,7 +73,7 @@ class Vitals:
         return max(LEAST_SHARE, 1.0 - (self._slow_until - now) / self._slow_start)
 
     def trouble(self, now: float) -> float:
-        """Return how many failures weigh on it, those of five seconds ago half."""
+        """Return how many failures count against it; a failure of five seconds ago counts half."""
         return self._trouble * 0.5 ** ((now - self._trouble_at) / TROUBLE_SECONDS)
 
     def next_probe(self, interval: float) -> float:
@@ -88,7 +89,7 @@ class Vitals:
     # ---- what probes tell
 
     def probe_passed(self, now: float) -> None:
-        """It answered: it is up, or nearly, where it has been down."""
+        """It answered: it is up, or needs one more good probe where it has been down."""
         self._bad_probes = 0
         self._good_probes += 1
         if self.state == DOWN and self._good_probes < RISE and self.seen:
@@ -113,7 +114,7 @@ class Vitals:
         self._leave(now, LOADING)
 
     def wedged(self, now: float, why: str) -> None:
-        """It answered that it is stuck: it is down at once, and what waits there need not wait on."""
+        """It answered that it is stuck: it is down at once, and requests there wait no longer."""
         self._good_probes = 0
         self.why, self.seen = why, True
         self._leave(now, DOWN)
@@ -126,11 +127,11 @@ class Vitals:
     # ---- what requests tell
 
     def request_starts(self) -> None:
-        """A request goes to it; where it is on trial, this one decides."""
+        """A request goes to it. Where it is on trial, this request decides."""
         self._trial_runs = self._on_trial
 
     def request_ends(self) -> None:
-        """A request has left it; a trial that had no outcome is held again."""
+        """A request has left it. A trial without an outcome is held again."""
         self._trial_runs = False
 
     def request_passed(self, now: float) -> None:
@@ -142,7 +143,7 @@ class Vitals:
             self._start_slowly(now)
 
     def request_failed(self, now: float, why: str, lost: bool) -> bool:
-        """A request failed; where the connection was `lost`, it is suspect. Returns whether it is ejected by that."""
+        """A request failed. Where its connection was `lost`, the backend is suspect. Returns whether it is ejected."""
         self._trouble, self._trouble_at = self.trouble(now) + 1.0, now
         self._failures += 1
         if lost:

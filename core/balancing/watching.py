@@ -2,29 +2,31 @@
 
     Client.open(…, wait=Watch(pool, backend, request, patience))
 
-It looks twice a second. While nothing comes, it doubts the backend, so that the health thread has a look at it; and it
-notices what the health thread has found out. Sending a large body waits in the same way as reading an answer. What
-was waited for a stream that only says that it is there adds up (keepalive.py).
+It wakes up twice a second. While nothing comes, it doubts the backend, so that the health thread looks at it, and it
+notices what that thread has found out. Sending a large body waits in the same way as reading an answer. In a stream,
+the time without data adds up, keep-alives or not (keepalive.py).
 """
 
 from typing import Any
 
+from core.balancing.backends import Backend
 from core.balancing.keepalive import Patience
-from core.balancing.pool import Backend, Pool
+from core.balancing.pool import Pool
 from core.balancing.vitals import DOWN
 from core.errors import HangUp
-from core.http.client import Broken, room_to_send
+from core.http.failures import Broken
 from core.http.messages import Request
+from core.http.outgoing import room_to_send
 
-SLICE = 0.5  # seconds between two looks whether a backend that is silent is still there
+SLICE = 0.5  # seconds between two checks whether a silent backend is still up
 
 
 class GaveUp(Broken):
-    """The backend is down, as its probes have found out; the connection itself has not ended."""
+    """Probes have found out that the backend is down; the connection itself has not ended."""
 
 
 class Watch:
-    """One request's way to wait for its backend; called as upstream.plain_wait is."""
+    """Waits for one request's backend; called as core.http.client.plain_wait is."""
 
     def __init__(self, pool: Pool, backend: Backend, request: Request, patience: Patience):
         self._pool = pool
@@ -33,7 +35,7 @@ class Watch:
         self._patience = patience
 
     def __call__(self, sock: Any, timeout: float, sending: bool = False) -> bool:
-        """Wait for bytes of the backend, or for room to send; False after `timeout` seconds, or when patience is out.
+        """Wait for bytes of the backend, or for room to send; False after `timeout` seconds, or without patience left.
 
         Raises HangUp the moment the client leaves, GaveUp where the backend is down.
         """

@@ -3,17 +3,17 @@
     python comeapi.py bench                                        the model that would be loaded at start
     python comeapi.py bench --model NAME --json figures.json       another one; the figures into a file, too
 
-Every shape is real processes and real HTTP, except the first, against which the others are held:
+Every shape is measured with real processes and real HTTP, except the first, which shows what the hardware can do:
 
-    bare decode      llama_decode in a loop, N sequences, no sampling, no HTTP: the hardware's own speed
+    bare decode      llama_decode in a loop, N sequences, no sampling, no HTTP
     one by one       one request after another on one backend with all threads: what a simple server does
     original shape   five processes of one thread and one request each, behind the balancer, five clients
     engine           one backend with all threads, at 1, 2, 4, … clients
     whole system     what `python comeapi.py` would start here, through the balancer
     long prompt      a long prompt alone, then while four streams run: how long it takes, how long they stand still
 
-Machines are noisy, so what counts are ratios within one run. Figures of a row: generated tokens per second, prompts
-included; the same while generating only; time to the first token; largest gap between two tokens of any stream; peak
+Machines are noisy, so compare ratios within one run only. Figures of a row: generated tokens per second, with the time
+for prompts included; the same without it; time to the first token; largest gap between two tokens of any stream; peak
 memory of all its processes; Python's own share of the engine's time.
 """
 
@@ -77,7 +77,7 @@ class Row:
     first_token_p95: float = 0.0
     largest_gap: float = 0.0
     peak_memory: int = 0
-    python_share: float = 0.0  # of the engine's time, what neither decoding nor sampling took
+    python_share: float = 0.0  # of the engine's time: what neither decoding nor sampling took
     ratio: float = 0.0  # to one by one
 
 
@@ -135,7 +135,7 @@ def _processor() -> str:
 
 
 def _measured(model: ModelFile, config: Config) -> Iterator[Row]:
-    """Measure one shape after another, saying which; every row's ratio is to the first that is served."""
+    """Measure one shape after another and print each; a row's ratio is to the row "one by one"."""
     counts = [int(part) for part in config.clients.split(",")]
     threads = config.threads or hardware.cores()
     reference = 0.0
@@ -148,29 +148,31 @@ def _measured(model: ModelFile, config: Config) -> Iterator[Row]:
 
 
 def _rows(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
-    with _served(model, config, [(threads, 1)]) as url:
-        yield _row("one by one", url, model, config, 1)
-    with _served(model, config, [(1, 1)] * 5, balanced=True) as url:
-        yield _row("original shape", url, model, config, 5)
-    with _served(model, config, [(threads, max(counts))]) as url:
+    with _served(model, config, [(threads, 1)]) as service:
+        yield _row("one by one", service, model, config, 1)
+    with _served(model, config, [(1, 1)] * 5, balanced=True) as service:
+        yield _row("original shape", service, model, config, 5)
+    with _served(model, config, [(threads, max(counts))]) as service:
         for count in counts:
             yield _bare_row(model, config, count)
-            yield _row("engine", url, model, config, count)
+            yield _row("engine", service, model, config, count)
     yield from _long_prompt(model, config, threads)
     backends = 1 if threads == 1 else 2
     shares = [
         (threads // backends + (i < threads % backends), max(4, max(counts) // backends)) for i in range(backends)
     ]
-    with _served(model, config, shares, balanced=True) as url:
+    with _served(model, config, shares, balanced=True) as service:
         for count in [each for each in counts if each in (5, 8)] or counts[-1:]:
-            yield _row("whole system", url, model, config, count)
+            yield _row("whole system", service, model, config, count)
 
 
-def _row(shape: str, url: "_Url", model: ModelFile, config: Config, clients: int) -> Row:
+def _row(shape: str, service: "_Service", model: ModelFile, config: Config, clients: int) -> Row:
     """Measure one number of clients against a service that is running."""
     streams: List[_Stream] = []
-    before = _engine_seconds(url.backend)
-    threads = [threading.Thread(target=_client, args=(url, model, config, index, streams)) for index in range(clients)]
+    before = _engine_seconds(service.backend)
+    threads = [
+        threading.Thread(target=_client, args=(service, model, config, index, streams)) for index in range(clients)
+    ]
     started = time.monotonic()
     for thread in threads:
         thread.start()
@@ -193,21 +195,22 @@ def _row(shape: str, url: "_Url", model: ModelFile, config: Config, clients: int
         first_token_p50=firsts[len(firsts) // 2],
         first_token_p95=firsts[min(len(firsts) - 1, int(len(firsts) * 0.95))],
         largest_gap=max(gaps, default=0.0),
-        peak_memory=sum(_peak_memory(pid) for pid in url.pids),
-        python_share=_python_share(before, _engine_seconds(url.backend)),
+        peak_memory=sum(_peak_memory(pid) for pid in service.pids),
+        python_share=_python_share(before, _engine_seconds(service.backend)),
     )
 
 
-def _client(url: "_Url", model: ModelFile, config: Config, index: int, streams: List[_Stream]) -> None:
+def _client(service: "_Service", model: ModelFile, config: Config, index: int, streams: List[_Stream]) -> None:
     """Send one request after another, each with a prompt of its own."""
     for number in range(config.requests):
-        stream = _ask(url.url, model, url.prompt(index * 7919 + number * 104729, config.prompt_tokens), config.tokens)
+        prompt = service.prompt(index * 7919 + number * 104729, config.prompt_tokens)
+        stream = _ask(service.url, model, prompt, config.tokens)
         if stream.summary:
             streams.append(stream)
 
 
 def _numbers(start: int, count: int) -> str:
-    """Return a prompt that no other one shares a beginning with: numbers of seven digits."""
+    """Return a prompt whose beginning no other prompt shares: numbers of seven digits."""
     return " ".join("%d" % (10**6 + start + n) for n in range(count))
 
 
@@ -236,31 +239,31 @@ def _long_prompt(model: ModelFile, config: Config, threads: int) -> Iterator[Row
     """Measure a long prompt alone and beside four streams, where the model's context holds it."""
     if model.context_length and model.context_length < 2 * config.long_prompt:
         return
-    with _served(model, config, [(threads, 5)], context=2 * config.long_prompt + 64) as url:
-        prompt = url.prompt(5 * 10**6, config.long_prompt)
-        alone = _ask(url.url, model, prompt, 4)
+    with _served(model, config, [(threads, 5)], context=2 * config.long_prompt + 64) as service:
+        prompt = service.prompt(5 * 10**6, config.long_prompt)
+        alone = _ask(service.url, model, prompt, 4)
         yield Row("long prompt", 1, first_token_p50=alone.moments[0] - alone.started)
-        crowded, streams = _beside_streams(url, model, prompt, length=max(256, config.long_prompt // 2))
+        crowded, streams = _beside_streams(service, model, prompt, length=max(256, config.long_prompt // 2))
     ready = crowded.moments[0]
     pairs = [pair for each in streams for pair in zip(each.moments, each.moments[1:])]
     gap = max((late - early for early, late in pairs if crowded.started < late < ready), default=0.0)
     yield Row("  and 4 streams", 5, first_token_p50=ready - crowded.started, largest_gap=gap)
 
 
-def _beside_streams(url: "_Url", model: ModelFile, prompt: str, length: int) -> Tuple[_Stream, List[_Stream]]:
+def _beside_streams(service: "_Service", model: ModelFile, prompt: str, length: int) -> Tuple[_Stream, List[_Stream]]:
     """Ask for a prompt while four streams run. Returns its stream, and the four."""
     streams: List[_Stream] = []
     began = [threading.Event() for _ in range(4)]
 
     def run(index: int) -> None:
-        streams.append(_ask(url.url, model, url.prompt(index * 1000, 8), length, began[index]))
+        streams.append(_ask(service.url, model, service.prompt(index * 1000, 8), length, began[index]))
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for event in began:
         event.wait()
-    crowded = _ask(url.url, model, prompt, 4)
+    crowded = _ask(service.url, model, prompt, 4)
     for thread in threads:
         thread.join()
     return crowded, streams
@@ -270,7 +273,9 @@ def _beside_streams(url: "_Url", model: ModelFile, prompt: str, length: int) -> 
 
 
 @dataclass
-class _Url:
+class _Service:
+    """What is measured: a backend, or a balancer in front of some."""
+
     url: str
     backend: str  # the first one's own address
     pids: List[int]
@@ -284,7 +289,7 @@ class _Url:
 @contextlib.contextmanager
 def _served(
     model: ModelFile, config: Config, shapes: List[Tuple[int, int]], balanced: bool = False, context: int = 0
-) -> Iterator[_Url]:
+) -> Iterator[_Service]:
     """Run a backend for each (threads, slots), and a balancer in front where there is to be one."""
     context = context or 2 * config.prompt_tokens + config.tokens + 64
     running: List[subprocess.Popen] = []
@@ -305,13 +310,15 @@ def _served(
             _wait_for_all(url, len(urls))
         sample = _ask(urls[0], model, _numbers(0, 4), 1)
         per_number = sample.summary["usage"]["prompt_tokens"] / 4
-        yield _Url(url, urls[0], [process.pid for process in running], per_number)
+        yield _Service(url, urls[0], [process.pid for process in running], per_number)
     finally:
         for process in reversed(running):
-            process.stdin.close()
+            if process.stdin:
+                process.stdin.close()
         for process in running:
             process.wait()
-            process.stdout.close()
+            if process.stdout:
+                process.stdout.close()
 
 
 def _start(program: str, arguments: List[str]) -> subprocess.Popen:
@@ -321,7 +328,7 @@ def _start(program: str, arguments: List[str]) -> subprocess.Popen:
 
 def _wait_for(process: subprocess.Popen, what: str) -> Dict[str, Any]:
     """Return a child's announcement of `what`. Ends the program if the child ends first."""
-    for line in process.stdout:
+    for line in process.stdout or ():
         facts = json.loads(line.decode("utf-8"))
         if facts["event"] == what:
             return facts
@@ -381,8 +388,7 @@ def _bare_row(model: ModelFile, config: Config, sequences: int) -> Row:
 
 def _bare_decode(model: ModelFile, config: Config) -> Dict[str, float]:
     """Decode one token of each of N sequences again and again. Imports llama_cpp: only in a process of its own."""
-    from core.engine.llama import Context, Model
-    from core.engine.scheduler import Chunk, Sequence
+    from core.engine.llama import Context, Model, Run
     from core.settings import EngineSettings
 
     prompt = 32
@@ -391,14 +397,12 @@ def _bare_decode(model: ModelFile, config: Config) -> Dict[str, float]:
     )
     loaded = Model(model, settings, lambda share: True)
     context = Context(loaded, settings)
-    sequences = [Sequence(tokens=list(range(300, 300 + prompt)), slot=slot) for slot in range(config.bare)]
-    for sequence in sequences:
-        context.decode([Chunk(sequence, 0, prompt)])
+    slots = range(config.bare)
+    for slot in slots:
+        context.decode([Run(slot, 0, range(300, 300 + prompt), logits=1)])
     started = time.monotonic()
     for step in range(prompt, prompt + config.tokens):
-        for sequence in sequences:
-            sequence.tokens.append(300 + step)
-        status, _ = context.decode([Chunk(sequence, step, 1) for sequence in sequences])
+        status, _ = context.decode([Run(slot, step, [300 + step], logits=1) for slot in slots])
         if status:
             options.fail("llama_decode answered %d" % status)
     seconds = time.monotonic() - started
@@ -414,7 +418,7 @@ def _print_table(rows: List[Row]) -> None:
     print("\n%-16s %7s %9s %7s %10s %9s %9s %9s %9s %7s" % _HEAD)
     for row in rows:
         print(_line(row))
-    best: Optional[Row] = max(rows, key=lambda row: row.ratio)
+    best = max(rows, key=lambda row: row.ratio)
     print("\nBest: %s with %d clients, %.1f times one by one." % (best.shape, best.clients, best.ratio))
 
 

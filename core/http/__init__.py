@@ -1,1 +1,33 @@
-"""HTTP/1.1, as a server and as a client: sockets, messages, access. It knows no models and no backends."""
+"""HTTP/1.1, as a server and as a client. It knows no models and no backends. The files, in reading order:
+
+For both
+    sockets.py        one step on a socket that does not block; Wire, a client's socket
+    heads.py          header lines: syntax, limits, repeated headers
+    chunks.py         the chunked coding of a body
+
+The server, on ThreadingHTTPServer
+    server.py         ServerConfig, the settings; Service listens, checks, routes, counts and drains
+    connection.py     one client's connection: its requests are read, handed to the service, and answered
+    connections.py    all connections: how many there may be, which are idle, how they end
+    requesthead.py    a request's head, taken apart
+    bodies.py         a request's body, within its limits
+    messages.py       Request, Reply, Stream
+    sse.py            a Stream of server-sent events
+    routing.py        which handler answers a method and a path
+    access.py         API keys, and their limits
+    origins.py        which names the server may be called by, and which web pages may call it
+    metrics.py        counters, gauges and histograms, in Prometheus' format
+    descriptors.py    how many connections the process has file descriptors for
+
+The client, on urllib
+    client.py         Client opens requests
+    answers.py        Answer: head, framing, body
+    outgoing.py       connections to servers, and the pool of idle ones
+    failures.py       Unreachable, Broken, Slow: what can go wrong
+
+Glossary
+    head      a message up to its empty line: the request line or status line, and the headers
+    framing   how a body's end is known: by Content-Length, by chunks, or by the end of the connection (RFC 9112)
+    stale     a kept connection that the server had closed before the next request came
+    draining  the server takes no new connections; those that run may finish
+"""

@@ -34,7 +34,10 @@ def key_error(given: str, what: str = "API key") -> APIError:
 
 
 def check_key(text: str) -> str:
-    """Check an API key, or the @FILE that holds some: it must survive a header and a list."""
+    """Return an API key, or an @FILE of keys, as it is. Raises ValueError.
+
+    A key is sent in a header, and environment variables list several: so it may hold no spaces and no commas.
+    """
     if not re.fullmatch(r"@.+|[^\s,]+", text):
         raise ValueError("an API key may hold no spaces and no commas")
     return text
@@ -43,18 +46,19 @@ def check_key(text: str) -> str:
 class KeyLimits:
     """How many requests each API key may have at once, and make in a minute; 0 for any number.
 
-    A key that was quiet may make a minute's requests at once; then they come back one by one.
+    Each key has a token bucket: it holds a minute's requests and fills evenly, so that a key that was not used for a
+    minute may make them all at once.
     """
 
     def __init__(self, at_once: int, a_minute: int):
         self._at_once = at_once
         self._a_minute = a_minute
         self._running: Dict[str, int] = collections.defaultdict(int)
-        self._left: Dict[str, Tuple[float, float]] = {}  # key -> requests it may still make, and since when
-        self._lock = threading.Lock()  # guards the two above
+        self._left: Dict[str, Tuple[float, float]] = {}  # key -> its bucket: requests left, and when that was
+        self._lock = threading.Lock()  # guards _running and _left
 
     def enter(self, key: str, now: float) -> None:
-        """Count a request in. Raises APIError 429 where the key has, or makes, too many."""
+        """Count a request in. Raises APIError 429 where the key has too many running, or makes too many a minute."""
         with self._lock:
             if self._at_once and self._running[key] >= self._at_once:
                 raise _over_limit("%d requests of this API key are running; it may have no more." % self._at_once, 1)

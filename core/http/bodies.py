@@ -3,19 +3,21 @@
     BodyBudget                    the bytes of all bodies that are being read or held; more get 503
     read_body(request, …)         one body, by its Content-Length or in chunks (RFC 9112, section 7.1)
 
-Bytes are counted as they come, so that senders who only announce a lot, or are slow, take nothing from others.
+Bytes are counted when they arrive, not when they are announced: so a client that announces a large body, or sends it
+slowly, takes nothing from other clients.
 """
 
 import re
 import threading
-from typing import Any, Iterator
+from typing import Iterator
 
 from core.errors import APIError, shown
-from core.http.heads import MAX_HEADERS, has_body
+from core.http.chunks import BadChunk, ChunkRules, ChunksTooLarge, Dechunker
+from core.http.messages import Request
+from core.http.requesthead import has_body
 from core.http.sockets import CONTINUE, Wire
 
-_LONGEST_LINE = 256  # of a chunk's size and its extensions
-_LONGEST_TRAILER = 32 << 10
+RULES = ChunkRules(re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?"), 256, 32 << 10)
 
 
 class BodyBudget:
@@ -39,8 +41,8 @@ class BodyBudget:
             self._left += size
 
 
-def read_body(request: Any, limit: int, deadline: float, budget: BodyBudget) -> bytes:
-    """Read a messages.Request's body of `limit` bytes at most; its `held` tells what it has taken from the budget.
+def read_body(request: Request, limit: int, deadline: float, budget: BodyBudget) -> bytes:
+    """Read a request's body of `limit` bytes at most; count what it takes from the budget in `request.held`.
 
     Raises APIError 400, 411, 413, 415 (RFC 9110, section 15.5.16), 503, HangUp, TimedOut.
     """
@@ -68,29 +70,14 @@ def read_body(request: Any, limit: int, deadline: float, budget: BodyBudget) -> 
 
 
 def _chunks(wire: Wire, limit: int, deadline: float) -> Iterator[bytes]:
-    """Yield a chunked body's bytes; its trailers are dropped."""
-    total = 0
-    while True:
-        size = _chunk_size(wire.read_line(_LONGEST_LINE, deadline))
-        if size == 0:
-            break
-        total += size
-        if total > limit:
-            raise _too_large(limit)
-        yield from wire.pieces(size, deadline)
-        if wire.read_exactly(2, deadline) != b"\r\n":
-            raise APIError(400, "A chunk is longer than its size says.", "bad_chunk")
-    for _ in range(MAX_HEADERS):
-        if not wire.read_line(_LONGEST_TRAILER, deadline):
-            return
-    raise APIError(400, "Too many trailers.", "bad_chunk")
-
-
-def _chunk_size(line: bytes) -> int:
-    text = line.partition(b";")[0].strip(b" \t")
-    if b"\n" in line or b"\r" in line or not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", text):
-        raise APIError(400, "A chunk's size is not a hexadecimal number.", "bad_chunk")
-    return int(text, 16)
+    """Yield a chunked body's bytes. Raises APIError 400, 413, HangUp, TimedOut."""
+    try:
+        yield from wire.decoded(Dechunker(RULES, limit), deadline)
+    except ChunksTooLarge:
+        raise _too_large(limit)
+    except BadChunk as error:
+        message = str(error)
+        raise APIError(400, "%s%s." % (message[0].upper(), message[1:]), "bad_chunk")
 
 
 def _too_large(limit: int) -> APIError:

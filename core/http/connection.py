@@ -16,17 +16,17 @@ from typing import Any, Iterable, Optional, Tuple
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.bodies import read_body
-from core.http.heads import (
+from core.http.messages import Reply, Request, Stream, error_reply, internal_error
+from core.http.requesthead import (
     bad_request,
     check_framing,
     check_host,
     has_body,
-    parse_headers,
+    request_headers,
     request_line,
     split_target,
     wants_close,
 )  # fmt: skip
-from core.http.messages import Reply, Request, Stream, error_reply, internal_error
 from core.http.sockets import Wire
 
 log = logging.getLogger("comeapi.http")
@@ -68,10 +68,10 @@ class Connection(BaseHTTPRequestHandler):
     """One client: request after request until either side closes.
 
     The framing is strict where leniency lets two servers disagree about where a request ends (RFC 9112, section 11.2).
-    It replaces http.server's own, whose reads have no overall deadline, and which costs more than all the rest here.
+    http.server's own reading is not used: it has no overall deadline, and takes more time than everything else here.
     """
 
-    server: Any  # server.py's; its `service` answers
+    server: Any  # the _Server of server.py, which imports this file; its `service` answers
 
     def setup(self) -> None:
         """Count the connection in, now that its thread has begun."""
@@ -80,7 +80,7 @@ class Connection(BaseHTTPRequestHandler):
         self.service.connections.opened(self.request, self.wire)
 
     def finish(self) -> None:
-        """Leave the closing and the counting out to the server."""
+        """Do nothing: the server closes the connection and counts it out."""
 
     def handle(self) -> None:
         """Answer requests until the client or an error ends the connection."""
@@ -103,7 +103,7 @@ class Connection(BaseHTTPRequestHandler):
         request: Optional[Request] = None
         self._body_pending = True
         try:
-            request = self.parse_request()
+            request = self._read_head()
             reply = self.service.respond(request, self._read_body)
         except APIError as error:
             reply = error_reply(error)
@@ -119,7 +119,7 @@ class Connection(BaseHTTPRequestHandler):
         self._answer(request, reply, started)
 
     def _answer(self, request: Request, reply: Any, started: float) -> None:
-        # The rest of a request that was refused before its body was read can't be told from a next request.
+        # A body that was not read would be taken for the next request: so the connection ends.
         unread = self._body_pending
         self.close_connection = self.close_connection or unread or self.service.draining
         size = 0
@@ -136,7 +136,7 @@ class Connection(BaseHTTPRequestHandler):
 
     # ---- reading
 
-    def parse_request(self) -> Request:
+    def _read_head(self) -> Request:
         """Read a request's head. Raises APIError for a bad one, HangUp, TimedOut."""
         self.close_connection = True  # until the head is known to be sound
         deadline = time.monotonic() + self.service.config.header_timeout
@@ -145,7 +145,7 @@ class Connection(BaseHTTPRequestHandler):
         if head.count("\n") != len(lines) - 1:
             raise bad_request("Lines must end in CRLF.")
         method, target, version = request_line(lines[0])
-        headers = parse_headers(lines[1:])
+        headers = request_headers(lines[1:])
         check_host(version, headers)
         target, host = split_target(target)
         if host:  # it takes the place of the header (RFC 9112, section 3.2.2)

@@ -1,15 +1,16 @@
 """The connections of a service: how many there may be, which are idle, and how they end.
 
-Where there is no room for a new one, the one that has idled longest is closed, as nginx does it: to its client it is a
-kept-alive connection that has timed out a little early.
+Where there is no room for a new one, the one that has idled longest is closed, as nginx does it. Its client sees a
+kept-alive connection that timed out a little early.
 """
 
+import socket
 import threading
-from typing import Any, Dict, Optional
+from typing import Dict, Optional
 
 from core.http.sockets import Wire, cut, stop_reading
 
-_CLOSING_SECONDS = 1.0  # that a connection which was told to end may take
+_CLOSING_SECONDS = 1.0  # until a connection that was told to end has ended
 
 
 class Connections:
@@ -17,9 +18,9 @@ class Connections:
 
     def __init__(self, most: int):
         self.most = most
-        self._changed = threading.Condition()  # guards the three below; notified when a request or a connection ends
-        self._open: Dict[Any, Optional[Wire]] = {}  # the wire is there once the connection's thread has begun
-        self._idle: Dict[Any, None] = {}  # those that wait for a request; the one that has waited longest comes first
+        self._changed = threading.Condition()  # guards all below; notified when a request or a connection ends
+        self._open: Dict[socket.socket, Optional[Wire]] = {}  # None until the connection's thread has begun
+        self._idle: Dict[socket.socket, None] = {}  # those that wait for a request, the longest waiting first
         self._active = 0
 
     def __len__(self) -> int:
@@ -29,26 +30,26 @@ class Connections:
         """Return how many requests are being answered."""
         return self._active
 
-    def opened(self, sock: Any, wire: Optional[Wire] = None) -> None:
+    def opened(self, sock: socket.socket, wire: Optional[Wire] = None) -> None:
         """Count a connection in: when it is accepted, and again when its thread has begun."""
         with self._changed:
             self._open[sock] = wire
             self._idle[sock] = None
 
-    def closed(self, sock: Any) -> None:
+    def closed(self, sock: socket.socket) -> None:
         """Count a connection out."""
         with self._changed:
             self._open.pop(sock, None)
             self._idle.pop(sock, None)
             self._changed.notify_all()
 
-    def begins(self, sock: Any) -> None:
+    def begins(self, sock: socket.socket) -> None:
         """Count a request as running; a drain waits until it ends."""
         with self._changed:
             self._active += 1
             self._idle.pop(sock, None)
 
-    def ends(self, sock: Any) -> None:
+    def ends(self, sock: socket.socket) -> None:
         """Count a request as ended; the connection waits for the next one."""
         with self._changed:
             self._active -= 1
@@ -68,10 +69,10 @@ class Connections:
             return self._changed.wait_for(lambda: len(self._open) < before, _CLOSING_SECONDS)
 
     def end_idle(self) -> None:
-        """Close those that wait for a next request."""
+        """Close the connections that wait for a next request."""
         with self._changed:
             for sock in list(self._idle):
-                if self._open[sock]:  # the others have just been accepted: their clients count on an answer
+                if self._open[sock]:  # those without a Wire have just been accepted: their clients count on an answer
                     self._end(sock)
 
     def wait_until_closed(self, timeout: float) -> None:
@@ -80,7 +81,7 @@ class Connections:
             self._changed.wait_for(lambda: not self._open, timeout)
 
     def cut(self) -> int:
-        """Break those that are left; return how many requests that cuts off."""
+        """Break the connections that are left; return how many running requests are cut off."""
         with self._changed:
             left, active = [(sock, wire) for sock, wire in self._open.items() if wire], self._active
         for sock, wire in left:
@@ -88,8 +89,8 @@ class Connections:
             cut(sock)
         return active
 
-    def _end(self, sock: Any) -> bool:
-        """Wake a connection that waits for a request, to end; one that has just arrived is still answered."""
+    def _end(self, sock: socket.socket) -> bool:
+        """End a connection that waits for a request; False where one has just arrived, which is answered first."""
         wire = self._open[sock]
         if (wire and wire.has_bytes()) or not stop_reading(sock):
             return False

@@ -1,8 +1,8 @@
-"""File descriptors: how many a process may open, and how many connections that leaves room for. Imports nothing.
+"""File descriptors: how many a process may open, and how many connections fit. Imports nothing of the project.
 
-    raise_limit()    a program's first step; who embeds a service decides that himself
-    room(each)       the connections that fit, where each may need so many descriptors
-    is_short(error)  whether an error says that there is none left, or no thread
+    raise_limit()           called first by each program; a program that embeds a service decides for itself
+    room(per_connection)    how many connections fit, where each needs so many descriptors
+    is_short(error)         whether an error says that no descriptor or no thread is left
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import errno
 import os
 from typing import Optional
 
-_MOST = 1 << 20  # more than anybody needs; some systems have no limit at all
+_MOST = 1 << 20  # enough for any service; some systems have no limit
 _OPEN_MAX = 10240  # what macOS takes where it says that there is no limit
 
 
@@ -27,16 +27,17 @@ def raise_limit() -> None:
                     return
 
 
-def room(each: int) -> Optional[int]:
-    """Return how many connections fit into this process, where each may need `each` descriptors; None: unknown.
+def room(per_connection: int) -> Optional[int]:
+    """Return how many connections fit into this process, where each needs so many descriptors; None where unknown.
 
-    What is open already is left out, and a reserve: for accepting, probes, files, and connections that are closing.
+    Descriptors that are open already are not counted, nor is a reserve for accepting, probes, files and connections
+    that are closing.
     """
     limit = _limit()
     if limit is None:
         return None
     reserve = 32 + limit // 16
-    return max(1, (limit - _open_now() - reserve) // each)
+    return max(1, (limit - _open_now() - reserve) // per_connection)
 
 
 def is_short(error: BaseException) -> bool:

@@ -1,139 +1,95 @@
-"""A request's head, taken apart: request line, target, headers, and what they say about the body. Pure functions.
+"""The header lines of an HTTP message, read once for the server and for the client (RFC 9110, section 5).
 
-The framing is strict where leniency lets two servers disagree about where a request ends (RFC 9112, section 11.2).
-A kept-alive connection brings the same lines again and again: what was made of a short one is remembered().
+    parse_headers(lines)    the headers as they were sent, and by name, with repeated ones joined
+    tokens(value)           a header's list, such as Connection's
+    whole_number(value)     what Content-Length holds
+    remembered(function)    a pure function that remembers its results for short texts
+
+Both sides refuse the same lines, by raising Malformed. Each answers in its own way: the server with 400 or 431
+(requesthead.py), the client with Broken (answers.py). Texts are decoded as Latin-1, so that every byte is a character.
 """
 
 import functools
-import ipaddress
 import re
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple, TypeVar
 
-from core.errors import APIError, shown
+from core.errors import shown
 
-MAX_HEADERS = 100
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_REMEMBERED, _SHORT = 1024, 256  # texts, and the characters of each, so that memory is bounded
+T = TypeVar("T")
+MAX_HEADERS = 100  # as many as Python's own client and server take
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+Header = Tuple[str, str]  # a name and a value, as they were sent
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab (RFC 9110, section 5.5)
-_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")
-_AUTHORITY = re.compile(r"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+_WHOLE = re.compile(r"[0-9]{1,18}")  # fits into 64 bits, and takes no time to read
+_REMEMBERED, _SHORT = 1024, 256  # texts, and the characters of each, so that memory is bounded
 
 
-def remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Remember what a pure function has returned for the short texts that it was called with last."""
+class Malformed(Exception):
+    """A header line that no HTTP message may hold. The message says why; `line` is the line."""
+
+    def __init__(self, message: str, line: str = ""):
+        super().__init__(message)
+        self.line = line
+
+
+class TooManyHeaders(Malformed):
+    """More than MAX_HEADERS header lines."""
+
+
+def remembered(function: Callable[[str], T]) -> Callable[[str], T]:
+    """Make a pure function remember its results for the short texts that it was called with last.
+
+    A kept-alive connection brings the same lines with each message. What the function raises is not remembered.
+    """
     known = functools.lru_cache(_REMEMBERED)(function)
 
     @functools.wraps(function)
-    def call(text: Any) -> Any:
+    def call(text: str) -> T:
         return known(text) if len(text) <= _SHORT else function(text)
 
     return call
 
 
-@remembered
-def request_line(line: str) -> Tuple[str, str, str]:
-    """Return method, target and version (RFC 9112, section 3). Raises APIError 400, 505."""
-    words = line.split(" ")
-    if len(words) != 3 or not _TOKEN.fullmatch(words[0]) or not re.fullmatch(r"HTTP/\d\.\d", words[2]):
-        raise bad_request("The request line is not 'METHOD TARGET HTTP/1.1'.")
-    if words[2] not in ("HTTP/1.1", "HTTP/1.0"):
-        raise APIError(505, "This server speaks HTTP/1.1, not %s." % words[2], "http_version")
-    if not re.fullmatch(r"[\x21-\x7e]+", words[1]):
-        raise bad_request("The request's target holds characters that must be percent-encoded.")
-    return words[0], words[1], words[2]
+def parse_headers(lines: Sequence[str], single: FrozenSet[str] = frozenset()) -> Tuple[List[Header], Dict[str, str]]:
+    """Return the headers as they were sent, and their values by lower-case name.
 
-
-@remembered
-def split_target(target: str) -> Tuple[str, str]:
-    """Return a target as path and query, and the authority of an absolute one or "". Raises APIError 400."""
-    absolute = _ABSOLUTE.fullmatch(target)
-    if absolute:
-        host, rest = absolute.groups()
-        if not split_authority(host):
-            raise bad_request("The request's target is not a URL of a host and a port.")
-        return rest if rest.startswith("/") else "/" + rest, host
-    if not target.startswith("/") and target != "*":
-        raise bad_request("The request's target must start with a slash.")
-    return target, ""
-
-
-@remembered
-def split_authority(text: str) -> Optional[Tuple[str, Optional[int]]]:
-    """Return the host, in lower case and without brackets, and the port of HOST[:PORT]; None where it is none."""
-    match = _AUTHORITY.fullmatch(text)
-    if not match or int(match.group(2) or 0) > 65535:
-        return None
-    host = match.group(1).lower()
-    if host.startswith("["):
-        host = host[1:-1]
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError:
-            return None
-    return host, int(match.group(2)) if match.group(2) else None
-
-
-def parse_headers(lines: List[str]) -> Dict[str, str]:
-    """Return the headers, names in lower case. Raises APIError 400, 431."""
+    The values of a repeated header are joined by ', ' (RFC 9110, section 5.2). Those that `single` names may not be
+    repeated. Raises Malformed, TooManyHeaders.
+    """
     if len(lines) > MAX_HEADERS:
-        raise APIError(431, "More than %d headers." % MAX_HEADERS, "headers_too_large")
-    headers: Dict[str, str] = {}
+        raise TooManyHeaders("More than %d headers." % MAX_HEADERS)
+    sent: List[Header] = []
+    by_name: Dict[str, str] = {}
     for line in lines:
-        name, value = _header(line)
-        if name in headers:
-            if name in _SINGLE:
-                raise bad_request("The header %s may be sent only once." % name)
-            value = headers[name] + ", " + value
-        headers[name] = value
-    return headers
+        header, name = _header(line)
+        sent.append(header)
+        if name not in by_name:
+            by_name[name] = header[1]
+        elif name in single:
+            raise Malformed("The header %s may be sent only once." % name, line)
+        else:
+            by_name[name] += ", " + header[1]
+    return sent, by_name
 
 
 @remembered
-def _header(line: str) -> Tuple[str, str]:
-    """Return a header's name, in lower case, and its value. Raises APIError 400."""
+def _header(line: str) -> Tuple[Header, str]:
+    """Return a line's header, and its name in lower case. Raises Malformed."""
     name, colon, value = line.partition(":")
-    name, value = name.lower(), value.strip(" \t")
-    if not colon or not _TOKEN.fullmatch(name):
-        raise bad_request("A header line is not 'Name: value'.")
+    value = value.strip(" \t")
+    if not colon or not TOKEN.fullmatch(name):
+        raise Malformed("A header line is not 'Name: value'.", line)
     if _CONTROL.search(value):
-        raise bad_request("The header %s holds a control character." % shown(name))
-    return name, value
+        raise Malformed("The header %s holds a control character." % shown(name.lower()), line)
+    return (name, value), name.lower()
 
 
-_SINGLE = frozenset(["content-length", "transfer-encoding", "host", "authorization", "content-type"])
+@remembered
+def tokens(value: str) -> FrozenSet[str]:
+    """Return what a header's list holds, in lower case."""
+    return frozenset(token.strip().lower() for token in value.split(","))
 
 
-def check_host(version: str, headers: Mapping[str, str]) -> None:
-    """Refuse a request without a Host, or with one that is no host (RFC 9112, section 3.2). Raises APIError 400."""
-    host = headers.get("host")
-    if host is None and version == "HTTP/1.1":
-        raise bad_request("The Host header is missing.")
-    if host and not split_authority(host):
-        raise bad_request("The Host header is not a host and a port.")
-
-
-def check_framing(version: str, headers: Mapping[str, str]) -> None:
-    """Refuse what two servers could read differently. Raises APIError 400, 501."""
-    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
-    if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
-        raise bad_request("Content-Length is not a whole number.")
-    if coding is not None and (length is not None or version == "HTTP/1.0"):
-        raise bad_request("Transfer-Encoding can't be used here.")
-    if coding is not None and coding.lower() != "chunked":
-        raise APIError(501, "Transfer-Encoding %s is not supported; chunked is." % shown(coding), "transfer_encoding")
-
-
-def bad_request(message: str) -> APIError:
-    """Return the error of what is not HTTP."""
-    return APIError(400, message, "bad_http")
-
-
-def has_body(headers: Mapping[str, str]) -> bool:
-    """Whether a body follows."""
-    return "transfer-encoding" in headers or int(headers.get("content-length", 0)) > 0
-
-
-def wants_close(version: str, headers: Mapping[str, str]) -> bool:
-    """Whether the connection is to end with this request."""
-    options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
-    return "close" in options or (version == "HTTP/1.0" and "keep-alive" not in options)
+def whole_number(value: str) -> Optional[int]:
+    """Return a header's whole number of at most 18 digits; None for anything else."""
+    return int(value) if _WHOLE.fullmatch(value) else None

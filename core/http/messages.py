@@ -12,12 +12,11 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Deque, Dict, Iterator, Optional, Protocol, Sequence, Tuple, TypeVar
 from urllib.parse import parse_qs
 
 from core.errors import APIError, HangUp
 from core.http.sockets import Wire
-from core.jsonbody import read_json
 
 LOOK_SECONDS = 0.2  # between two looks whether a client that waits is still there
 Waited = TypeVar("Waited")
@@ -34,27 +33,23 @@ class Request:
         self.wire = wire
         self.peer = peer  # the client's address
         self.path, _, self.query_string = target.partition("?")
-        self.params: Dict[str, str] = {}  # what {names} in the route's path stood for
+        self.params: Dict[str, str] = {}  # the values of the {names} in the route's path
         self.route = "other"  # the route's pattern, for metrics
-        self.key = ""  # the API key that it was let in by
+        self.key = ""  # the API key that was checked; empty where none was asked for
         self.body = b""
-        self.held = 0  # bytes that the body takes from the service's budget
+        self.held = 0  # bytes of the service's budget that the body takes
         self._look_at = time.monotonic() + LOOK_SECONDS  # when wait() looks whether the client is still there
         given = headers.get("x-request-id")
         self.id = given if given and _ID.fullmatch(given) else _new_id()
 
     @property
     def query(self) -> Dict[str, str]:
-        """The query's fields; of repeated ones the last."""
+        """The query's fields; of a repeated one, the last."""
         return {key: values[-1] for key, values in parse_qs(self.query_string, keep_blank_values=True).items()}
-
-    def json(self) -> Dict[str, Any]:
-        """Return the body as a JSON object. Raises APIError 400 for anything else (core/jsonbody.py)."""
-        return read_json(self.body)
 
     @property
     def scheme(self) -> str:
-        """What it came by, http or https."""
+        """The scheme of the connection, http or https."""
         return "https" if hasattr(self.wire.sock, "cipher") else "http"
 
     def hung_up(self) -> bool:
@@ -80,7 +75,7 @@ class Request:
 
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
-_ids: Deque[str] = collections.deque()  # drawn many at once: each call of the system hands the GIL over
+_ids: Deque[str] = collections.deque()  # drawn many at once: each system call releases the GIL
 
 
 def _new_id() -> str:
@@ -95,7 +90,7 @@ def _new_id() -> str:
 
 _DRAWN = 256
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_ids.clear)  # or both processes would give the same ones
+    os.register_at_fork(after_in_child=_ids.clear)  # or both processes would use the same ids
 
 
 @dataclass
@@ -113,6 +108,19 @@ def json_reply(value: Any, status: int = 200, headers: Sequence[Tuple[str, str]]
     return Reply(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), status, headers=headers)
 
 
+class Pieces(Protocol):
+    """Bytes as they come, from something that can be told to stop: a generator, say."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return itself."""
+
+    def __next__(self) -> bytes:
+        """Return the next bytes."""
+
+    def close(self) -> object:
+        """Stop."""
+
+
 @dataclass
 class Stream:
     """An answer in pieces: `chunks` yields bytes as they come.
@@ -124,7 +132,7 @@ class Stream:
     first piece; without one, the connection is cut, so that nobody takes half an answer for a whole one.
     """
 
-    chunks: Iterator[bytes]
+    chunks: Pieces
     status: int = 200
     content_type: str = "application/octet-stream"
     headers: Sequence[Tuple[str, str]] = ()
@@ -133,7 +141,7 @@ class Stream:
 
 
 def internal_error() -> APIError:
-    """Return what a client is told of a defect; the log has the rest."""
+    """Return the error that a client gets where this program has a defect; the log has the details."""
     return APIError(500, "The server failed on this request; its log says why.", "internal_error")
 
 

@@ -9,7 +9,7 @@ import bisect
 import collections
 import itertools
 import threading
-from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
 
 
 def _sample(name: str, labels: Sequence[Tuple[str, str]], value: float) -> str:
@@ -41,7 +41,7 @@ class _Metric:
             self._samples[labels] = value
 
     def clear(self) -> None:
-        """Forget all samples: what they were of may be gone."""
+        """Forget all samples, so that those of things that are gone are no longer shown."""
         with self._lock:
             self._samples.clear()
 
@@ -87,6 +87,7 @@ class _Histogram(_Metric):
             yield _sample(self.name + "_count", labels, sum(series[:-1]))
 
 
+M = TypeVar("M", bound=_Metric)
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -119,6 +120,6 @@ class Metrics:
             hook()
         return "\n".join(line for family in self._families for line in family.lines()) + "\n"
 
-    def _add(self, family):
+    def _add(self, family: M) -> M:
         self._families.append(family)
         return family

@@ -1,10 +1,11 @@
-"""What web pages may do here: nothing, unless they are this server's own, or an option names where they come from.
+"""Which web pages may call this server: its own, and those of the origins that an option names.
 
-A browser sends requests for any page that its user looks at, to any address that the user's machine reaches. So there
-are two checks, which curl and the official clients never notice:
+A browser lets every page send requests to any address that the user's machine reaches. Two checks keep foreign pages
+out. They never refuse curl or the official clients.
 
-    Hosts      the name that we are called by: against DNS rebinding, where a page's own name comes to mean our address
-    Origins    the page that a browser calls for, and the headers that let it read the answer (CORS)
+    Hosts      checks the name that a request calls us by. This stops DNS rebinding: the owner of a page makes the
+               page's own name resolve to our address
+    Origins    checks which page a request comes from, and gives the headers that let it read the answer (CORS)
 
 Sources: the Fetch standard (Origin, CORS), W3C Fetch Metadata, Go's net/http.CrossOriginProtection, CVE-2024-28224.
 """
@@ -15,7 +16,7 @@ import socket
 from typing import Mapping, Optional, Sequence, Tuple
 
 from core.errors import APIError, shown
-from core.http.heads import split_authority
+from core.http.requesthead import split_authority
 
 ANY = "*"
 Headers = Tuple[Tuple[str, str], ...]
@@ -51,9 +52,9 @@ def check_origin(text: str) -> str:
 class Hosts:
     """The names that a request may call us by.
 
-    Addresses, since rebinding needs a name; loopback's names, this machine's, the one listened on, and those allowed.
-    Where others than this machine can reach us, also names that no public page can have: those without a dot, as
-    containers and LANs use them, and those below .local, .internal and .home.arpa.
+    Always: addresses (rebinding needs a name), the names of loopback and of this machine, the name that the server
+    listens on, and those that --allowed-host names. Where other machines can reach us, also names that no public page
+    can have: those without a dot, as containers and LANs use them, and those below .local, .internal and .home.arpa.
     """
 
     def __init__(self, listens_on: str, allowed: Sequence[str]):
@@ -83,16 +84,16 @@ def host_error(host: str) -> APIError:
 
 
 class Origins:
-    """Which pages may call, and read the answers: our own, and those of the origins that --cors-origin names."""
+    """The pages that may call and read the answers: our own, and those of the origins that --cors-origin names."""
 
     def __init__(self, allowed: Sequence[str]):
         self._any = ANY in allowed
         self._allowed = frozenset(allowed)
 
     def check(self, method: str, path: str, headers: Mapping[str, str], public: bool) -> None:
-        """Refuse a request that a browser sends for a foreign page, but for reading what is public.
+        """Refuse a request that a browser sends for a foreign page, unless it only reads what is public.
 
-        Raises APIError 403. Whatever is no browser sends none of these headers.
+        Raises APIError 403. Only browsers send the headers that are looked at.
         """
         reads = method in ("GET", "HEAD")
         if self._any or (public and reads):
@@ -112,7 +113,7 @@ class Origins:
         return _PREFLIGHT
 
     def headers(self, origin: str) -> Headers:
-        """Return the headers that let a page read an answer, or keep caches from giving it to another one."""
+        """Return the headers that let this page read an answer, and keep caches from giving it to another page."""
         if self._any:
             return (("Access-Control-Allow-Origin", ANY),) + _EXPOSE
         if origin in self._allowed:
@@ -126,7 +127,7 @@ def _origin_error(origin: str) -> APIError:
 
 
 def _same_origin(origin: str, host: str) -> bool:
-    """Whether an Origin is that of the Host. The scheme is left out: there may be a proxy with TLS before us."""
+    """Whether an Origin is that of the Host. Not by scheme: a proxy before us may have taken off TLS."""
     scheme, _, rest = origin.partition("://")
     page, ours = split_authority(rest), split_authority(host)
     if page is None or ours is None or scheme not in _PORTS:

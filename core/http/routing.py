@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Pattern, Tuple
 from urllib.parse import unquote
 
 from core.errors import APIError, shown
@@ -29,7 +29,7 @@ class Router:
 
     def __init__(self, routes: Iterable[Route], fallback: Optional[Handler] = None):
         self._exact: Dict[str, Dict[str, Route]] = {}
-        self._patterns: List[Tuple[Any, Dict[str, Route]]] = []
+        self._patterns: List[Tuple[Pattern[str], Dict[str, Route]]] = []
         self._fallback = fallback and Route("*", "other", fallback)
         for route in routes:
             self._methods(route.path)[route.method] = route

@@ -4,7 +4,7 @@
               bytes,    HTTP/1.1      key, route,         the program
               deadlines framing       body, errors
 
-    Config        the settings, with their defaults and their reasons
+    ServerConfig  the settings, with their defaults and their reasons
     Service       listens, routes, counts, drains
 
 A handler is a function from Request to Reply or Stream (messages.py). It may raise APIError at any time, also
@@ -23,7 +23,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
-from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence, Tuple
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
@@ -31,13 +31,16 @@ from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
 from core.http.descriptors import is_short, room
-from core.http.heads import bad_request
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
 from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
+from core.http.requesthead import bad_request
 from core.http.routing import Handler, Route, Router
 from core.http.sockets import readable, shake_hands
 from core.options import between, setting
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
@@ -53,7 +56,7 @@ _seconds = between(0.05, 86400, float)
 
 
 @dataclass(frozen=True)
-class Config:
+class ServerConfig:
     """A service's settings: each is a name, a default and a reason."""
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network")
@@ -123,21 +126,34 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, port), Connection)
 
     def server_bind(self) -> None:
-        """Bind without HTTPServer's look-up of the host's name, which can hang where there is no DNS."""
+        """Bind, without looking up the host's name as HTTPServer does: that can hang where there is no DNS."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
 
     def serve_forever(self, poll_interval: float = 3600.0) -> None:
-        """Accept connections until shutdown(), which wakes it at once; socketserver's own loop looks now and then."""
+        """Accept connections until shutdown(), which wakes this loop at once; socketserver's own loop polls."""
         try:
             while True:
                 ready = readable([self.socket, self._woken], poll_interval)
                 if self._woken in ready:
                     return
                 if ready:
-                    self._handle_request_noblock()
+                    self._accept()
         finally:
             self._ended.set()
+
+    def _accept(self) -> None:
+        """Accept one connection; what goes wrong ends that connection alone."""
+        try:
+            request, address = self.get_request()
+        except OSError:  # the client has left meanwhile, or no descriptor is left
+            return
+        try:
+            self.process_request(request, address)
+        except Exception:
+            self.handle_error(request, address)
+            self.shutdown_request(request)
 
     def shutdown(self) -> None:
         """Stop serve_forever() and wait for its end; harmless the second time."""
@@ -151,8 +167,8 @@ class _Server(ThreadingHTTPServer):
         self._woken.close()
         self._wake.close()
 
-    def get_request(self) -> Any:
-        """Accept a connection. Where no descriptor is left, make room or pause: it would fail again at once."""
+    def get_request(self) -> Tuple[socket.socket, Any]:
+        """Accept a connection. Where no descriptor is left, make room or pause: the next try would fail at once."""
         try:
             sock, address = super().get_request()
         except OSError as error:
@@ -189,8 +205,8 @@ class _Server(ThreadingHTTPServer):
         finally:
             self.service.connections.closed(request)
 
-    def _secured(self, sock: Any) -> Any:
-        """Return a TLS socket in place of a plain one, where TLS is on; its thread shakes hands. Raises OSError."""
+    def _secured(self, sock: socket.socket) -> socket.socket:
+        """Return a TLS socket for a plain one, where TLS is on. Its thread does the handshake. Raises OSError."""
         if not self.tls:
             return sock
         sock.setblocking(False)
@@ -207,7 +223,7 @@ class _Server(ThreadingHTTPServer):
             time.sleep(_PAUSE_SECONDS)
 
     def _complain(self, error: BaseException) -> None:
-        """Say what this process is short of, once a minute."""
+        """Log what this process is short of, at most once a minute."""
         now = time.monotonic()
         if now - self._complained > 60:
             self._complained = now
@@ -221,19 +237,19 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def accept_the_rest(self) -> None:
-        """Take the connections that the kernel has already taken for us: their clients count on an answer."""
+        """Accept the connections that wait in the kernel's backlog: their clients count on an answer."""
         self.short = False
         for _ in range(self.request_queue_size):
             if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
                 return
-            self._handle_request_noblock()
+            self._accept()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what escaped a connection's thread: a defect, never the client's doing."""
+        """Log an exception that nothing has caught: a defect of this program, never the client's fault."""
         log.error("connection from %s failed:\n%s", client_address, traceback.format_exc())
 
-    def _turn_away(self, sock: Any) -> None:
-        """Say 503 and close. It never waits, so over TLS, where there was no handshake yet, it says nothing."""
+    def _turn_away(self, sock: socket.socket) -> None:
+        """Answer 503 and close. This never waits: so over TLS, before the handshake, nothing is answered."""
         error = APIError(503, "Too many connections.", "too_many_connections", headers=[("Retry-After", "1")])
         with contextlib.suppress(OSError):
             sock.setblocking(False)
@@ -243,8 +259,8 @@ class _Server(ThreadingHTTPServer):
         self.shutdown_request(sock)
 
 
-def _tls_context(config: Config) -> Any:
-    """Return what TLS needs, or None where it is off. Raises OSError where certificate and key are no good."""
+def _tls_context(config: ServerConfig) -> "Optional[ssl.SSLContext]":
+    """Return the TLS context, or None where TLS is off. Raises OSError where certificate or key can't be used."""
     if not config.tls_cert:
         return None
     import ssl  # here, so that a Python without it can still serve HTTP
@@ -260,19 +276,19 @@ def _tls_context(config: Config) -> Any:
 class Service:
     """An HTTP server: routes requests to handlers, counts them, and stops without losing one.
 
-        service = Service(Config(port=9000), [Route("GET", "/health", handler, public=True)])
+        service = Service(ServerConfig(port=9000), [Route("GET", "/health", handler, public=True)])
         service.start()     # raises OSError where the port is taken
         …
         service.drain(30)   # no new connections; running requests finish; then everything is closed
 
-    `fallback` answers every path that no route names. `name` is the metrics' prefix. `keys` are those of routes that
-    check a key of their own: like an API key, they let a request in whatever host name it has. A connection needs up to
-    `descriptors` file descriptors.
+    `fallback` answers every path that no route names. `name` is the metrics' prefix. `keys` are further keys, which
+    some routes check themselves: a request with one of them, or with an API key, may call us by any host name. A
+    connection needs up to `descriptors` file descriptors.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: ServerConfig,
         routes: Iterable[Route],
         fallback: Optional[Handler] = None,
         name: str = "comeapi",
@@ -297,7 +313,7 @@ class Service:
     # ---- life
 
     def start(self) -> "Service":
-        """Bind and serve in a background thread. Raises OSError where the address can't be had."""
+        """Bind and serve in a background thread. Raises OSError where the address is taken or is not ours."""
         self._server = _Server(self)
         self._fit_into_process()
         threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
@@ -312,7 +328,9 @@ class Service:
 
     @property
     def port(self) -> int:
-        """The port really bound."""
+        """The port that it listens on. Raises RuntimeError before start()."""
+        if self._server is None:
+            raise RuntimeError("the service has not been started")
         return self._server.server_port
 
     @property
@@ -326,7 +344,7 @@ class Service:
 
     @property
     def draining(self) -> bool:
-        """Whether the service is on its way out."""
+        """Whether drain() was called."""
         return self._draining
 
     def drain(self, timeout: float) -> int:
@@ -411,7 +429,7 @@ class Service:
         return route
 
     def _check_host(self, request: Request) -> None:
-        """Raise APIError 403 for a request by a foreign name, unless it has a key, as no page has that rebinds one."""
+        """Raise APIError 403 for a Host that is not ours, unless there is a key: a page that rebinds has none."""
         host = request.headers.get("host", "")
         if not self._hosts.allow(host) and not key_is_one_of(presented_key(request.headers), self._all_keys):
             raise host_error(host)

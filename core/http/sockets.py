@@ -1,16 +1,17 @@
-"""Sockets that do not block: a client's, read with deadlines, and what the client of other servers needs, too.
+"""Sockets that do not block, for the server and the client.
 
     readable, would_block, send_all, shake_hands, …    one step on a socket, or several
     Wire                                               one client's socket; knows whether its peer has gone
 
-A client that has left looks like one that has only closed its sending side (`printf … | nc -N`): both send an end.
-They differ in what they do with bytes: a client that has left answers them with a reset. So it is asked: by an interim
-100 Continue before the answer, by a ping within a stream of events. It is asked at once where its end comes while it
-waits, as those who leave do; a little later where the end came with the request, as those do who half-close. Where
-neither can be sent, the first kind has left, and the second has not.
+A client may leave, or only close its sending side (`printf … | nc -N`). Both look the same: the socket reads as ended.
+They differ when bytes reach them: a client that has left answers with a reset. So the server sends a few bytes as a
+probe: an interim 100 Continue before the answer, a ping within a stream of events. If the end came while the client was
+waiting, which is typical of clients that leave, the probe is sent at once. If the end came with the request, which is
+typical of a half-close, the probe is sent a little later. Where no probe can be sent, the first kind counts as gone,
+and the second does not.
 
-What a slow client has not taken yet waits in the kernel first. Only what does not fit there any more is seen to wait,
-and is timed. On Linux, TCP_NOTSENT_LOWAT keeps that small: 0.1 to 0.3 MB of a stream, measured, in place of 3 to 4 MB.
+Bytes that a slow client has not taken wait in the kernel. Only those that do not fit there are seen to wait, and are
+timed. On Linux, TCP_NOTSENT_LOWAT keeps that buffer small: measured, 0.1 to 0.3 MB of a stream in place of 3 to 4 MB.
 """
 
 import contextlib
@@ -18,37 +19,41 @@ import re
 import select
 import socket
 import time
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
 
 from core.errors import APIError, HangUp, TimedOut
+from core.http.chunks import Dechunker, decoded
+
+if TYPE_CHECKING:
+    import ssl  # a Python without it can still serve HTTP
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _RECV = 65536
-_READ_AHEAD = 65536  # what may wait in memory while a request is being answered: a pipelined next one
+_READ_AHEAD = 65536  # bytes of the next, pipelined request that may wait in memory while one is being answered
 _UNSENT = 128 << 10  # bytes that may wait in the kernel before they are sent
 _LINGER_SECONDS = 2.0
 _LOOK_SECONDS = 0.25  # between two looks whether a half-closed client is still there
-_ASK_SECONDS = 0.2  # until a client whose end came with its request is asked: most have their answer by then
-_TOGETHER_SECONDS = 0.05  # an end that is found so soon has come with the request
-_RESET_SECONDS = 0.01  # for a client nearby to answer with a reset
+_ASK_SECONDS = 0.2  # until the probe, where the end came with the request: most clients have their answer by then
+_TOGETHER_SECONDS = 0.05  # an end that is found so soon came with the request
+_RESET_SECONDS = 0.01  # for a near client to answer the probe with a reset
 SLOWEST = 16 << 10  # bytes a second that a client must take in the long run
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def readable(sockets: Sequence[Any], timeout: float) -> List[Any]:
+def readable(sockets: Sequence[socket.socket], timeout: float) -> List[socket.socket]:
     """Return those of `sockets` that have bytes, an end or an error to read, waiting up to `timeout` seconds."""
     decrypted = [each for each in sockets if hasattr(each, "pending") and each.pending()]
-    if decrypted:  # a TLS socket's own buffer, which the system knows nothing of
+    if decrypted:  # in a TLS socket's own buffer, which the system does not see
         return decrypted
     return _ready(sockets, timeout, "POLLIN")
 
 
-def writable(sockets: Sequence[Any], timeout: float) -> List[Any]:
+def writable(sockets: Sequence[socket.socket], timeout: float) -> List[socket.socket]:
     """Return those of `sockets` that take bytes, or have an error to tell, waiting up to `timeout` seconds."""
     return _ready(sockets, timeout, "POLLOUT")
 
 
-def _ready(sockets: Sequence[Any], timeout: float, what: str) -> List[Any]:
+def _ready(sockets: Sequence[socket.socket], timeout: float, what: str) -> List[socket.socket]:
     """Return those of `sockets` that can be read (POLLIN) or written (POLLOUT), or are broken (POLLERR)."""
     if not hasattr(select, "poll"):  # Windows
         wanted = {"POLLIN": (sockets, [], []), "POLLOUT": ([], sockets, []), "POLLERR": ([], [], sockets)}[what]
@@ -57,16 +62,16 @@ def _ready(sockets: Sequence[Any], timeout: float, what: str) -> List[Any]:
     by_number = {each.fileno(): each for each in sockets}
     for number in by_number:
         if number < 0:
-            return [by_number[number]]  # closed under us: using it will say so
+            return [by_number[number]]  # another thread has closed it: using it raises
         poll.register(number, getattr(select, what))
     return [by_number[number] for number, _ in poll.poll(timeout * 1000)]
 
 
-def send_all(sock: Any, data: bytes, timeout: float) -> float:
+def send_all(sock: socket.socket, data: bytes, timeout: float) -> float:
     """Send everything on a socket that does not block, at once where it fits; return the seconds that it had to wait.
 
-    The peer has `timeout` seconds and those that SLOWEST gives it for the size, whatever it takes meanwhile. Raises
-    socket.timeout where it is slower, OSError where it has gone.
+    The peer has `timeout` seconds, and one more for each SLOWEST bytes of the data. Raises socket.timeout where it is
+    slower, OSError where it has gone.
     """
     left, waited = memoryview(data), 0.0
     allowed = timeout + len(data) / SLOWEST
@@ -89,14 +94,14 @@ def _wanted(error: OSError) -> str:
 
 
 def _prepare(sock: socket.socket) -> None:
-    """Send small packets at once (Nagle's algorithm against delayed ACKs costs 40 ms a reply), and let few wait."""
+    """Send small packets at once (Nagle's algorithm and delayed ACKs cost 40 ms a reply), and let few bytes wait."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
-def stop_reading(sock: Any) -> bool:
+def stop_reading(sock: socket.socket) -> bool:
     """Wake the thread that waits for bytes, as if its client had closed its side; False where some have come."""
     if readable([sock], 0):
         return False
@@ -104,17 +109,17 @@ def stop_reading(sock: Any) -> bool:
     return True
 
 
-def cut(sock: Any) -> None:
+def cut(sock: socket.socket) -> None:
     """Break a connection, whatever its thread does."""
     _shut(sock, socket.SHUT_RDWR)
 
 
-def _shut(sock: Any, how: int) -> None:
+def _shut(sock: socket.socket, how: int) -> None:
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(sock, how)  # an SSLSocket's own forgets its keys, which its thread may be using
+        socket.socket.shutdown(sock, how)  # SSLSocket.shutdown drops its keys, which its thread may be using
 
 
-def shake_hands(sock: Any, timeout: float) -> None:
+def shake_hands(sock: "ssl.SSLSocket", timeout: float) -> None:
     """Do the handshake of a TLS socket that does not block. Raises OSError, ValueError, TimedOut after `timeout` s."""
     deadline = time.monotonic() + timeout
     while True:
@@ -135,7 +140,8 @@ def would_block(error: OSError) -> bool:
 class Wire:
     """One client's socket: reads have deadlines (`time.monotonic` seconds), and an end is noticed while answering.
 
-    A client may lag behind its answer for `write_timeout` seconds in all; by taking SLOWEST a second it wins them back.
+    A client may keep us waiting with its answer for `write_timeout` seconds in all. Each SLOWEST bytes that it takes
+    give it a second back.
     """
 
     def __init__(self, sock: socket.socket, write_timeout: float):
@@ -143,8 +149,8 @@ class Wire:
         _prepare(sock)
         self.sock = sock
         self.ended = False  # the client has gone, or the connection broke
-        self._silent = False  # the client has closed its sending side
-        self._probe: Optional[bytes] = None  # what to ask it with whether it has left; None: it has; b"": asked already
+        self._silent = False  # the client has closed its sending side, or left
+        self._probe: Optional[bytes] = None  # the bytes to probe it with; None: it counts as gone; b"": they were sent
         self._begun = self._ask_at = 0.0
         self._write_timeout = self._patience = write_timeout
         self._buffer = bytearray()
@@ -175,22 +181,6 @@ class Wire:
             searched = len(self._buffer)
             self._need(deadline)
 
-    def read_line(self, limit: int, deadline: float) -> bytes:
-        """Return the next line without its CRLF. Raises HangUp, TimedOut, APIError 400 beyond `limit` bytes."""
-        while True:
-            end = self._buffer.find(b"\r\n")
-            if 0 <= end <= limit:
-                return self._take(end, end + 2)
-            if len(self._buffer) > limit:
-                raise APIError(400, "A line of the chunked body is too long.", "bad_chunk")
-            self._need(deadline)
-
-    def read_exactly(self, count: int, deadline: float) -> bytes:
-        """Return the next `count` bytes. Raises HangUp, TimedOut."""
-        while len(self._buffer) < count:
-            self._need(deadline)
-        return self._take(count, count)
-
     def pieces(self, count: int, deadline: float) -> Iterator[bytes]:
         """Yield the next `count` bytes as they come. Raises HangUp, TimedOut."""
         while count:
@@ -199,6 +189,10 @@ class Wire:
             piece = self._take(min(count, len(self._buffer)), min(count, len(self._buffer)))
             count -= len(piece)
             yield piece
+
+    def decoded(self, chunks: Dechunker, deadline: float) -> Iterator[bytes]:
+        """Yield a chunked body's bytes as they come. Raises BadChunk, HangUp, TimedOut."""
+        return decoded(self._buffer, chunks, lambda: self._need(deadline))
 
     def write(self, data: bytes) -> None:
         """Send all of `data`, at once where it fits. Raises HangUp where the client goes, or lags too far behind."""
@@ -210,13 +204,13 @@ class Wire:
         self._patience = min(self._write_timeout, max(0.0, self._patience + len(data) / SLOWEST - waited))
 
     def begin_request(self, version: str) -> None:
-        """The whole request is here; a client whose end came with it has only closed its sending side."""
+        """Take note that the whole request is here. If its end came with it, the client has only half-closed."""
         self.begin_answer(CONTINUE if version == "HTTP/1.1" else None)
 
     def begin_answer(self, probe: Optional[bytes]) -> None:
-        """From now on, a client that has closed its sending side may be sent `probe`, to see whether it has left."""
+        """Take note that a client that closes its sending side may be sent `probe`, to see whether it has left."""
         self._probe, self._begun = probe, time.monotonic()
-        if not probe:  # only now can it be told from one that leaves; else the look, dear for its time, can wait
+        if not probe:  # then only an end that is here by now is a half-close; otherwise this look, a slow one, can wait
             self._read_ahead()
             self._probe = b"" if self._silent else None
         self._ask_at = self._begun + _ASK_SECONDS
@@ -262,7 +256,7 @@ class Wire:
         """Wait up to `timeout` seconds until `other` can be read. Raises HangUp the moment the client leaves."""
         deadline = time.monotonic() + timeout
         while True:
-            # With its next request read ahead to the limit, a client can't be watched without reading on.
+            # Where the buffer is full of its next request, the socket stays readable and tells nothing new.
             alone = self._silent or len(self._buffer) >= _READ_AHEAD
             left = max(0.0, deadline - time.monotonic())
             ready = readable([other] if alone else [other, self.sock], min(left, _LOOK_SECONDS) if alone else left)
@@ -274,8 +268,10 @@ class Wire:
                 return False
 
     def linger(self) -> None:
-        """Close our side, then read and drop what the client still sends for a moment, so that no reset eats our
-        last reply before the client has read it (RFC 9112, section 9.6)."""
+        """Close our sending side, then read and drop for a moment what the client still sends.
+
+        Otherwise a reset could reach the client before it has read our last reply (RFC 9112, section 9.6).
+        """
         deadline = time.monotonic() + _LINGER_SECONDS
         with contextlib.suppress(OSError, TimedOut):
             self.sock.shutdown(socket.SHUT_WR)
@@ -305,7 +301,7 @@ class Wire:
         return bool(data)
 
     def _recv(self) -> Optional[bytes]:
-        """Return what is here: nothing at the end, or when the connection broke; None where half a record is here."""
+        """Return the bytes that are here: none at the end or a broken connection; None where half a TLS record is."""
         try:
             return self.sock.recv(_RECV)
         except (OSError, ValueError) as error:

@@ -6,10 +6,10 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 from core.errors import APIError
-from core.http.messages import Stream
+from core.http.messages import Pieces, Stream
 
 EVENT_STREAM = "text/event-stream"
 PING = b": ping\n\n"  # a comment: every client of server-sent events skips it
@@ -37,7 +37,7 @@ class Form:
     done: bytes = DONE
     ping: bytes = PING
 
-    def stream(self, pieces: Iterator[bytes]) -> Stream:
+    def stream(self, pieces: Pieces) -> Stream:
         """Return the Stream of pieces that have been written like this."""
         headers = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
         return Stream(pieces, 200, self.content_type, headers, self.ping, self.error)

@@ -1,1 +1,15 @@
-"""What comeapi.py plans, starts and watches: backends and a balancer."""
+"""What comeapi.py plans, starts and watches: backends and a balancer. Files in reading order:
+
+    plan.py         how many backends, slots and threads fit this machine
+    launch.py       their command lines, environments and keys
+    child.py        one process: its announcements, its signs of life, its last words
+    supervisor.py   what is started again, and when
+    console.py      what is shown
+
+Glossary:
+
+    child       a process that comeapi.py has started
+    hopeless    a child that can't work, as it is started; it is not started again before something serves
+    safe mode   slower, without the processor's instructions that some virtual machines promise and do not have
+    settled     a child that is ready, waits for its model file, or died: nothing more to wait for at start
+"""

@@ -1,38 +1,37 @@
-"""One process that comeapi.py starts and watches: its pipes, its announcements, its life and its last words.
+"""One process that comeapi.py starts and watches: its pipes, its announcements, its signs of life, its last words.
 
-    RestartPolicy   how long to wait before something that died is started again   (pure)
+    RestartPolicy   how long to wait before a process that died is started again   (pure)
     Child           the process
 
-A child announces what happens to it on its standard output, a line of JSON each (core/process.py): "listening",
-"loading", "progress", "waiting", "ready", and "alive" every two seconds. It stops when its standard input ends, so that
-it never outlives this process, whatever happens to it.
+A child announces what happens to it on its standard output, one line of JSON for each event (core/process.py):
+"listening", "loading", "progress", "waiting", "ready", and "alive" every two seconds. It stops when its standard input
+ends, so that it never outlives this process, however that ends.
 """
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
+from typing import IO, Any, Dict, FrozenSet, Iterator, List, Optional, Protocol, Tuple
 
 from core import process
 
-STEADY_SECONDS = 60.0  # a child that worked for longer is forgiven its earlier deaths
+STEADY_SECONDS = 60.0  # after a child has worked for longer, its earlier deaths do not count
 LONGEST_DELAY = 30.0
-SILENT_SECONDS = 20.0  # a child that says nothing for so long hangs, or is stopped
-START_SECONDS = 120.0  # the same until it listens: it reads its libraries from a disk that may be slow
+SILENT_SECONDS = 20.0  # a child that announces nothing for so long hangs, or is stopped
+START_SECONDS = 120.0  # the same before it listens: it reads its libraries from a disk that may be slow
 CRASHES = {"SIGSEGV", "SIGILL", "SIGABRT", "SIGBUS", "access violation", "illegal instruction"}
-HOPELESS = (2, process.BOOT_FAILURE)  # the first is what wrong arguments give
+HOPELESS = (2, process.BOOT_FAILURE)  # exit statuses; wrong arguments give the first
 _WINDOWS_CRASHES = {0xC0000005: "access violation", 0xC000001D: "illegal instruction"}
 _LAST_WORDS = 5  # lines
 _LONGEST_LINE = 1 << 16  # bytes; a longer one comes in parts
 
 
 class RestartPolicy:
-    """When something that died is started again: after 1, 2, 4 … 30 s, and always."""
+    """When a process that died is started again: after 1, 2, 4 … 30 s, however often it dies."""
 
     def __init__(self) -> None:
         self._deaths = 0
@@ -43,19 +42,29 @@ class RestartPolicy:
         return min(2.0 ** min(self._deaths - 1, 10), LONGEST_DELAY)
 
 
+News = Tuple["Child", int, Dict[str, Any]]  # a child, which of its runs, and what it announces
+
+
+class Inbox(Protocol):
+    """What takes the news of children: a queue."""
+
+    def put(self, item: News) -> None:
+        """Take one item; must not wait."""
+
+
 class Child:
     """One process of ours. Its announcements, and its end, come on `events` as (child, run, facts).
 
     `run` counts its starts, so that what an earlier run has said can be told apart.
     """
 
-    def __init__(self, name: str, arguments: List[str], environment: Dict[str, str], events: Any):
+    def __init__(self, name: str, arguments: List[str], environment: Dict[str, str], events: "Inbox"):
         self.name = name
         self.arguments = arguments
         self.policy = RestartPolicy()
         self.run = 0
         self.url = ""
-        self.loading = ""  # the model that it is loading and testing, if it is
+        self.loading = ""  # the model that it is loading and testing now; "" for none
         self.safe = False  # it was started in safe mode
         self.progress = 0.0
         self.ready_at: Optional[float] = None
@@ -66,8 +75,8 @@ class Child:
         self._events = events
         self._process: Optional[subprocess.Popen] = None
         self._listens = False
-        self._heard_at = 0.0  # when it gave a sign of life
-        self._stuck = ""  # what it says of an engine that hangs
+        self._heard_at = 0.0  # when it last gave a sign of life
+        self._stuck = ""  # what it says while its engine hangs
         self._sentence = ""  # why it was killed
         self._last_words: List[str] = []
         self._earlier_words: FrozenSet[str] = frozenset()
@@ -84,7 +93,7 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process, out of the terminal's reach: a Ctrl-C is ours to pass on, in the right order.
+        """Start the process apart from the terminal: this process gets Ctrl-C, and stops its children in order.
 
         Raises OSError or RuntimeError where the system has no room for a process or a thread.
         """
@@ -95,7 +104,7 @@ class Child:
         self._earlier_words, self._last_words = frozenset(self._last_words), []
         self._listens, self._heard_at, self._stuck, self._sentence = False, time.monotonic(), "", ""
         apart: Dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
+        if sys.platform == "win32":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._process = subprocess.Popen(
             [sys.executable] + self.arguments,
@@ -110,14 +119,13 @@ class Child:
             reader.start()
             threading.Thread(target=self._read_events, args=(self._process, self.run, reader), daemon=True).start()
         except RuntimeError:
-            self._process.kill()  # nobody would hear it
+            self._process.kill()  # without a reader, its announcements would be lost
             raise
 
     def ask_to_stop(self) -> None:
         """Close its standard input, which asks it to finish what it is doing and end."""
         if self._process:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+            _close(self._process.stdin)
 
     def wait(self, timeout: float) -> bool:
         """Wait for its end; False if it is still there after `timeout` seconds."""
@@ -127,15 +135,15 @@ class Child:
             return False
 
     def kill(self, why: str = "") -> None:
-        """End it at once, stopped or not; `why` becomes the cause of its death."""
+        """End it at once, even if it is stopped (SIGSTOP); `why` becomes the cause of its death."""
         self._sentence = why
-        if self.alive:
+        if self._process and self.alive:
             self._process.kill()
 
     # ---- signs of life
 
     def heard(self, facts: Dict[str, Any]) -> None:
-        """Take a sign of life: any announcement."""
+        """Note a sign of life: any announcement is one."""
         self._heard_at = time.monotonic()
         if facts.get("event") == "listening":
             self._listens = True
@@ -143,7 +151,7 @@ class Child:
             self._stuck = str(facts.get("why") or "its engine hangs") if facts.get("wedged") else ""
 
     def forgive(self) -> None:
-        """Forget its silence: whoever should have listened was stopped."""
+        """Forget its silence: this process was stopped itself, and could not hear it."""
         self._heard_at, self._stuck = time.monotonic(), ""
 
     def hangs(self, now: float) -> str:
@@ -158,7 +166,7 @@ class Child:
         return ""
 
     def said_before(self, line: str) -> bool:
-        """Whether its last run ended with this line, and it has not been ready since: nothing new."""
+        """Whether its last run ended with this line, and it has not been ready since: then the line is nothing new."""
         return self.ready_at is None and line in self._earlier_words
 
     # ---- its end
@@ -191,12 +199,11 @@ class Child:
                 if isinstance(facts, dict):
                     self._events.put((self, run, facts))
         status = running.wait()
-        with contextlib.suppress(OSError):
-            running.stdin.close()
+        _close(running.stdin)
         errors.join(1)  # its last words
         self._events.put((self, run, {"event": "exit", "status": status}))
 
-    def _read_errors(self, pipe: Any, run: int) -> None:
+    def _read_errors(self, pipe: Optional[IO[bytes]], run: int) -> None:
         for raw in _lines(pipe):
             line = raw.decode("utf-8", "replace").rstrip()
             if line:
@@ -205,7 +212,15 @@ class Child:
                 self._events.put((self, run, {"event": "log", "line": line}))
 
 
-def _lines(pipe: Any) -> Iterator[bytes]:
+def _close(pipe: Optional[IO[bytes]]) -> None:
+    if pipe:
+        with contextlib.suppress(OSError):  # the process has ended, with bytes in the pipe
+            pipe.close()
+
+
+def _lines(pipe: Optional[IO[bytes]]) -> Iterator[bytes]:
     """Yield a pipe's lines, then close it."""
+    if pipe is None:
+        return
     with pipe:
         yield from iter(lambda: pipe.readline(_LONGEST_LINE), b"")

@@ -3,7 +3,7 @@
     make_plan(config, model, cores, memory, gpu) ── Plan(threads, slots, model, notes)
     memory_needed(config, model, slots, gpu)     ── (bytes that all backends share, bytes that each needs)
 
-`config` is comeapi.py's: the engine's settings, and `backends`. 0 in it leaves a number to the plan.
+`config` is comeapi.py's: the engine's settings, and `backends`. Where a number in it is 0, the plan chooses.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Any, Optional, Tuple
 from core.models import ModelFile
 from core.settings import CACHE_TYPES
 
-PROCESS_BYTES = 120 << 20  # Python, numpy and llama.cpp's buffers for a small model
+PROCESS_BYTES = 120 << 20  # of one backend: Python, numpy and llama.cpp's buffers for a small model
 BUFFER_BYTES = 4  # a float32; llama.cpp's compute buffers hold about this many per batch row and embedding or logit
 
 
@@ -32,7 +32,7 @@ class Plan:
 
 
 def make_plan(config: Any, model: ModelFile, cores: int, memory: Optional[int], gpu: bool) -> Plan:
-    """Return what to start on a machine with so many cores and bytes of free memory (None: unknown)."""
+    """Return what to start on a machine with `cores` cores and `memory` free bytes (None: unknown)."""
     backends = config.backends or (1 if gpu or cores == 1 else 2)
     slots = config.slots or (8 if gpu else 4)
     notes = [_why(config, backends, slots, cores, gpu)]

@@ -1,66 +1,35 @@
 """Starts the backends and the balancer, watches them, starts again what dies or hangs, and stops them all.
 
-    Console      the terminal
-    Supervisor   one thread, one queue of events: what starts, becomes ready, hangs, dies, asks to stop
+    Supervisor.run    one thread, one queue of events: a child starts, becomes ready, dies; a signal comes
 
 What is started again, and when:
 
-    1  a crash in a model's first test                → at once, in safe mode, and so are all backends from then on
-    2  it can't work (wrong arguments, no llama-cpp-python), and nothing has served yet → not before something serves
-    3  any other death                                → after 1, 2, 4 … 30 s, for ever; what has served may serve again
-    4  it says that its engine hangs, or is silent for 20 s (stopped, or hung as a whole) → killed, then as 3
+    1  A child crashed in a model's first test           → at once, in safe mode; so are all backends from then on
+    2  It can't work (wrong arguments, no llama-cpp-python), and nothing has served yet → not before something serves
+    3  It died in any other way                          → after 1, 2, 4 … 30 s, for ever: it may serve again
+    4  It says that its engine hangs, or it is silent for 20 s (stopped, or hung as a whole) → killed, then as 3
 
 The program ends by itself in one case only: 2 is true of the balancer, or of all backends.
-
-Nothing here waits for the terminal (core/output.py): a log that can't be written stops no restart.
 """
 
-import dataclasses
-import json
 import logging
 import os
 import queue
-import secrets
-import sys
 import time
 import traceback
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Set, Union
 
-from core import options, process
-from core.http import server
-from core.http.messages import http_url, local_host
+from core import process
 from core.models import inspect
-from core.settings import EngineSettings, RelaySettings
-from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child
+from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News
+from core.system.console import Console, curl_command
+from core.system.launch import Launch
 from core.system.plan import Plan
 
 log = logging.getLogger("comeapi.supervisor")
-
-
-class Console:
-    """The terminal: whole lines, and below them, where it is a terminal, one that shows progress."""
-
-    def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
-        self._shown = ""
-
-    def say(self, line: str) -> None:
-        """Print a line."""
-        self._erase()
-        print(line, flush=True)
-
-    def progress(self, text: str) -> None:
-        """Show what is going on, in place of what was shown before."""
-        if self._live and text != self._shown:
-            self._erase()
-            sys.stdout.write(text)
-            sys.stdout.flush()
-            self._shown = text
-
-    def _erase(self) -> None:
-        if self._shown:
-            sys.stdout.write("\r" + " " * (len(self._shown) + 4) + "\r")
-            self._shown = ""
+_MOST_EVENTS = 1000  # taken before the children are looked at
+_TOLD, _TOLD_SELDOM = 6, 20  # how often in a row a cause of death is told; after that, every 20th time
+Event = Union[News, int]  # what a child says, or a signal's number
 
 
 class Supervisor:
@@ -72,12 +41,13 @@ class Supervisor:
     def __init__(self, config: Any, plan: Plan, programs: str):
         self._config = config
         self._plan = plan
-        self._programs = programs
         self._console = Console()
-        self._secret = secrets.token_urlsafe(32)  # the key that our balancer sends to our backends
-        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (child, run, facts); a signal's number
-        self._backends = [self._backend(index) for index in range(plan.backends)]
-        self._balancer = Child("Balancer", self._balancer_arguments(), self._balancer_environment(), self._events)
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        launch = Launch(config, plan, programs)
+        self._backends = [
+            Child("Backend %d" % (index + 1), *launch.backend(index), self._events) for index in range(plan.backends)
+        ]
+        self._balancer = Child("Balancer", *launch.balancer(), self._events)
         self._looked = time.monotonic()  # when the children were looked at last
         self._served = False  # a backend and the balancer have been ready at the same time
         self._announced = False
@@ -104,68 +74,19 @@ class Supervisor:
             for child in self._children():
                 child.kill()
 
-    # ---- what is started
-
     def _children(self) -> List[Child]:
         return self._backends + [self._balancer]
 
-    def _backend(self, index: int) -> Child:
-        config, plan = self._config, self._plan
-        arguments = [
-            os.path.join(self._programs, "backend.py"),
-            "--child",
-            "--host=" + config.backend_host,
-            "--port=%d" % (config.base_port + index),
-            "--models=" + os.path.dirname(plan.model.path),
-            "--model=" + plan.model.name,
-            "--slots=%d" % plan.slots,
-            "--threads=%d" % plan.threads[index],
-        ]
-        arguments += options.as_arguments(config, _BACKEND_OPTIONS)
-        return Child("Backend %d" % (index + 1), arguments, self._backend_environment(), self._events)
-
-    def _balancer_arguments(self) -> List[str]:
-        config = self._config
-        program = os.path.join(self._programs, "balancer.py")
-        arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
-        host = local_host(config.backend_host)
-        arguments += [
-            "--backend=" + http_url(host, config.base_port + i) for i in range(self._plan.backends)
-        ]
-        return arguments + list(options.as_arguments(config, _BALANCER_OPTIONS))
-
-    # Keys go by the environment: a command line would show them to everybody.
-
-    def _backend_environment(self) -> Dict[str, str]:
-        """Return a backend's environment: ours without its options, which are ours or the balancer's."""
-        environment = own_environment()
-        if self._backends_are_locked():
-            environment[options.PREFIX + "API_KEY"] = ",".join([*self._config.api_key, self._secret])
-        return environment
-
-    def _balancer_environment(self) -> Dict[str, str]:
-        """Return the balancer's environment: ours, with the clients' keys, and with the key to the backends."""
-        environment = dict(os.environ, PYTHONIOENCODING="utf-8")
-        if self._config.api_key:
-            environment[options.PREFIX + "API_KEY"] = ",".join(self._config.api_key)
-        if self._backends_are_locked():
-            environment[options.PREFIX + "BACKEND_KEY"] = self._secret
-        return environment
-
-    def _backends_are_locked(self) -> bool:
-        """Whether the backends ask for a key: where the clients have one, and where other machines reach them."""
-        return bool(self._config.api_key) or not process.is_loopback(self._config.backend_host)
-
     # ---- events
 
-    def _next_events(self) -> List[Any]:
+    def _next_events(self) -> List[Event]:
         """Return the events that are there; wait for one until a restart is due, half a second at most.
 
         Half a second, because on Windows a blocked get() hides Ctrl-C.
         """
         due = [child.restart_at for child in self._children() if child.restart_at is not None]
         patience = min([0.5] + [max(0.0, moment - time.monotonic()) for moment in due])
-        events: List[Any] = []
+        events: List[Event] = []
         try:
             events.append(self._events.get(timeout=patience))
             while len(events) < _MOST_EVENTS:
@@ -186,18 +107,18 @@ class Supervisor:
             self._start_later(child, "it can't be started: %s" % error)
 
     def _kill_what_hangs(self) -> None:
-        """Kill the children that hang. Where we have been stopped ourselves, nobody is blamed for it."""
+        """Kill the children that hang. Where this process itself was stopped for a while, no child is blamed for it."""
         before, self._looked = self._looked, time.monotonic()
         for child in self._children():
             if self._looked - before > process.PAUSE_SECONDS:
                 child.forgive()
-            why = child.hangs(self._looked)  # not at a later moment: we may be stopped in the middle of this, too
+            why = child.hangs(self._looked)  # not at a later moment: this process may be stopped at any point
             if why:
                 child.kill(why)
 
     def _handle(self, child: Child, run: int, facts: Dict[str, Any]) -> None:
         if run != child.run:
-            return  # an earlier run's last words
+            return  # an earlier run has said it
         child.heard(facts)
         handler = getattr(self, "_on_" + str(facts.get("event")), None)
         if not handler:
@@ -207,7 +128,7 @@ class Supervisor:
             self._show_progress()
             self._note_service()
             self._announce_once()
-        except Exception:  # whatever a child says, the others must be watched
+        except Exception:  # whatever this child says, the others must be watched
             log.error("%s said %s:\n%s", child.name, facts, traceback.format_exc())
 
     def _on_log(self, child: Child, facts: Dict[str, Any]) -> None:
@@ -313,7 +234,8 @@ class Supervisor:
             return
         self._announced = True
         self._console.say("🚀 ComeAPI: %s (PID %d)" % (self._balancer.url, self._balancer.pid))
-        self._console.say("   Try: " + _curl(self._balancer.url, self._plan.model.name, bool(self._config.api_key)))
+        command = curl_command(self._balancer.url, self._plan.model.name, bool(self._config.api_key))
+        self._console.say("   Try: " + command)
 
     # ---- the end
 
@@ -333,30 +255,3 @@ class Supervisor:
                     group[0].wait(0.1)
         self._console.say("✅ Stopped.")
         return 0
-
-
-def own_environment() -> Dict[str, str]:
-    """Return our environment without options of ours: a child that read them would be another one than planned."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(options.PREFIX)}
-    return dict(environment, PYTHONIOENCODING="utf-8")
-
-
-_MOST_EVENTS = 1000  # taken before the children are looked at
-_TOLD, _TOLD_SELDOM = 6, 20  # how often in a row a cause of death is told; after that, every 20th time
-_BACKEND_OPTIONS = [
-    each.name for each in dataclasses.fields(EngineSettings) if each.name not in ("slots", "threads")
-] + [
-    "max_body", "access_log", "drain_timeout", "header_timeout", "body_timeout", "write_timeout", "ping_interval",
-    "allowed_host",
-]  # fmt: skip
-_BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
-    each.name for each in dataclasses.fields(server.Config) if each.name not in ("host", "port", "api_key")
-]
-
-
-def _curl(url: str, model: str, key: bool) -> str:
-    """Return a command to paste, quoted so that every shell takes it."""
-    body = json.dumps({"model_name": model, "prompt": "Once upon a time in a magical forest,"})
-    header = " -H 'Authorization: Bearer YOUR_KEY'" if key else ""
-    quoted = "'%s'" % body if os.name != "nt" else '"%s"' % body.replace('"', '\\"')
-    return "curl %s/generate%s -d %s" % (url, header if os.name != "nt" else header.replace("'", '"'), quoted)

@@ -34,7 +34,7 @@ class Streamer:
             Route("POST", "/stream", lambda request: event_stream(self._count())),
             Route("POST", "/x", lambda request: json_reply({"from": self.url})),
         ]
-        self.service = Service(server.Config(), routes).start()
+        self.service = Service(server.ServerConfig(), routes).start()
         self.url = self.service.url
 
     def _count(self):
@@ -228,7 +228,7 @@ def test_other_paths_are_the_backends(path):
 def test_the_admin_key_is_shown_to_no_backend_whatever_the_path_looks_like(backends, method):
     seen = []
     routes = [Route("GET", "/health", lambda request: json_reply({"slots": 8}))]
-    nosy = Service(server.Config(), routes, fallback=lambda request: seen.append(request.target) or json_reply({}))
+    nosy = Service(server.ServerConfig(), routes, lambda request: seen.append(request.target) or json_reply({}))
     balancer = Balancer(Config(port=0, backend=(nosy.start().url + ",pass-key",), admin_key=("boss",))).start()
     wait_until(lambda: balancer.status()["healthy_backends"] == 1)
     del seen[:]
@@ -246,7 +246,7 @@ def test_the_admin_key_is_shown_to_no_backend_whatever_the_path_looks_like(backe
 
 def test_a_backends_key_is_taken_as_it_stands_used_and_told_to_nobody(balancer):
     keys = []
-    locked = Service(server.Config(api_key=("@its-own",)), [
+    locked = Service(server.ServerConfig(api_key=("@its-own",)), [
         Route("GET", "/health", lambda request: keys.append(request.headers.get("authorization")) or json_reply({}),
               public=True),
         Route("POST", "/x", lambda request: json_reply({"from": "locked"})),
@@ -321,7 +321,7 @@ def test_a_registrar_outlives_a_balancer_that_never_ends_its_answer(balancer, ba
     def flood(request):
         return Stream(b"x" * 65536 for _ in itertools.repeat(0))
 
-    endless = Service(server.Config(), [], flood).start()
+    endless = Service(server.ServerConfig(), [], flood).start()
     monkeypatch.setattr(Client, "open", open_)
     registrar = Registrar(balancer.url, backends[1].url, "boss", 0.05).start()
     wait_until(lambda: balancer.status()["healthy_backends"] == 2)

@@ -16,8 +16,7 @@ from balancer import Balancer, Config
 from core.balancing import relaying
 from core.http.messages import Reply, json_reply
 from core.http.routing import Route
-from core.http.server import Config as ServiceConfig
-from core.http.server import Service
+from core.http.server import ServerConfig, Service
 from core.loops import Loop
 
 
@@ -138,7 +137,7 @@ def test_an_answer_that_is_none_is_502(front):
     ],
 )
 def test_an_answer_that_drips_is_504_in_time(front, answer, monkeypatch):
-    monkeypatch.setattr("core.http.client._HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("core.http.answers._HEAD_SECONDS", 0.3)
     monkeypatch.setattr(relaying, "_HELD_RATE", 1 << 30)
     begun = time.monotonic()
     answer = call(front(Raw(x=answer), timeout=0.5).url + "/x", {})
@@ -316,7 +315,7 @@ def test_probes_go_on_after_a_time_without_threads(front, monkeypatch, caplog):
     monkeypatch.setattr(core.balancing.health.threading, "Thread", NoThread)
     monkeypatch.setattr(core.balancing.health, "_PATIENCE", 0.01)
     monkeypatch.setattr(balancer._health.loop, "interval", 0.01)
-    monkeypatch.setattr("core.balancing.pool.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("core.balancing.probing.LOOK_SECONDS", 0.05)
     wait_until(lambda: len(refused) > 3)
     monkeypatch.undo()
     checked = balancer.status()["backends"][0]["last_check"]
@@ -336,7 +335,7 @@ def test_a_probe_that_fails_in_an_unforeseen_way_is_made_again(front, monkeypatc
         return original(self, url, headers)
 
     monkeypatch.setattr(core.balancing.health.Health, "ask", ask)
-    monkeypatch.setattr("core.balancing.pool.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("core.balancing.probing.LOOK_SECONDS", 0.05)
     wait_until(lambda: len(asked) > 4)
     assert len([record for record in caplog.records if "MemoryError" in record.getMessage()]) == 1
 
@@ -353,7 +352,7 @@ def test_a_server_of_ours_is_known_to_answer_at_once():
     routes = [Route("GET", "/health", lambda request: json_reply({"slots": 4, "pid": 7}))]
     other = [Route("GET", "/health", lambda request: Reply(b"{}"))]
     for kind, wanted in ((routes, True), (other, False)):
-        service = Service(ServiceConfig(), kind).start()
+        service = Service(ServerConfig(), kind).start()
         balancer = Balancer(Config(port=0, backend=(service.url,))).start()
         try:
             wait_until(lambda: balancer.status()["healthy_backends"])

@@ -19,6 +19,8 @@ from streams import event_stream
 from balancer import Balancer, Config
 from core.balancing import discovery
 from core.balancing.discovery import AAAA, CNAME, SRV, A, Discovery, LookupFailed, Target, lookup, parse_target, query
+from core.balancing.membership import Membership
+from core.balancing.policies import RoundRobin
 from core.balancing.pool import Pool
 from core.http import server
 from core.http.messages import json_reply
@@ -354,8 +356,8 @@ def test_the_thread_goes_on_whatever_a_look_up_raises(monkeypatch, caplog):
         return ["http://127.0.0.2:1"]
 
     monkeypatch.setattr(discovery, "lookup", look_up)
-    pool = Pool([], None)
-    thread = Discovery(pool, [bad, good], 0.01)
+    pool = Pool(RoundRobin())
+    thread = Discovery(pool, Membership(pool), [bad, good], 0.01)
     thread.start()
     try:
         wait_until(lambda: len(rounds) > 5)
@@ -394,7 +396,7 @@ class Cluster:
         routes.append(Route("POST", "/stream", lambda request: event_stream(self._numbers())))
         self.end = threading.Event()
         self.services = [
-            Service(server.Config(host=host, port=self.port), routes, lambda request: json_reply({})).start()
+            Service(server.ServerConfig(host=host, port=self.port), routes, lambda request: json_reply({})).start()
             for host in self.hosts
         ]
 

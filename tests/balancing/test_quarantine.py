@@ -14,7 +14,8 @@ from balancer import Balancer, Config
 from core.balancing.quarantine import Quarantine, has_died
 from core.errors import APIError
 from core.http import routing, server
-from core.http.client import Broken, Client
+from core.http.client import Client
+from core.http.failures import Broken
 from core.http.messages import json_reply
 
 POISON = {"n": 0, "seconds": 0.1, "text": "POISON"}
@@ -196,7 +197,7 @@ def test_a_server_that_ends_at_a_request_on_a_kept_connection_has_seen_that_requ
 )
 def test_a_server_that_answers_has_died_only_where_it_is_another_process(client, health, life, died):
     route = routing.Route("GET", "/health", lambda request: json_reply(health, 503))
-    service = server.Service(server.Config(), [route])
+    service = server.Service(server.ServerConfig(), [route])
     try:
         assert has_died(client, service.start().url, {}, life) is died
     finally:

@@ -1,11 +1,12 @@
 """What a balancer reads out of a request's body: the model, and how the prompt begins."""
 
 import json
+import random
 import time
 
 import pytest
 
-from core.balancing.request import CHUNK, MOST_CHUNKS, beginnings, model_of, read_body
+from core.balancing.request import CHUNK, MOST_CHUNKS, beginnings, model_of, only_name, read_body
 from core.names import plain_name
 
 LONG = "All work and no play makes Jack a dull boy. " * 20
@@ -27,6 +28,65 @@ def test_the_model_is_named_in_model_or_model_name():
     assert model_of({"model": "a"}) == model_of({"model_name": "a"}) == "a"
     assert model_of({"model": 7}) == model_of({"model": None}) == model_of({"model": ""}) == model_of({}) == ""
     assert plain_name("a.gguf") == plain_name("a") == "a"
+
+
+@pytest.mark.parametrize(
+    "body, name",
+    [
+        (b'{"model": "a"}', "a"),
+        (b' {"model_name"\n:\t"a"}', "a"),
+        (b'{"model": "a", "model_name": "a"}', "a"),
+        (b'{"model": "", "model_name": "a"}', "a"),
+        (b'{"model": 7, "tools": {"model": {}}, "model_name": "a"}', "a"),
+        ('{"model": "größer"}'.encode(), "größer"),
+        (b'{"tools": [{"model": "a"}]}', "a"),  # it may be the one
+        (b'{"prompt": "the model: a"}', ""),
+        (b'{"model": null}', ""),
+        (b"{}", ""),
+        (b"", ""),
+        (b'["model", {"model": "a"}]', ""),
+        (b'{"model": "a", "model": "b"}', None),
+        (b'{"model": "a\\u00e9"}', None),
+        (b'{"mod\\u0065l": "a"}', None),
+        (b'{"model": "\xff"}', None),
+        (b'{"a": [%s]}' % b",".join([b'{"model": "a"}'] * 1000), None),
+    ],
+)
+def test_the_only_model_that_a_body_can_name_is_found_without_parsing(body, name):
+    assert only_name(body) == name
+
+
+def test_what_is_found_without_parsing_is_what_parsing_finds_or_nothing_is():
+    rng = random.Random(11)
+    pieces = ["model", "model_name", "a", "b", "", '"', "\\", "é", "\n", ":", "{", 1, None, True]
+
+    def value(depth):
+        kind = rng.randrange(4) if depth else 3
+        if kind == 0:
+            return {str(rng.choice(pieces)): value(depth - 1) for _ in range(rng.randrange(4))}
+        if kind == 1:
+            return [value(depth - 1) for _ in range(rng.randrange(3))]
+        return rng.choice(pieces)
+
+    named = 0
+    for _ in range(5000):
+        fields = {str(rng.choice(pieces)): value(2) for _ in range(rng.randrange(5))}
+        body = json.dumps(fields, ensure_ascii=rng.random() < 0.5, indent=rng.choice([None, 1])).encode()
+        if rng.random() < 0.5:
+            body = body.replace(b"model", rng.choice([b"mod\\u0065l", b"\\u006dodel", b"model"]))
+        found, true = only_name(body), model_of(read_body(body))
+        assert found is None or true in ("", found), body
+        named += bool(found and true)
+    assert named > 100
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"model":"a",' * 1_000_000, b'{"model"' + b" " * 16_000_000, b'{"\\u00' * 3_000_000]
+)
+def test_a_hostile_body_is_searched_quickly(body):
+    started = time.thread_time()
+    only_name(body)
+    assert time.thread_time() - started < 1.0
 
 
 @pytest.mark.parametrize(

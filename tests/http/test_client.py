@@ -8,7 +8,9 @@ import time
 import pytest
 from conftest import PATIENCE, free_ports, no_such_name
 
-from core.http.client import Broken, Client, Slow, TooLarge, Unreachable, _Dechunker, plain_wait
+from core.http.client import Client
+from core.http.failures import Broken, Slow, TooLarge, Unreachable
+from core.http.outgoing import plain_wait
 
 
 class Scripted:
@@ -197,20 +199,6 @@ def test_an_answer_to_head_has_no_body(server, client):
     assert answer.read_and_close() == b"" and answer.header("content-length") == "5"
 
 
-def test_chunks_are_decoded_however_they_are_cut():
-    coded, body = b"", b""
-    for size in (1, 2, 3, 200, 70000):
-        coded += b"%x\r\n%b\r\n" % (size, b"\r" * size)
-        body += b"\r" * size
-    coded += b"0\r\n\r\n"
-    for cut in (1, 2, 3, 5, 1000, len(coded)):
-        chunks, buffer, decoded = _Dechunker(), bytearray(), b""
-        for start in range(0, len(coded), cut):
-            buffer += coded[start : start + cut]
-            decoded += chunks.decode(buffer)
-        assert decoded == body and chunks.done and not buffer
-
-
 # ------------------------------------------------------------------------------------- servers that mean no good
 
 
@@ -299,7 +287,7 @@ def test_an_answer_that_drips_ends_in_time_though_there_is_always_a_byte(endless
 
 
 def test_a_head_that_drips_ends_in_time_where_its_body_may_take_any(endless, client, monkeypatch):
-    monkeypatch.setattr("core.http.client._HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("core.http.answers._HEAD_SECONDS", 0.2)
     with pytest.raises(Slow):
         client.open(endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", pause=0.05).url + "/x", timeout=PATIENCE)
 
@@ -420,7 +408,7 @@ def test_a_kept_connection_that_breaks_after_a_byte_is_not_stale(server, client,
 
 
 def test_a_kept_connection_that_closes_late_is_not_stale(server, client, monkeypatch):
-    monkeypatch.setattr("core.http.client._STALE_SECONDS", 0.0)
+    monkeypatch.setattr("core.http.outgoing._STALE_SECONDS", 0.0)
     keeping = server(OK, b"", OK)
     keeping.break_after = 2
     client.open(keeping.url + "/x").read_and_close()

@@ -11,7 +11,7 @@ from core.errors import APIError, HangUp
 from core.http.access import KeyLimits
 from core.http.messages import json_reply
 from core.http.routing import Route
-from core.http.server import Config, Service
+from core.http.server import ServerConfig, Service
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def limited():
 
     def make(handler, **limits):
         routes = [Route("GET", "/x", handler), Route("GET", "/health", handler, public=True)]
-        services.append(Service(Config(api_key=("one", "two"), **limits), routes).start())
+        services.append(Service(ServerConfig(api_key=("one", "two"), **limits), routes).start())
         return services[-1]
 
     yield make
@@ -130,7 +130,7 @@ def test_more_idle_connections_than_open_files_stop_nothing_and_cost_nothing(sta
     """The balancer raises its soft limit to the hard one; each request needs two descriptors there."""
     script = tmp_path / "limited.py"
     script.write_text(LIMITED % (soft, hard, ROOT, os.path.join(ROOT, "balancer.py")))
-    echo = Service(Config(), [Route("GET", "/health", lambda request: json_reply({"slots": 8}), public=True)],
+    echo = Service(ServerConfig(), [Route("GET", "/health", lambda request: json_reply({"slots": 8}), public=True)],
                    lambda request: json_reply({"size": len(request.body)})).start()  # fmt: skip
     balancer = start(str(script), "--child", "--port", 0, "--backend", echo.url)
     url = balancer.wait_for_event("listening")["url"]

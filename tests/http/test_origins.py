@@ -35,7 +35,7 @@ def serve():
     running = []
 
     def start(**config):
-        running.append(Service(server.Config(**config), routes()).start())
+        running.append(Service(server.ServerConfig(**config), routes()).start())
         return running[-1]
 
     yield start
@@ -46,7 +46,7 @@ def serve():
 @pytest.fixture(scope="module")
 def plain():
     """A service without any option."""
-    running = Service(server.Config(), routes()).start()
+    running = Service(server.ServerConfig(), routes()).start()
     yield running
     running.drain(0)
 
@@ -269,7 +269,7 @@ def test_what_is_no_origin_is_refused(text):
 @pytest.fixture
 def pair():
     """A balancer in front of one backend; both check."""
-    backend = Service(server.Config(), routes()).start()
+    backend = Service(server.ServerConfig(), routes()).start()
     balancer = Balancer(Config(port=0, backend=(backend.url + ",slots=4",), admin_key=("admin",))).start()
     wait_until(lambda: balancer.status()["healthy_backends"] == 1)
     yield balancer
@@ -296,7 +296,7 @@ def test_the_admin_key_lets_a_backend_register_by_any_name(pair):
 
 
 def test_a_backend_that_does_not_go_by_the_name_it_is_called_by_is_down_and_says_what_to_do(monkeypatch):
-    backend = Service(server.Config(), routes()).start()
+    backend = Service(server.ServerConfig(), routes()).start()
     monkeypatch.setattr(backend._hosts, "allow", lambda host: False)
     balancer = Balancer(Config(port=0, backend=(backend.url,))).start()
     try:

@@ -16,7 +16,8 @@ from streams import event_stream
 
 from balancer import Balancer, Config
 from core.http import server
-from core.http.client import Client, Unreachable
+from core.http.client import Client
+from core.http.failures import Unreachable
 from core.http.messages import json_reply
 from core.http.routing import Route
 from core.http.server import Service
@@ -55,7 +56,7 @@ def backend(certificate):
         Route("POST", "/size", lambda request: json_reply({"size": len(request.body), "headers": request.headers})),
         Route("POST", "/large", lambda request: json_reply({"text": "x" * (5 << 20)})),
     ]
-    config = server.Config(tls_cert=certificate[0], tls_key=certificate[1])
+    config = server.ServerConfig(tls_cert=certificate[0], tls_key=certificate[1])
     backend = Service(config, routes).start()
     backend.gone = gone
     yield backend
@@ -132,7 +133,7 @@ def test_a_client_that_does_not_speak_tls_costs_nobody_anything(balancer, client
 
 def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate):
     """The oldest first, and no accept loop waits for any of them."""
-    config = server.Config(tls_cert=certificate[0], tls_key=certificate[1], max_connections=3)
+    config = server.ServerConfig(tls_cert=certificate[0], tls_key=certificate[1], max_connections=3)
     served = Service(config, [Route("GET", "/health", lambda request: json_reply({}))]).start()
     silent = [socket.create_connection(("127.0.0.1", served.port), PATIENCE) for _ in range(5)]
     client = Client(ca_file=certificate[0])
@@ -149,7 +150,7 @@ def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate)
 
 
 def test_a_handshake_that_drips_wins_no_time(certificate):
-    config = server.Config(tls_cert=certificate[0], tls_key=certificate[1], header_timeout=0.3)
+    config = server.ServerConfig(tls_cert=certificate[0], tls_key=certificate[1], header_timeout=0.3)
     served = Service(config, []).start()
     with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as sock:
         sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")

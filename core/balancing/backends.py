@@ -1,0 +1,170 @@
+"""What is known of one backend, and of one request's place. No lock, no I/O: the pool's lock guards all of it.
+
+    Backend    one model server: what it is, what its probes have told, what it has to do now
+    Report     what one probe has found out
+    Ticket     one request's place: at a backend, in the queue, or nowhere
+"""
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from core.balancing.request import Wish
+from core.balancing.specs import Spec
+from core.balancing.vitals import Vitals
+from core.names import plain_name
+
+
+class Backend:
+    """What is known of one model server. The pool's lock guards all fields but `heard`.
+
+    `number` rises in the pool's order. `source` says what has found it: the backends file, a DNS name, registration, or
+    "" for options and the admin API; a source removes only its own (membership.py). Moments are seconds on the pool's
+    clock, but for `last_check`.
+    """
+
+    def __init__(self, spec: Spec, number: int, clock: Callable[[], float], slow_start: float = 0.0, source: str = ""):
+        self.url = spec.url
+        self.spec = spec
+        self.wanted = spec  # as its source names it; the admin API may have changed `spec` since
+        self.number = number
+        self.source = source
+        self.expires: Optional[float] = None  # it is drained then, unless it is added again before
+        self.draining = False  # it gets no new requests
+        self.leaving = False  # it is removed as soon as its last request has ended
+
+        # What probes tell
+        self.vitals = Vitals(slow_start)
+        self.slots = spec.slots or 1
+        self.model: Optional[str] = None  # loaded now
+        self.models: Optional[List[Dict[str, Any]]] = None  # what it has; None where it does not tell
+        self.life: object = None  # changes when its process starts again
+        self.prompt = False  # its /health answers at once, however busy it is: silence there means that it is dead
+        self.last_check = 0.0  # time.time()
+        self.checked = float("-inf")  # when its last probe ended
+
+        # When it is probed
+        self.next_probe = 0.0
+        self.probing = False  # a probe is under way
+        self.tested = False  # a request waits in silence: the next probe shows whether the backend is `prompt`
+        self.doubted = False  # a request waits in silence: a quick look is wanted
+        self.next_look = 0.0  # the earliest moment for it
+        self.looking = False  # it is under way
+
+        # What it does now, and has done
+        self.in_flight = 0  # slots in use
+        self.guests = 0  # requests that are there, look-ups included
+        self.kept_for: Optional["Ticket"] = None  # the request that runs here alone, or will when all others have ended
+        self.requests = 0
+        self.errors = 0
+        self.response_time = 0.0  # seconds to the first byte, moving average
+        self.credit = 0.0  # the round-robin cursor's: the part of a request that it has earned
+        self.heard = float("-inf")  # when the last byte of an answer came; written without the lock
+
+        self._clock = clock
+        self._listed: Set[str] = set()  # its models' names as it spells them
+        self._names: Set[str] = set()  # and in their plain spelling
+
+    # ---- what policies go by
+
+    @property
+    def share(self) -> float:
+        """Its weight; less while it starts slowly."""
+        return self.spec.weight * self.vitals.share(self._clock())
+
+    @property
+    def load(self) -> float:
+        """Requests outstanding for its capacity; a request that has just failed counts as outstanding for a while."""
+        return (self.in_flight + self.vitals.trouble(self._clock())) / (self.slots * self.share)
+
+    # ---- what the pool goes by
+
+    def may_have(self, model: str) -> bool:
+        """Whether it has a model, or does not tell. The empty name stands for any model."""
+        return not model or self.models is None or model in self._listed or plain_name(model) in self._names
+
+    def has_loaded(self, model: str) -> bool:
+        """Whether it can run a model without loading it first, as far as is known."""
+        if not (model and self.model) or model == self.model:
+            return True
+        return plain_name(model) == plain_name(self.model) or self.all_loaded
+
+    @property
+    def all_loaded(self) -> bool:
+        """Whether it never swaps models: its list does not say which one of several is loaded."""
+        return not self.models or not any("loaded" in model for model in self.models)
+
+    @property
+    def free(self) -> bool:
+        """Whether it has a free slot, and is kept for no request."""
+        return self.in_flight < self.slots and not self.kept_for
+
+    def set_models(self, models: Optional[List[Dict[str, Any]]]) -> None:
+        """Note its models as it lists them, each with a "name"; None where it does not tell."""
+        self.models = models
+        self._listed = {str(model["name"]) for model in models or ()}
+        plain = {plain_name(name) for name in self._listed}
+        self._names = plain | {name.replace("\\", "/").rpartition("/")[2] for name in plain}  # some tell a file's path
+
+    def describe(self) -> Dict[str, Any]:
+        """Return what /status says of it."""
+        now = self._clock()
+        return {
+            "url": self.url,
+            "healthy": self.vitals.up,
+            "state": "draining" if self.draining else self.vitals.label(now),
+            "why": self.vitals.why,
+            "error_count": self.errors,
+            "avg_response_time": round(self.response_time, 4),
+            "last_check": round(self.last_check, 3),
+            "in_flight": self.in_flight,
+            "capacity": self.slots,
+            "weight": self.spec.weight,
+            "requests": self.requests,
+            "model": self.model,
+            "ejections": self.vitals.ejections,
+            "source": self.source or "option",
+        }
+
+
+@dataclass
+class Report:
+    """What a probe has found out."""
+
+    ok: bool
+    why: str = "ok"
+    not_ready: bool = False  # the backend says itself that it is not ready
+    wedged: bool = False  # it says itself that it is stuck and will stay so
+    timed_out: bool = False
+    slots: Optional[int] = None
+    model: Optional[str] = None  # loaded now
+    told: bool = False  # it was asked for its models
+    models: Optional[List[Dict[str, Any]]] = None
+    life: object = None  # changes when its process starts again
+    prompt: bool = False  # it is a server whose /health answers at once, however busy it is
+    quick: bool = False  # it was a quick look: /health alone, and little time for it
+
+
+class Ticket:
+    """One request's place: at a backend, in the queue (`waiting`), or nowhere."""
+
+    def __init__(self, wish: Wish, tried: Set[Backend], alone: bytes = b""):
+        self.wish = wish
+        self.tried = tried
+        self.alone = alone  # the request's fingerprint where it must run alone, and no equal one at the same time
+        self.backend: Optional[Backend] = None
+        self.life: object = None  # the backend's, at the moment when it was given
+        self.waiting = False
+        self.displaced = False  # it had to leave the queue for a client with less in it
+        self.since = 0.0  # when it got its backend
+        self.decided: Optional[threading.Event] = None  # of one that has waited: it has a backend now, or is displaced
+
+    def start_waiting(self) -> None:
+        """Note that the request waits from now on; `decided` is set when it waits no more."""
+        self.decided, self.waiting = threading.Event(), True
+
+    def stop_waiting(self) -> None:
+        """Wake the request up: what became of it stands in the other fields."""
+        self.waiting = False
+        if self.decided:
+            self.decided.set()

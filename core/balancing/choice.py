@@ -1,0 +1,38 @@
+"""Which backends may take a request, before the policy chooses one of them: rules 1 to 3 of pool.py. Pure functions.
+
+    find_able(backends, ticket)        rule 1          who could take it, up or not
+    find_usable(backends, now)         rule 2          who is up, and not ejected
+    find_open(able, wish, now)    rules 2 and 3   who may take it now
+"""
+
+from typing import List, Sequence
+
+from core.balancing.backends import Backend, Ticket
+from core.balancing.request import Wish
+
+
+def find_able(backends: Sequence[Backend], ticket: Ticket) -> List[Backend]:
+    """Return those that may have the model, are not draining, and were not tried for this request."""
+    model, tried = ticket.wish.model, ticket.tried
+    return [
+        backend for backend in backends
+        if not backend.draining and backend.may_have(model) and backend not in tried
+    ]  # fmt: skip
+
+
+def find_open(backends: Sequence[Backend], wish: Wish, now: float) -> List[Backend]:
+    """Return those of some able backends that may take a request now, all equally good by what they have loaded."""
+    candidates = find_usable(backends, now)  # 2
+    loaded = [backend for backend in candidates if backend.has_loaded(wish.model)]
+    idle = [backend for backend in candidates if not backend.in_flight]
+    for choice in (loaded, idle) if loaded else (idle, candidates):  # 3
+        free = [backend for backend in choice if backend.free or not (wish.works or backend.kept_for)]
+        if free:
+            return free
+    return []
+
+
+def find_usable(backends: Sequence[Backend], now: float) -> List[Backend]:
+    """Return those that are up; without the ejected ones, where others are left."""
+    up = [backend for backend in backends if backend.vitals.up]
+    return [backend for backend in up if not backend.vitals.out(now)] or up

@@ -1,0 +1,142 @@
+"""Which backends are to be probed now, and what a probe's outcome changes. The probes themselves are health.py's.
+
+    Probing.due ──> a probe of each ──> Probing.probed(backend, report)
+    Probing.doubted ──> a quick look at each ──┘  └─ or unprobed(backend), where it could not be made
+
+A backend is due at its interval, or sooner: at once after a lost connection, and while it is down every second, backing
+off. A quick look is wanted where a request waits in silence for a backend that is known to answer its probes at once,
+however busy it is (Pool.doubt).
+"""
+
+import logging
+import time
+from typing import List
+
+from core.balancing.backends import Backend, Report
+from core.balancing.pool import Pool
+from core.balancing.vitals import DOWN
+
+log = logging.getLogger("comeapi.balancer")
+
+LIVE_SECONDS = 10.0  # how long after a byte an answer counts as flowing
+LOOK_SECONDS = 1.0  # between two quick looks at a backend that is doubted, and what each of them may take
+
+
+class Probing:
+    """The schedule of all probes, and their outcome. It works on the pool's backends, under the pool's lock."""
+
+    def __init__(self, pool: Pool):
+        self._pool = pool
+
+    # ---- which probes are due
+
+    def due(self, patience: float) -> List[Backend]:
+        """Wait at most `patience` seconds for a probe to become due, and take all backends that must be probed."""
+        pool = self._pool
+        with pool.lock:
+            due = self._due()
+            if not due and not self._doubted():
+                now = pool.clock()
+                upcoming = [backend.next_probe - now for backend in pool.backends if not backend.probing]
+                upcoming += [
+                    backend.next_look - now for backend in pool.backends if backend.doubted and not backend.looking
+                ]
+                pool.probe_due.wait(max(0.0, min(upcoming + [patience])))
+                due = self._due()
+            for backend in due:
+                backend.probing = True
+            return due
+
+    def doubted(self) -> List[Backend]:
+        """Take all backends that must be looked at quickly."""
+        with self._pool.lock:
+            doubted = self._doubted()
+            for backend in doubted:
+                backend.looking = True
+                backend.next_look = self._pool.clock() + LOOK_SECONDS
+            return doubted
+
+    def wake(self) -> None:
+        """Let due() return at once."""
+        with self._pool.lock:
+            self._pool.probe_due.notify_all()
+
+    def _due(self) -> List[Backend]:
+        now = self._pool.clock()
+        return [backend for backend in self._pool.backends if not backend.probing and backend.next_probe <= now]
+
+    def _doubted(self) -> List[Backend]:
+        now = self._pool.clock()
+        return [
+            backend for backend in self._pool.backends
+            if backend.doubted and not backend.looking and backend.next_look <= now
+        ]  # fmt: skip
+
+    # ---- what they have found out
+
+    def probed(self, backend: Backend, report: Report, interval: float) -> bool:
+        """Note a probe's outcome and when the next one is due. Returns whether the backend has come up.
+
+        `interval` is the seconds between two probes of a backend that is up. A quick look that ends well changes
+        nothing about the next probe; one that does not is followed by another.
+        """
+        pool = self._pool
+        with pool.lock:
+            before, was_up = backend.vitals.state, backend.vitals.up
+            self._unmark(backend, report.quick)
+            backend.last_check, backend.checked = time.time(), pool.clock()
+            self._note(backend, report)
+            if report.quick or report.ok:
+                backend.doubted = backend.vitals.up and not report.ok
+            if not (report.quick and report.ok):
+                backend.next_probe = pool.clock() + backend.vitals.next_probe(interval)
+            if backend.vitals.state == DOWN and before != DOWN:
+                self._note_end(backend, report.why)
+            pool.offer(backend)
+            pool.probe_due.notify_all()
+            return backend.vitals.up and not was_up
+
+    def unprobed(self, backend: Backend, quick: bool) -> None:
+        """A probe that was due could not be made: it is due again in a second."""
+        with self._pool.lock:
+            self._unmark(backend, quick)
+            backend.next_probe = max(backend.next_probe, self._pool.clock() + LOOK_SECONDS)
+
+    def _unmark(self, backend: Backend, quick: bool) -> None:
+        if quick:
+            backend.looking = False
+        else:
+            backend.probing = False
+
+    def _note(self, backend: Backend, report: Report) -> None:
+        vitals, now = backend.vitals, self._pool.clock()
+        live = LOOK_SECONDS if report.quick else LIVE_SECONDS
+        if report.ok:
+            vitals.probe_passed(now)
+            if not report.quick:
+                self._note_facts(backend, report)
+        elif report.wedged:
+            vitals.wedged(now, report.why)
+        elif report.not_ready:
+            vitals.not_ready(now, report.why)
+        elif report.timed_out and backend.in_flight and now - backend.heard < live:
+            vitals.busy("busy: %s, but its streams flow" % report.why)
+        else:
+            vitals.probe_failed(now, report.why)
+
+    def _note_facts(self, backend: Backend, report: Report) -> None:
+        """Note what a backend that is well says of itself."""
+        silent = self._pool.clock() - backend.heard >= LOOK_SECONDS
+        showed = backend.tested and backend.in_flight > 0 and silent  # it answered while a request waited in silence
+        backend.prompt, backend.tested = backend.prompt or report.prompt or showed, False
+        backend.slots = backend.spec.slots or report.slots or backend.slots
+        backend.model = report.model
+        if report.told:
+            backend.set_models(report.models)
+        backend.life = report.life if report.life is not None else backend.life or object()
+
+    def _note_end(self, backend: Backend, why: str) -> None:
+        """A backend has gone down: what comes up at its URL may be another server."""
+        backend.life, backend.prompt = None, False
+        if backend.vitals.seen:  # else it is just being started, or its URL is wrong: /status says why
+            log.warning("🔴 %s is down: %s", backend.url, why)

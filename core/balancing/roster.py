@@ -1,0 +1,92 @@
+"""The list of all backends under the one lock, and questions about it.
+
+    any_up, hopeful              whether a backend is up, or may be soon
+    describe, everyone, find     the backends themselves
+    models, note_models          the models that they have
+    knows, is_everywhere         whether one of them has a model, or all of them
+
+pool.py decides which backend takes a request, membership.py adds and removes backends, probing.py says when they are
+probed.
+"""
+
+import threading
+from typing import Any, Callable, Dict, List, Optional
+
+from core.balancing.backends import Backend
+
+
+class Roster:
+    """The list of all backends, and the one lock of the balancer's decisions.
+
+    `lock` guards the list, all fields of every Backend but `heard`, the policy's state, the queue, and the requests
+    that must run alone. Under it, decisions are made; nothing is sent or received. Only this file, pool.py,
+    membership.py and probing.py take it.
+    """
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.backends: List[Backend] = []  # always this list object, in the order in which they were added
+
+    def find(self, url: str) -> Optional[Backend]:
+        """Return the backend with this URL, or None."""
+        with self.lock:
+            return self.with_url(url)
+
+    def with_url(self, url: str) -> Optional[Backend]:
+        """Return the backend with this URL, or None; for callers that hold the lock."""
+        return next((backend for backend in self.backends if backend.url == url), None)
+
+    def everyone(self) -> List[Backend]:
+        """Return all backends."""
+        with self.lock:
+            return list(self.backends)
+
+    def any_up(self) -> bool:
+        """Whether a backend is up."""
+        with self.lock:
+            return any(backend.vitals.up for backend in self.backends)
+
+    def hopeful(self) -> bool:
+        """Whether it is worth waiting while none is up: one was up before, or is loading."""
+        with self.lock:
+            return any(backend.vitals.seen for backend in self.backends)
+
+    def describe(self) -> List[Dict[str, Any]]:
+        """Return what /status says of each backend."""
+        with self.lock:
+            return [backend.describe() for backend in self.backends]
+
+    # ---- models
+
+    def note_models(self, backend: Backend, models: List[Dict[str, Any]]) -> None:
+        """Note what a backend has."""
+        with self.lock:
+            backend.set_models(models)
+
+    def knows(self, model: str) -> bool:
+        """Whether a backend has a model, or one that is up does not tell what it has."""
+        with self.lock:
+            return any(
+                backend.may_have(model) and (backend.models is not None or backend.vitals.up)
+                for backend in self.backends
+            ) or not any(backend.models for backend in self.backends)
+
+    def is_everywhere(self, model: str) -> bool:
+        """Whether every backend may have a model and could run it at once: then it makes no difference to the choice.
+
+        Where it is so, knows() is true as well.
+        """
+        with self.lock:
+            return all(backend.may_have(model) and backend.has_loaded(model) for backend in self.backends)
+
+    def models(self) -> Dict[str, Dict[str, Any]]:
+        """Return the union of what the backends that are up have, by name, each with the URLs of its backends."""
+        union: Dict[str, Dict[str, Any]] = {}
+        with self.lock:
+            for backend in self.backends:
+                for model in (backend.models or ()) if backend.vitals.up else ():
+                    known = union.setdefault(str(model["name"]), dict(model, backends=[], loaded=False))
+                    known["backends"].append(backend.url)
+                    known["loaded"] = bool(known["loaded"] or model.get("loaded", True))
+        return {name: union[name] for name in sorted(union)}

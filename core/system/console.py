@@ -1,0 +1,42 @@
+"""What comeapi.py shows: lines, the progress below them, and a command to try the service with.
+
+Nothing here waits for the terminal (core/output.py): a log that can't be written stops no restart.
+"""
+
+import json
+import os
+import sys
+
+
+class Console:
+    """The terminal: whole lines, and below them, where it is a terminal, one that shows progress."""
+
+    def __init__(self) -> None:
+        self._live = sys.stdout.isatty()
+        self._shown = ""
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self._erase()
+        print(line, flush=True)
+
+    def progress(self, text: str) -> None:
+        """Show what is going on, in place of what was shown before."""
+        if self._live and text != self._shown:
+            self._erase()
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self._shown = text
+
+    def _erase(self) -> None:
+        if self._shown:
+            sys.stdout.write("\r" + " " * (len(self._shown) + 4) + "\r")
+            self._shown = ""
+
+
+def curl_command(url: str, model: str, key: bool) -> str:
+    """Return a command to paste that sends a first request, quoted so that every shell takes it."""
+    body = json.dumps({"model_name": model, "prompt": "Once upon a time in a magical forest,"})
+    header = " -H 'Authorization: Bearer YOUR_KEY'" if key else ""
+    quoted = "'%s'" % body if os.name != "nt" else '"%s"' % body.replace('"', '\\"')
+    return "curl %s/generate%s -d %s" % (url, header if os.name != "nt" else header.replace("'", '"'), quoted)
