@@ -17,10 +17,10 @@ Through the backend:
     in    http/… as above → apis/openai.py → chat/template.py, chat/tools.py → chat/conversation.py
           → apis/endpoint.py → engine/generation.py → engine/engine.py (submit) → engine/admission.py → the inbox
           → engine/engine.py → engine/stepping.py → engine/scheduler.py → engine/decoding.py → engine/llama.py
-    back  engine/choosing.py → engine/text.py → engine/outcome.py (Channel) → apis/endpoint.py → apis/openai.py
-          → chat/parser.py → http/sse.py → http/connection.py
+    back  engine/choosing.py → engine/text.py → engine/outcome.py (Channel) → apis/endpoint.py
+          → apis/openai.py → chat/parser.py → http/sse.py → http/connection.py
 
-Each is entered once on the way in and once on the way back, but three. http/server.py hands a connection its thread and
-later answers its requests. engine/engine.py is entered by two threads: by the request's, which prepares, and by its own,
-which computes. apis/openai.py asks chat/parser.py on the way back: a dialect knows that it speaks in messages.
+Each is entered once on the way in and once on the way back, but three. http/server.py gives a connection its thread and
+later answers its requests. engine/engine.py is entered by two threads: the request's, which prepares, and its own, which
+computes. apis/openai.py asks chat/parser.py on the way back: a dialect knows that it speaks in messages.
 """
