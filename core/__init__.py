@@ -7,15 +7,20 @@
 
 The way of a streamed chat request. Through the balancer:
 
-    http/server.py → http/connection.py → http/requesthead.py (heads.py), http/bodies.py (chunks.py)
-    → http/server.py (host, key, route) → balancer.py → balancing/request.py → balancing/forwarding.py
-    → balancing/pool.py → http/client.py → http/outgoing.py → the backend
-    and back: http/answers.py (heads.py, chunks.py) → balancing/relaying.py → http/connection.py
+    in    http/server.py → http/connection.py → http/requesthead.py (heads.py), http/bodies.py (chunks.py)
+          → http/server.py (host, key, route) → balancer.py → balancing/request.py → balancing/forwarding.py
+          → balancing/pool.py → http/client.py → http/outgoing.py → the backend
+    back  http/answers.py (heads.py, chunks.py) → balancing/relaying.py → http/connection.py
 
 Through the backend:
 
-    http/… as above → apis/openai.py → chat/template.py, chat/tools.py → chat/conversation.py → apis/endpoint.py
-    → engine/engine.py → engine/scheduler.py → engine/llama.py
-    and back: engine/text.py → apis/endpoint.py → chat/conversation.py → chat/parser.py → apis/openai.py → http/sse.py
-    → http/connection.py
+    in    http/… as above → apis/openai.py → chat/template.py, chat/tools.py → chat/conversation.py
+          → apis/endpoint.py → engine/generation.py → engine/engine.py (submit) → engine/admission.py → the inbox
+          → engine/engine.py → engine/stepping.py → engine/scheduler.py → engine/decoding.py → engine/llama.py
+    back  engine/choosing.py → engine/text.py → engine/outcome.py (Channel) → apis/endpoint.py
+          → apis/openai.py → chat/parser.py → http/sse.py → http/connection.py
+
+Each is entered once on the way in and once on the way back, but three. http/server.py gives each connection a thread
+and answers its requests. engine/engine.py is entered by two threads: the request's, which prepares, and its own, which
+computes. apis/openai.py asks chat/parser.py on the way back: a dialect knows that it speaks in messages.
 """

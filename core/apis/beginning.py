@@ -9,12 +9,12 @@ import secrets
 import time
 from dataclasses import asdict, replace
 from hmac import compare_digest
-from typing import Iterator, List, Optional
+from typing import Generator, List, Optional
 
 from core import carriage
 from core.apis.dialect import Dialect
 from core.apis.host import Host
-from core.apis.telling import Pieces, Telling, Told
+from core.apis.telling import Steps, Telling, Told
 from core.carriage import CARRY, RESUME, BadFrame, Note, Notes, frame
 from core.engine.ask import Ask
 from core.engine.generation import Generation
@@ -93,7 +93,7 @@ class Beginning:
 
     # ---- frames
 
-    def stream(self, pieces: Pieces, telling: Telling) -> Stream:
+    def stream(self, pieces: Steps, telling: Telling) -> Stream:
         """Return an answer in frames."""
 
         def error_chunk(error: APIError) -> bytes:
@@ -103,7 +103,7 @@ class Beginning:
 
         return Stream(self._frames(pieces, telling), 200, telling.content_type, ((CARRY, "1"),), frame({}), error_chunk)
 
-    def _frames(self, pieces: Pieces, telling: Telling) -> Iterator[bytes]:
+    def _frames(self, pieces: Steps, telling: Telling) -> Generator[bytes, None, None]:
         note = self._first
         before = b""
         with contextlib.closing(pieces):

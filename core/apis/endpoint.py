@@ -10,12 +10,12 @@ Drive               a request's generations, from their submission to their end,
 import collections
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Generator, List
 
 from core.apis.beginning import Beginning
 from core.apis.dialect import Call, Dialect
 from core.apis.host import Host
-from core.apis.telling import Gathering, Pieces, Streaming, Telling, Told
+from core.apis.telling import Gathering, Steps, Streaming, Telling, Told
 from core.engine.generation import Generation
 from core.engine.outcome import Channel, is_last
 from core.errors import APIError
@@ -53,7 +53,7 @@ class Endpoint:
             return dialect.form.stream(_bytes(pieces, telling))
         return Reply(b"".join(_bytes(pieces, telling)))
 
-    def _pieces(self, drive: "Drive", telling: Telling) -> Pieces:
+    def _pieces(self, drive: "Drive", telling: Telling) -> Steps:
         """Yield each event with the bytes that tell it, and pings where none come; all but the last bytes."""
         ping_at = time.monotonic() + self._ping_interval
         with contextlib.closing(drive):
@@ -66,7 +66,7 @@ class Endpoint:
                 yield told, data
 
 
-def _bytes(pieces: Pieces, telling: Telling) -> Iterator[bytes]:
+def _bytes(pieces: Steps, telling: Telling) -> Generator[bytes, None, None]:
     """Yield an answer's bytes."""
     with contextlib.closing(pieces):
         for _, data in pieces:

@@ -14,7 +14,7 @@ from core.errors import APIError
 from core.http.messages import error_body
 
 Told = Optional[Tuple[int, Event]]  # an event with its generation's index; None where nothing came for a while
-Pieces = Generator[Tuple[Told, bytes], None, None]  # what came, and the bytes that tell it
+Steps = Generator[Tuple[Told, bytes], None, None]  # what came, and the bytes that tell it
 
 MOST_PROBABILITIES = 450000  # of tokens, in one whole answer; some 100 MB
 

@@ -2,8 +2,8 @@
 
     ask.py           what is wanted                       sampling.py      how tokens are to be chosen
     outcome.py       what is told, and the way it takes   generation.py    one Ask on its way to its end
-    engine.py        the thread: receive, admit, step     scheduler.py     which tokens go into the next batch
-    pace.py          how much of prompts a step may take  admission.py     tokens and sampler, made beforehand
+    engine.py        the thread: receive, load, step      stepping.py      one step: admit, plan, evaluate
+    scheduler.py     which tokens go into the next batch  admission.py     tokens and sampler, made beforehand
     running.py       what runs, and how it ends           decoding.py      one decode, and what llama.cpp refuses
     choosing.py      the next tokens, and telling them    embedding.py     the step of a model that embeds
     loading.py       swapping models                      resident.py      the model that is loaded
@@ -11,7 +11,7 @@
     sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
     drafting.py      guesses at the next tokens           tokenizing.py    long texts, in pieces
     llama.py         llama.cpp as objects                 cells.py         a slot's cells as bytes
-    tally.py         counts and times
+    pace.py          how much of prompts a step may take  tally.py         counts and times
 
 Words. A slot: the place of one generation in the context (llama.cpp: a sequence). Cells: a slot's part of the key-value
 cache. A row: one token in a batch. A chunk: consecutive tokens of one generation in a batch. A draft: a guess at the

@@ -23,16 +23,11 @@ from typing import Any, Callable, List, Optional, Union
 
 from core.engine.admission import make_ready
 from core.engine.aside import Aside
-from core.engine.choosing import Choosing
-from core.engine.decoding import Decoding
-from core.engine.embedding import Embedding
 from core.engine.generation import Generation
 from core.engine.llama import Model, build_facts
 from core.engine.loading import Loading
-from core.engine.outcome import Replayed
-from core.engine.pace import Pace
 from core.engine.running import Running
-from core.engine.scheduler import Chunk, Reuse
+from core.engine.stepping import Stepping
 from core.errors import APIError
 from core.models import ModelFile
 from core.settings import EngineSettings
@@ -64,10 +59,7 @@ class Engine:
         self._inbox: "queue.SimpleQueue[Message]" = queue.SimpleQueue()
         self._running = Running(settings)
         self._scheduler = self._running.scheduler
-        self._pace = Pace(settings.step_target, settings.rows)
-        self._choosing = Choosing(self._running)
-        self._decoding = Decoding(self._running, self._choosing)
-        self._embedding = Embedding(self._running, self._decoding)
+        self._stepping = Stepping(self._running)
         self._aside = Aside(self._running)
         self._loading = Loading(self._running, on_event, self._goes_on)
         self._stopping = False
@@ -191,8 +183,8 @@ class Engine:
                 self._loading.switch()
                 self._beat()
                 started = time.monotonic()
-                self._admit()
-                self._step()
+                self._stepping.admit()
+                self._stepping.step()
                 seconds = time.monotonic() - started
                 self.tally.seconds["step"] += seconds
                 self._aside.give_time(seconds)
@@ -204,7 +196,7 @@ class Engine:
         finally:
             self._end_all(APIError(503, "The engine has %s." % self.status, "engine_down"))
             self._loading.unload()
-            self._choosing.close()
+            self._stepping.close()
             if self.status == "failed":
                 self._on_failure()
 
@@ -256,68 +248,6 @@ class Engine:
         handed_over = [message for message in _drained(self._inbox) if isinstance(message, Generation)]
         for generation in self._everyone() + handed_over:
             self._running.end(generation, error)
-
-    # ---- one step
-
-    def _admit(self) -> None:
-        """Give free slots to those who wait for the model that is loaded."""
-        while True:
-            generation = self._scheduler.next_in_line(self._loading.resident_path())
-            if generation is None:
-                return
-            try:
-                make_ready(generation, self._running.model)
-            except APIError as error:
-                self._running.end(generation, error)
-            else:
-                self._begin(generation)
-
-    def _begin(self, generation: Generation) -> None:
-        """Give the first in line its slot; tell what it would have told before, where it is begun in the middle."""
-        generation.mark("admitted")
-        if generation.ended:
-            return self._running.end(generation, Replayed(generation.replayed, generation.ended))
-        if generation.begun:
-            generation.tell(Replayed(generation.replayed))
-        self._reuse(self._scheduler.admit())
-
-    def _reuse(self, reuse: Reuse) -> None:
-        """Take over cells that hold the beginning of a prompt."""
-        generation, counts = reuse.generation, self.tally.counts
-        count = self._running.model.context.reuse(reuse.source, generation.slot, reuse.count)
-        self._scheduler.reused(reuse, count)
-        generation.cached_tokens = min(count, generation.prompt_tokens)
-        counts["cached_tokens"] += count
-        counts["cache_hits"] += count > 0
-
-    def _step(self) -> None:
-        """Plan a batch, evaluate it, and choose each generation's next token."""
-        resident = self._running.resident
-        if resident is None:
-            return
-        if resident.model.file.embeds:
-            return self._embedding.step()
-        copy = self._scheduler.next_reuse()
-        if copy:
-            self._reuse(copy)
-        for generation in self._scheduler.running:
-            generation.paused = generation.generating and generation.channel.full
-        self._choosing.guess()
-        streams = len(self._scheduler.streams())
-        share = 0.5 if resident.siding and resident.siding.generation else 1.0
-        chunks = self._scheduler.plan(self._pace.budget(streams, share))
-        if not chunks:
-            return
-        started = time.monotonic()
-        self._decoding.evaluate(chunks)
-        self._observe(chunks, streams, time.monotonic() - started)
-
-    def _observe(self, chunks: List[Chunk], streams: int, seconds: float) -> None:
-        rows = sum(chunk.count for chunk in chunks)
-        self._pace.observe(streams, rows - streams, seconds)
-        self.tally.step_seconds = seconds
-        self.tally.count_batch(len(chunks))
-        self.tally.counts["prompt_tokens"] += rows - streams
 
 
 def _drained(inbox: "queue.SimpleQueue[Any]") -> List[Any]:

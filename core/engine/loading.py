@@ -1,7 +1,7 @@
 """Swapping models: one is resident at a time. The engine's thread's."""
 
 import time
-from typing import Callable, Optional
+from typing import Callable
 
 from core.engine.aside import ASIDE_TOKENS
 from core.engine.resident import Resident
@@ -27,17 +27,12 @@ class Loading:
         """Load the model that the first in line needs, once nothing runs on the other one."""
         scheduler = self._running.scheduler
         wanted = scheduler.wanted_model()
-        if wanted is not None and wanted != self.resident_path() and not scheduler.running:
+        if wanted is not None and wanted != self._running.path and not scheduler.running:
             self.load(scheduler.waiting[0].ask.model)
-
-    def resident_path(self) -> Optional[str]:
-        """Return the path of the model that is loaded."""
-        resident = self._running.resident
-        return resident.model.file.path if resident else None
 
     def load(self, file: ModelFile) -> None:
         """Swap models. What fails, fails those who wait for it."""
-        if file.path == self.resident_path():
+        if file.path == self._running.path:
             return
         self.unload()
         started = time.monotonic()

@@ -27,6 +27,11 @@ class Running:
             raise RuntimeError("no model is loaded")
         return self.resident
 
+    @property
+    def path(self) -> Optional[str]:
+        """The path of the model that is loaded."""
+        return self.resident.model.file.path if self.resident else None
+
     def end(self, generation: Generation, event: Optional[Event]) -> None:
         """End a generation, with its last event; with None where nobody reads it. Its slot is free at once."""
         siding = self.resident.siding if self.resident else None

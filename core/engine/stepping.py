@@ -1,0 +1,94 @@
+"""One step of the engine: plan a batch, evaluate it, choose the next tokens. The engine's thread's.
+
+    admit    requests that wait get their slots, and cells that they can take over
+    step     scheduler.plan ── decoding.py ── choosing.py; or embedding.py, for a model that embeds
+"""
+
+import time
+from typing import List
+
+from core.engine.admission import make_ready
+from core.engine.choosing import Choosing
+from core.engine.decoding import Decoding
+from core.engine.embedding import Embedding
+from core.engine.generation import Generation
+from core.engine.outcome import Replayed
+from core.engine.pace import Pace
+from core.engine.running import Running
+from core.engine.scheduler import Chunk, Reuse
+from core.errors import APIError
+
+
+class Stepping:
+    """Steps what runs on the model that is loaded."""
+
+    def __init__(self, running: Running):
+        self._running = running
+        self._pace = Pace(running.settings.step_target, running.settings.rows)
+        self._choosing = Choosing(running)
+        self._decoding = Decoding(running, self._choosing)
+        self._embedding = Embedding(running, self._decoding)
+
+    def close(self) -> None:
+        """End the helpers."""
+        self._choosing.close()
+
+    def admit(self) -> None:
+        """Give free slots to those who wait for the model that is loaded."""
+        while True:
+            generation = self._running.scheduler.next_in_line(self._running.path)
+            if generation is None:
+                return
+            try:
+                make_ready(generation, self._running.model)
+            except APIError as error:
+                self._running.end(generation, error)
+            else:
+                self._begin(generation)
+
+    def _begin(self, generation: Generation) -> None:
+        """Give the first in line its slot; tell what it would have told before, where it is begun in the middle."""
+        generation.mark("admitted")
+        if generation.ended:
+            return self._running.end(generation, Replayed(generation.replayed, generation.ended))
+        if generation.begun:
+            generation.tell(Replayed(generation.replayed))
+        self._reuse(self._running.scheduler.admit())
+
+    def step(self) -> None:
+        """Plan a batch, evaluate it, and choose each generation's next token."""
+        resident = self._running.resident
+        if resident is None:
+            return
+        if resident.model.file.embeds:
+            return self._embedding.step()
+        copy = self._running.scheduler.next_reuse()
+        if copy:
+            self._reuse(copy)
+        for generation in self._running.scheduler.running:
+            generation.paused = generation.generating and generation.channel.full
+        self._choosing.guess()
+        streams = len(self._running.scheduler.streams())
+        share = 0.5 if resident.siding and resident.siding.generation else 1.0
+        chunks = self._running.scheduler.plan(self._pace.budget(streams, share))
+        if not chunks:
+            return
+        started = time.monotonic()
+        self._decoding.evaluate(chunks)
+        self._observe(chunks, streams, time.monotonic() - started)
+
+    def _reuse(self, reuse: Reuse) -> None:
+        """Take over cells that hold the beginning of a prompt."""
+        generation, counts = reuse.generation, self._running.tally.counts
+        count = self._running.model.context.reuse(reuse.source, generation.slot, reuse.count)
+        self._running.scheduler.reused(reuse, count)
+        generation.cached_tokens = min(count, generation.prompt_tokens)
+        counts["cached_tokens"] += count
+        counts["cache_hits"] += count > 0
+
+    def _observe(self, chunks: List[Chunk], streams: int, seconds: float) -> None:
+        rows = sum(chunk.count for chunk in chunks)
+        self._pace.observe(streams, rows - streams, seconds)
+        self._running.tally.step_seconds = seconds
+        self._running.tally.count_batch(len(chunks))
+        self._running.tally.counts["prompt_tokens"] += rows - streams
