@@ -86,6 +86,7 @@ class Backend:
         self._opening: Optional[Opening] = None
         self._started = time.monotonic()
         self.engine = engine.Engine(config, self._engine_event, self._engine_failed)
+        self._carry_secret = config.carry_secret or shared_secret()
         self.service = server.Service(config, self._routes(), name="comeapi_backend")
         self._measure()
 
@@ -129,7 +130,7 @@ class Backend:
         """Return the routes of the APIs: its own, and those that other servers have, too."""
         fingerprint = "comeapi-" + self.engine.fingerprint
         host = Host(self.engine, self.folder, _text_of(self.config.chat_template), fingerprint)
-        endpoint = Endpoint(host, self.config.ping_interval, self.config.carry_secret or shared_secret())
+        endpoint = Endpoint(host, self.config.ping_interval, self._carry_secret)
         dialects = (generate, openai, llamacpp, anthropic, ollama)
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
 
@@ -200,6 +201,7 @@ class Backend:
             "generated_tokens": engine.tally.counts["generated_tokens"],
             "engine_seconds": {name: round(value, 4) for name, value in sorted(engine.tally.seconds.items())},
             "safe_mode": self.config.safe_mode,
+            "carries": bool(self._carry_secret),
             "uptime": round(time.monotonic() - self._started, 1),
             "pid": os.getpid(),
         }

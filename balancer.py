@@ -46,13 +46,14 @@ from core.balancing.probing import Probing
 from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
 from core.balancing.settings import RelaySettings
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
+from core.cookie import shared_secret
 from core.errors import APIError, shown
 from core.http import access, descriptors, server
 from core.http.client import Client
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.routing import Route
 from core.options import between, setting
-from core.settings import ChildSettings
+from core.settings import CarrySettings, ChildSettings
 
 log = logging.getLogger("comeapi.balancer")
 
@@ -64,7 +65,7 @@ def _named_well(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Config(server.ServerConfig, RelaySettings, ChildSettings):
+class Config(server.ServerConfig, RelaySettings, ChildSettings, CarrySettings):
     """A balancer's settings. `backend` names the backends; where it is empty, host, first port and number do."""
 
     port: int = setting(9000, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
@@ -155,8 +156,9 @@ class Balancer:
         self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         counts = Counts(self.service.metrics, self.pool)
         self._forwarder = Forwarder(
-            config, self.pool, self._client, credentials, counts, lambda: self.service.draining
-        )
+            config, self.pool, self._client, credentials, counts, lambda: self.service.draining,
+            config.carry_secret or shared_secret(),
+        )  # fmt: skip
 
     def start(self) -> "Balancer":
         """Bind, serve and probe in background threads. Raises OSError, and ValueError for a bad backends_file."""

@@ -10,7 +10,8 @@ A frame is a note, one line of JSON that is a comment in server-sent events, and
 
     i, t       the answer's number in its request, and the tokens that it has grown by
     i, end     it has ended, and how
-    head       once, in the first frame: fingerprint, nonce, created, seeds
+    head       once, in the first frame: fingerprint, nonce, created, seeds, and `failure`, the bytes that tell the
+               client of an answer that nobody can carry on
     begun      with it: how many tokens of each answer were known before; those after them come again
     status     the bytes are the last ones: 200 for a good end, else the status of an error
 
@@ -123,6 +124,12 @@ class Notes:
                 self.count -= len(tokens) - known
                 self.tokens[index] = tokens[:known]
                 self.ends.pop(index, None)
+
+    @property
+    def failure(self) -> bytes:
+        """The bytes that tell the client, in the form of its API, that its answer broke off; none where unknown."""
+        failure = self.head.get("failure")
+        return failure.encode("utf-8", "replace") if isinstance(failure, str) else b""
 
     @property
     def whole(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Generator, List, Optional
 from core import carriage
 from core.apis.dialect import Dialect
 from core.apis.host import Host
-from core.apis.telling import Steps, Telling, Told
+from core.apis.telling import Gathering, Steps, Telling, Told
 from core.carriage import CARRY, RESUME, BadFrame, Note, Notes, frame
 from core.engine.ask import Ask
 from core.engine.generation import Generation
@@ -101,7 +101,10 @@ class Beginning:
                 return b""
             return frame({"status": error.status}, telling.error(error))
 
-        return Stream(self._frames(pieces, telling), 200, telling.content_type, ((CARRY, "1"),), frame({}), error_chunk)
+        broke = APIError(502, "The backend broke off, and no other one could go on with its answer.", "backend_broke")
+        self._first["head"]["failure"] = telling.error(broke).decode("utf-8", "replace")
+        kind = ((CARRY, "whole" if isinstance(telling, Gathering) else "stream"),)
+        return Stream(self._frames(pieces, telling), 200, telling.content_type, kind, frame({}), error_chunk)
 
     def _frames(self, pieces: Steps, telling: Telling) -> Generator[bytes, None, None]:
         note = self._first

@@ -39,6 +39,7 @@ class Backend:
         self.model: Optional[str] = None  # loaded now
         self.models: Optional[List[Dict[str, Any]]] = None  # what it has; None where it does not tell
         self.life: object = None  # changes when its process starts again
+        self.carries = False  # it can go on with an answer that another one has begun
         self.prompt = False  # its /health answers at once, however busy it is: silence there means that it is dead
         self.last_check = 0.0  # time.time()
         self.checked = float("-inf")  # when its last probe ended
@@ -124,6 +125,7 @@ class Backend:
             "model": self.model,
             "ejections": self.vitals.ejections,
             "source": self.source or "option",
+            "carries": self.carries,
         }
 
 
@@ -142,15 +144,17 @@ class Report:
     models: Optional[List[Dict[str, Any]]] = None
     life: object = None  # changes when its process starts again
     prompt: bool = False  # it is a server whose /health answers at once, however busy it is
+    carries: bool = False  # it can go on with an answer that another backend has begun
     quick: bool = False  # it was a quick look: /health alone, and little time for it
 
 
 class Ticket:
     """One request's place: at a backend, in the queue (`waiting`), or nowhere."""
 
-    def __init__(self, wish: Wish, tried: Set[Backend], alone: bytes = b""):
+    def __init__(self, wish: Wish, tried: Set[Backend], alone: bytes = b"", resumes: bool = False):
         self.wish = wish
         self.tried = tried
+        self.resumes = resumes  # the backend must go on with an answer that another one has begun
         self.alone = alone  # the request's fingerprint where it must run alone, and no equal one at the same time
         self.backend: Optional[Backend] = None
         self.life: object = None  # the backend's, at the moment when it was given

@@ -12,12 +12,14 @@ from core.balancing.request import Wish
 
 
 def find_able(backends: Sequence[Backend], ticket: Ticket) -> List[Backend]:
-    """Return those that may have the model, are not draining, and were not tried for this request."""
-    model, tried = ticket.wish.model, ticket.tried
-    return [
-        backend for backend in backends
-        if not backend.draining and backend.may_have(model) and backend not in tried
-    ]  # fmt: skip
+    """Return those that fit a request and were not tried for it."""
+    return [backend for backend in backends if fits(backend, ticket) and backend not in ticket.tried]
+
+
+def fits(backend: Backend, ticket: Ticket) -> bool:
+    """Whether a backend may have the model, is not draining, and can go on with an answer where that is wanted."""
+    able = not backend.draining and (backend.carries or not ticket.resumes)
+    return able and backend.may_have(ticket.wish.model)
 
 
 def find_open(backends: Sequence[Backend], wish: Wish, now: float) -> List[Backend]:

@@ -15,72 +15,49 @@ Retries. The client does not see them; it gets its answer later, or the last fai
     7  no backend left, but one was up before, is loading, or has a parent → wait for it, `recovery_timeout` at most
     8  its backend died under it, before a byte went on → once more, on a backend that runs nothing else meanwhile;
        if that one dies too → 500; equal requests get the same for ten minutes, without being sent (quarantine.py)
+    9  one of 4 to 6, of a backend that tells of its answer in frames → another backend goes on where that one was, as
+       the same answer, `migrations` times at most after a byte was sent (carrying.py)
 
 The other backend is never one that this request was sent to before, unless it has come up again since (7, 8). Rows 3, 4
 and 8 happen `retries` times at most, together. Any other answer of a backend goes to the client as it is. keepalive.py
 says what counts as "in time" for a stream.
 """
 
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+import logging
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
-from core.balancing.backends import Backend, Ticket
+from core.balancing.admission import Admission
+from core.balancing.backends import Ticket
+from core.balancing.carrying import Carried, Leg
 from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
+from core.balancing.errand import Errand, Visit
 from core.balancing.keepalive import Patience, Pings
 from core.balancing.pool import Pool
 from core.balancing.quarantine import Quarantine, has_died, killed
-from core.balancing.queueing import Full
 from core.balancing.relaying import REFUSED, Relay, RetryBudget, held, passed_back
 from core.balancing.request import Wish
 from core.balancing.watching import GaveUp, Watch
-from core.errors import APIError, HangUp
+from core.carriage import CARRY, proof
+from core.errors import APIError
 from core.http.answers import Answer
 from core.http.client import Client
 from core.http.failures import Broken, Slow, Unreachable
 from core.http.messages import Reply, Request, Stream, error_reply
-from core.http.sse import EVENT_STREAM, error_event
+from core.http.sse import EVENT_STREAM, PING, error_event
 
-_TICK = 0.25  # seconds between two looks whether a request still has a reason to wait
 _BROKE, _DIED = "broken", "died"
+_NOT_CARRIED = (400, 403, 404, 409)  # of a backend that does not go on with another one's answer
 Response = Union[Reply, Stream]
+Headers = List[Tuple[str, str]]
+Started = Tuple[Leg, Headers]  # of a stream that can be carried on
+
+log = logging.getLogger("comeapi.balancer")
 
 
 class _Died(Exception):
     """A backend has died under a request, before a byte of its answer."""
-
-
-class _Otherwise(Exception):
-    """What is known of a waiting request has changed: it must run alone now, or need not any more."""
-
-
-class _Errand:
-    """One request's state while a backend is looked for that answers it."""
-
-    def __init__(self, request: Request, wish: Wish, started: float):
-        self.request = request
-        self.wish = wish
-        self.started = started
-        self.tried: Set[Backend] = set()
-        self.sent = 0  # how often it was sent to a backend
-        self.failures = 0
-        self.failure: Optional[Response] = None  # what the client gets if no backend is left
-        self._fingerprint = b""
-
-    def fingerprint(self, quarantine: Quarantine) -> bytes:
-        """Return what equal requests have in common; computed once, when it is first asked for."""
-        if not self._fingerprint:
-            request = self.request
-            self._fingerprint = quarantine.fingerprint(request.method, request.path, request.body)
-        return self._fingerprint
-
-
-class _Visit(NamedTuple):
-    """One request at one backend."""
-
-    errand: _Errand
-    ticket: Ticket
-    backend: Backend  # the ticket's, also when that was given back
 
 
 class Forwarder:
@@ -97,25 +74,32 @@ class Forwarder:
         credentials: Credentials,
         count: Counts,
         draining: Callable[[], bool],
+        carry_secret: str = "",
     ):
         self._config = config
         self._pool = pool
         self._client = client
         self._credentials = credentials
         self._count = count
-        self._draining = draining
+        self._carry_secret = carry_secret
         self._budget = RetryBudget(config.retry_budget)
         self._quarantine = Quarantine()
+        self._admission = Admission(config, pool, self._quarantine, count, draining)
 
     def forward(self, request: Request, wish: Wish) -> Response:
         """Send a request to a backend and return the Reply or Stream; the module's docstring has the table of retries.
 
         Raises APIError, and HangUp when the client leaves.
         """
-        errand = _Errand(request, wish, self._pool.clock())
+        errand = Errand(request, wish, self._pool.clock())
         self._budget.earn()
+        reply = self._send(errand)
+        return self._carried(*reply) if isinstance(reply, tuple) else reply
+
+    def _send(self, errand: Errand) -> Union[Response, Started]:
+        """Send a request until a backend answers it, or, where another one has begun the answer, goes on with it."""
         while True:
-            visit = self._admit(errand)
+            visit = self._admission.admit(errand)
             if visit is None:
                 return errand.failure or error_reply(no_backend(self._pool))
             errand.tried.add(visit.backend)
@@ -131,100 +115,22 @@ class Forwarder:
             except Slow as error:  # 5
                 raise APIError(504, "The backend %s is too slow: %s." % (visit.backend.url, error), "backend_slow")
             else:
-                if reply.status not in REFUSED:
+                if isinstance(reply, (tuple, Stream)) or not _is_refusal(errand, reply):
                     return reply
-                errand.failure, why = reply, str(reply.status)  # 3
+                errand.failure, why = reply, str(reply.status)  # 3, 9
             errand.failures += 1
             if not self._may_go_on(errand, why):
                 refusal = errand.failure if why not in (_BROKE, _DIED) else None
                 return refusal or error_reply(_broke(errand.failures))
             self._count.retries.inc(why)
 
-    def _may_go_on(self, errand: _Errand, why: str) -> bool:
+    def _may_go_on(self, errand: Errand, why: str) -> bool:
         """Whether a request that has failed may be sent again; takes it from the budget where it was refused."""
         return errand.failures <= self._config.retries and (why in (_BROKE, _DIED) or self._budget.spend())
 
-    # ---- a place at a backend
-
-    def _admit(self, errand: _Errand) -> Optional[_Visit]:
-        """Return a place at a backend, after waiting for one where that may help, or None.
-
-        Raises APIError 429 where too many wait already, 503 when it takes too long, 500 for a request that ends
-        backends, HangUp when the client leaves.
-        """
-        pool = self._pool
-        while True:
-            hope = errand.failure is None and not self._draining() and (self._config.child or pool.hopeful())
-            alone = errand.fingerprint(self._quarantine) if self._is_suspect(errand) else b""
-            try:
-                ticket = pool.request(errand.wish, errand.tried, hope, again=errand.sent > 0, alone=alone)
-            except Full:
-                raise self._queue_full()
-            try:
-                self._wait(ticket, errand)
-                self._check(ticket, errand)
-            except _Otherwise:
-                continue
-            except BaseException:
-                pool.release(ticket)  # it may have been given a backend at the last moment
-                raise
-            return _Visit(errand, ticket, ticket.backend) if ticket.backend else None
-
-    def _wait(self, ticket: Ticket, errand: _Errand) -> None:
-        """Wait in the queue until the ticket has a backend, or is nowhere. Raises as _admit does, and _Otherwise."""
-        if not ticket.decided:
-            return
-        asked = self._pool.clock()
-        # A request that ran for long before its backend died still gets its time to wait for another.
-        started = asked if ticket.alone else errand.started
-        try:
-            while not errand.request.wait(ticket.decided.wait, _TICK):
-                self._look_round(ticket, errand, started)
-        except HangUp:
-            self._pool.leave(ticket)
-            raise
-        finally:
-            self._count.queue_wait.observe(self._pool.clock() - errand.started)
-        if ticket.displaced:
-            raise self._queue_full()
-
-    def _look_round(self, ticket: Ticket, errand: _Errand, started: float) -> None:
-        """Leave the queue where there is a reason to; the reason is raised, unless the backend has come meanwhile."""
-        try:
-            self._check(ticket, errand)
-            error = self._overdue(ticket, started)
-            if error:
-                raise error
-        except (APIError, _Otherwise):
-            if self._pool.leave(ticket):
-                raise
-
-    def _check(self, ticket: Ticket, errand: _Errand) -> None:
-        """Raise APIError 500 where a request has been found guilty, _Otherwise where it must run alone, or no more."""
-        if self._is_suspect(errand) != bool(ticket.alone):
-            self._pool.release(ticket)
-            raise _Otherwise()
-
-    def _overdue(self, ticket: Ticket, started: float) -> Optional[APIError]:
-        """Return the error of a request that has waited too long, or None."""
-        waited = self._pool.clock() - started
-        stranded = min(waited, self._pool.stranded(ticket))
-        if stranded and (stranded >= self._config.recovery_timeout or self._draining()):
-            return no_backend(self._pool)
-        if waited >= self._config.queue_timeout and not stranded:
-            return self._too_busy(503, "No slot has become free in %g s." % self._config.queue_timeout, "queue_timeout")
-        return None
-
-    def _queue_full(self) -> APIError:
-        return self._too_busy(429, "%d requests wait for a slot already." % self._pool.queued(), "queue_full")
-
-    def _too_busy(self, status: int, message: str, code: str) -> APIError:
-        after = self._pool.retry_after()
-        return APIError(status, message, code, type="overloaded_error", headers=[("Retry-After", str(after))])
-
     # ---- one backend
 
-    def _attempt(self, visit: _Visit) -> Response:
+    def _attempt(self, visit: Visit) -> Union[Response, Started]:
         """Send the request to one backend and return the reply. Raises Unreachable, Broken, Slow, HangUp.
 
         Nothing goes to the client before the first piece of the body is here, or all of it where its length is known.
@@ -233,12 +139,14 @@ class Forwarder:
         request = errand.request
         answer: Optional[Answer] = None
         patience = Patience(self._config.timeout)
+        body, headers = self._what_is_sent(visit)
+        errand.progressed = False
         try:
             answer = self._client.open(
                 backend.url + request.target,
                 request.method,
-                self._credentials.sent_on(request, backend.spec),
-                request.body if request.body or request.method in ("POST", "PUT", "PATCH") else None,
+                headers,
+                body if body or request.method in ("POST", "PUT", "PATCH") else None,
                 self._config.timeout,
                 Watch(self._pool, backend, request, patience),
             )
@@ -256,7 +164,21 @@ class Forwarder:
                 self._pool.release(ticket)  # only now may others come to this backend, or equal ones run alone
             raise
 
-    def _note(self, visit: _Visit, error: BaseException) -> None:
+    def _what_is_sent(self, visit: Visit) -> Tuple[bytes, Dict[str, str]]:
+        """Return the body and the headers that a backend gets: with the notes of an answer that is to be carried on."""
+        errand, _, backend = visit
+        request = errand.request
+        body, headers = request.body, self._credentials.sent_on(request, backend.spec)
+        if not (self._carry_secret and errand.wish.works and request.method == "POST"):
+            return body, headers
+        if errand.begun:
+            body, more = errand.notes.before(body)
+            headers.update(more)
+        target = "/" + (backend.url + request.target).split("/", 3)[3]
+        headers[CARRY] = proof(self._carry_secret, target, request.id, body)
+        return body, headers
+
+    def _note(self, visit: Visit, error: BaseException) -> None:
         """Note what has failed before a byte. Raises _Died where a backend has died, APIError 500 the second time."""
         given_up = isinstance(error, (Slow, GaveUp))
         if isinstance(error, (Unreachable, Broken, Slow)):
@@ -265,11 +187,16 @@ class Forwarder:
             visit.errand.tried.discard(visit.backend)  # the next process there is another one
             raise _Died()
 
-    def _reply(self, visit: _Visit, answer: Answer, patience: Patience) -> Response:
-        """Return a whole answer as a Reply; one of unknown or great length as a Stream that gives the backend back."""
+    def _reply(self, visit: Visit, answer: Answer, patience: Patience) -> Union[Response, Started]:
+        """Return a whole answer as a Reply; one of unknown or great length as a Stream that gives the backend back.
+
+        Of a stream that can be carried on, returns its beginning.
+        """
         headers = passed_back(answer)
         headers.append(("X-ComeAPI-Backend", visit.backend.url))
         headers.append(("X-ComeAPI-Queue-Ms", "%d" % ((visit.ticket.since - visit.errand.started) * 1000)))
+        if answer.header(CARRY):
+            return self._started(Leg(visit, answer, patience), headers)
         whole = held(answer, headers, self._config.timeout)
         if whole is None:
             return self._stream(visit, answer, patience, headers)
@@ -278,7 +205,7 @@ class Forwarder:
         self._pool.release(visit.ticket)
         return whole
 
-    def _stream(self, visit: _Visit, answer: Answer, patience: Patience, headers: List[Tuple[str, str]]) -> Stream:
+    def _stream(self, visit: Visit, answer: Answer, patience: Patience, headers: List[Tuple[str, str]]) -> Stream:
         kind = answer.header("content-type")
         of_events = kind.startswith(EVENT_STREAM)
         course = _Course(answer, patience, of_events, lambda: self._passed(visit))
@@ -298,28 +225,86 @@ class Forwarder:
         self._pool.release(ticket)
         self._count.streams(-1)
 
+    # ---- answers that are carried on
+
+    def _started(self, leg: Leg, headers: Headers) -> Union[Reply, Started]:
+        """Return the leg of a stream once its first bytes are here; of a whole answer, the Reply."""
+        if not leg.whole:
+            leg.put_back(leg.next())
+            return leg, headers
+        reply = Reply(b"".join(iter(leg.next, b"")), leg.status, leg.kind, headers)
+        self._passed(leg.visit)
+        self._pool.release(leg.visit.ticket)
+        return reply
+
+    def _carried(self, leg: Leg, headers: Headers) -> Stream:
+        """Return a stream that goes on when its backend does not."""
+        errand, of_events = leg.visit.errand, leg.kind.startswith(EVENT_STREAM)
+        if of_events and "x-accel-buffering" not in {name.lower() for name, _ in headers}:
+            headers.append(("X-Accel-Buffering", "no"))
+        self._count.streams(1)
+        chunks = Carried(leg, self._go_on, self._carried_to_its_end)
+
+        def error_chunk(error: APIError) -> bytes:
+            return errand.notes.failure or error_event(error)
+
+        return Stream(chunks, 200, leg.kind, headers, error_chunk=error_chunk, alive=PING if of_events else b"")
+
+    def _carried_to_its_end(self, leg: Leg) -> None:
+        if leg.status:
+            self._passed(leg.visit)
+        self._ended(leg.visit.ticket)
+
+    def _go_on(self, leg: Leg, error: Union[Broken, Slow]) -> Leg:
+        """Let another backend go on with an answer. Raises APIError where none can, and HangUp."""
+        errand, ticket, backend = leg.visit
+        leg.close()
+        try:
+            self._note_break(leg, error)
+        finally:
+            self._pool.release(ticket)
+        errand.moves += 1
+        if errand.moves > self._config.migrations or not errand.begun:
+            raise APIError(502, "The backend broke off in the middle of its answer: %s." % error, "backend_broke")
+        log.info("⏩ an answer of %s is carried on: %s", backend.url, error)
+        errand.failures, errand.failure = 0, None
+        errand.request.begin_silence()
+        reply = self._send(errand)
+        if not isinstance(reply, tuple):
+            why = "No other backend could go on with the answer (status %d)." % reply.status
+            raise APIError(502, why, "not_carried")
+        self._count.migrations.inc("silent" if isinstance(error, (Slow, GaveUp)) else "broken")
+        return reply[0]
+
+    def _note_break(self, leg: Leg, error: Union[Broken, Slow]) -> None:
+        """Note that a backend has broken off. Raises APIError 500 where this request has ended two of them."""
+        given_up = isinstance(error, (Slow, GaveUp))
+        self._pool.failed(leg.visit.backend, str(error), lost=not given_up)
+        if not given_up and self._died(leg.visit):
+            leg.visit.errand.tried.discard(leg.visit.backend)
+
     # ---- requests that end backends
 
-    def _is_suspect(self, errand: _Errand) -> bool:
-        """Whether a request must run alone. Raises APIError 500 where it, or an equal one, has ended two backends."""
-        if self._quarantine.empty:
-            return False
-        return self._quarantine.check(errand.fingerprint(self._quarantine))
-
-    def _passed(self, visit: _Visit) -> None:
+    def _passed(self, visit: Visit) -> None:
         """A request has run to its end."""
         if visit.ticket.alone:
             self._quarantine.passed(visit.errand.fingerprint(self._quarantine))
 
-    def _cut(self, visit: _Visit, why: str, lost: bool) -> None:
+    def _cut(self, visit: Visit, why: str, lost: bool) -> None:
         """Note that a stream stopped before its end. Raises APIError 500 where that was the second death."""
         self._pool.failed(visit.backend, why, lost)
         if lost:
             self._died(visit)
 
-    def _died(self, visit: _Visit) -> bool:
-        """Find out whether the backend of a request that broke off has died. Raises APIError 500 the second time."""
+    def _died(self, visit: Visit) -> bool:
+        """Find out whether the backend of a request that broke off has died. Raises APIError 500 the second time.
+
+        One that had gone on with the answer did not die of the request as such: where a token of it is deadly, the next
+        backend dies at once.
+        """
         errand, ticket, backend = visit
+        if errand.progressed:
+            return False
         if not has_died(self._client, backend.url, self._credentials.own(backend.spec), ticket.life):
             return False
         self._count.deaths.inc("alone" if ticket.alone else "beside others")
@@ -363,6 +348,11 @@ class _Course:
             self._patience.renew()
         elif not self._patience.left:
             raise Slow("nothing but keep-alives for %g s" % self._patience.seconds)
+
+
+def _is_refusal(errand: Errand, reply: Reply) -> bool:
+    """Whether a backend has refused a request, or to go on with another one's answer."""
+    return reply.status in REFUSED or (errand.begun and reply.status in _NOT_CARRIED)
 
 
 def _broke(backends: int) -> APIError:

@@ -117,7 +117,10 @@ class Health:
         models = self.models_of(url, headers)
         model = good_name(facts.get("model")) or _loaded(models)
         life = life_of(facts.get("pid"))
-        return Report(True, slots=slots, model=model, told=True, models=models, life=life, prompt=bool(ours))
+        carries = facts.get("carries") is True
+        return Report(
+            True, slots=slots, model=model, told=True, models=models, life=life, prompt=bool(ours), carries=carries
+        )
 
     def models_of(self, url: str, headers: Dict[str, str]) -> Optional[List[Dict[str, Any]]]:
         """Return a backend's models as it lists them, each with a "name"; None where it does not tell."""

@@ -27,7 +27,7 @@ from threading import Condition
 from typing import Callable, Sequence, Set
 
 from core.balancing.backends import Backend, Ticket
-from core.balancing.choice import find_able, find_open
+from core.balancing.choice import find_able, find_open, fits
 from core.balancing.loners import Loners
 from core.balancing.policies import Policy
 from core.balancing.queueing import FairQueue
@@ -59,16 +59,22 @@ class Pool(Roster):
     # ---- one request's way
 
     def request(
-        self, wish: Wish, tried: Set[Backend], hope: bool = True, again: bool = False, alone: bytes = b""
+        self,
+        wish: Wish,
+        tried: Set[Backend],
+        hope: bool = True,
+        again: bool = False,
+        alone: bytes = b"",
+        resumes: bool = False,
     ) -> Ticket:
         """Take a backend for a request, or a place in the queue, or neither; the module's docstring says how.
 
         `tried` are the backends that have failed it; `hope` says whether it may wait while none is up; `again`, that it
         has waited before and comes first in its client's line; a fingerprint in `alone`, that nothing may run
-        beside it. A ticket with a backend goes back with release(); one that waits may leave() early. Raises
-        queueing.Full.
+        beside it; `resumes`, that the backend must go on with another one's answer. A ticket with a backend goes back
+        with release(); one that waits may leave() early. Raises queueing.Full.
         """
-        ticket = Ticket(wish, tried, alone)
+        ticket = Ticket(wish, tried, alone, resumes)
         with self.lock:
             if alone:
                 self._loners.add(ticket, hope, again)
@@ -120,8 +126,7 @@ class Pool(Roster):
     def stranded(self, ticket: Ticket) -> float:
         """Return for how many seconds no backend has been up that could take a waiting request; 0 where one is."""
         with self.lock:
-            model = ticket.wish.model
-            able = [backend for backend in self.backends if not backend.draining and backend.may_have(model)]
+            able = [backend for backend in self.backends if fits(backend, ticket)]
             if any(backend.vitals.up for backend in able):
                 return 0.0
             return self.clock() - max([backend.vitals.down_since for backend in able], default=float("-inf"))
@@ -207,7 +212,7 @@ class Pool(Roster):
                 backend.model = ticket.wish.model  # it will have swapped by the time that others ask
 
     def _enqueue(self, ticket: Ticket, first: bool) -> None:
-        displaced = self._queue.push(ticket.wish.who, ticket, first)
+        displaced = self._queue.push(ticket.wish.who, ticket, first, must=ticket.resumes)
         ticket.start_waiting()
         if displaced:
             displaced.displaced = True

@@ -28,9 +28,12 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return self._length
 
-    def push(self, who: str, item: Item, first: bool = False) -> Optional[Item]:
-        """Put an item at the end of its client's line, or first. Returns the one that had to make room. Raises Full."""
-        displaced = self._make_room(who) if self._length >= self.size else None
+    def push(self, who: str, item: Item, first: bool = False, must: bool = False) -> Optional[Item]:
+        """Put an item at the end of its client's line, or first. Returns the one that had to make room. Raises Full.
+
+        One that `must` be taken, since its client has seen a part of the answer, is taken although the queue is full.
+        """
+        displaced = self._make_room(who) if self._length >= self.size and not must else None
         line = self._lines.setdefault(who, deque())
         if first:
             line.appendleft(item)

@@ -21,7 +21,9 @@ _HOP_BY_HOP = frozenset(
      "transfer-encoding", "upgrade"]
 )  # fmt: skip
 _NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect", "origin"}
-_OF_BROWSERS = "sec-fetch-"  # like Origin, these are about the page and our name; a backend has another name
+# A browser's are like Origin: about the page and our name, and a backend has another name. Ours are between us and
+# backends: a client can't ask for what only a balancer may.
+_NOT_CLIENTS = ("sec-fetch-", "x-comeapi-")
 REFUSED = (502, 503)  # statuses after which another backend is asked
 _HELD = 16 << 20  # bytes; a shorter answer of known length is held back, so that it can be asked for again if it breaks
 _HELD_RATE = 64 << 10  # bytes a second at which it must come, beside the timeout
@@ -36,7 +38,7 @@ def sent_on(request: Request) -> Dict[str, str]:
     headers = {
         name: value
         for name, value in request.headers.items()
-        if name not in dropped and not name.startswith(_OF_BROWSERS)
+        if name not in dropped and not name.startswith(_NOT_CLIENTS)
     }
     before = headers.get("x-forwarded-for")
     headers["x-forwarded-for"] = before + ", " + request.peer if before else request.peer

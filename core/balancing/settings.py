@@ -67,6 +67,12 @@ class RelaySettings:
         "limits",
         check=between(0, 100),
     )
+    migrations: int = setting(
+        3,
+        "how often an answer that a client has seen a part of is carried on by another backend",
+        "limits",
+        check=between(0, 1000),
+    )
     retry_budget: float = setting(
         0.2,
         "share of the requests that may be sent again for being refused, beside the first ten",

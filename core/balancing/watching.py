@@ -48,6 +48,7 @@ class Watch:
             if clock() >= deadline:
                 return False
             self._pool.doubt(backend)
+            self._request.say_alive()
         if not sending:
             backend.heard = clock()
             self._patience.waited(backend.heard - began)

@@ -187,6 +187,9 @@ class Connection(BaseHTTPRequestHandler):
         chunked = request.version == "HTTP/1.1"
         self.close_connection = self.close_connection or not chunked
         self.wire.begin_answer(_chunk(reply.ping, chunked) or None)
+        if reply.alive:
+            alive = _chunk(reply.alive, chunked)
+            request.ping, request.ping_interval = lambda: self.wire.write(alive), self.service.config.ping_interval
         head = self._reply_head(request, reply) + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
         size, piece = 0, first
         while piece is not None:

@@ -18,6 +18,11 @@ from urllib.parse import parse_qs
 from core.errors import APIError, HangUp
 from core.http.sockets import Wire
 
+
+def _nothing() -> None:
+    pass
+
+
 LOOK_SECONDS = 0.2  # between two looks whether a client that waits is still there
 Waited = TypeVar("Waited")
 
@@ -39,6 +44,9 @@ class Request:
         self.body = b""
         self.held = 0  # bytes of the service's budget that the body takes
         self._look_at = time.monotonic() + LOOK_SECONDS  # when wait() looks whether the client is still there
+        self.ping: Callable[[], None] = _nothing  # sends its client a piece that says nothing, in a stream that has one
+        self.ping_interval = 0.0  # seconds
+        self._ping_at = 0.0
         given = headers.get("x-request-id")
         self.id = given if given and _ID.fullmatch(given) else _new_id()
 
@@ -55,6 +63,17 @@ class Request:
     def hung_up(self) -> bool:
         """Tell at once whether the client has gone."""
         return self.wire.hung_up()
+
+    def begin_silence(self) -> None:
+        """From now on, nothing comes for its client until somebody goes on with the answer."""
+        self._ping_at = time.monotonic() + self.ping_interval
+
+    def say_alive(self) -> None:
+        """Send a ping, where it is time for one. Raises HangUp."""
+        now = time.monotonic()
+        if self.ping is not _nothing and now >= self._ping_at:
+            self._ping_at = now + self.ping_interval
+            self.ping()
 
     def wait(self, ready: Callable[[float], Waited], timeout: float) -> Waited:
         """Wait for something that is no socket: until `ready(seconds)`, which waits so long at most, returns it.
@@ -129,7 +148,8 @@ class Stream:
     pieces notices a client that leaves while none come: by Request.wait, say, which raises HangUp. `chunks` is closed
     (generator.close) when the client has gone. `ping` is a piece that says nothing; a client that has closed its
     sending side may be sent one, to see whether it still reads. `error_chunk` renders an APIError raised after the
-    first piece; without one, the connection is cut, so that nobody takes half an answer for a whole one.
+    first piece; without one, the connection is cut, so that nobody takes half an answer for a whole one. Who makes the
+    pieces may send `alive` while he waits, by Request.say_alive.
     """
 
     chunks: Pieces
@@ -138,6 +158,7 @@ class Stream:
     headers: Sequence[Tuple[str, str]] = ()
     ping: bytes = b""
     error_chunk: Optional[Callable[[APIError], bytes]] = None
+    alive: bytes = b""
 
 
 def internal_error() -> APIError:
