@@ -33,7 +33,8 @@ import numpy
 from core.bounds import TOKENS
 from core.engine.ask import Part, Plain, Prompt
 from core.engine.cells import SavedCells
-from core.engine.sampling import COLDEST, RANDOM_SEED, Sampling
+from core.engine.draws import draw_key, draw_seed, lucky
+from core.engine.sampling import COLDEST, Sampling
 from core.engine.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
 from core.errors import APIError
 from core.grammar.masks import Texts
@@ -608,31 +609,39 @@ def _set_rope(params: Any, settings: EngineSettings) -> None:
 class Chain:
     """A request's samplers in a row (llama_sampler_chain), in the order of llama.cpp's common_sampler_init.
 
-    What draws by chance stands at the end, and is made anew for each token, from the request's seed and the token's
-    number alone: so a choice depends on no choice before it. Mirostat is the exception, since it learns as it draws.
+    The last one draws by chance, by a key that is set for each token (draws.py): so a choice depends on no choice
+    before it. XTC draws, too, with a generator of its own: it is made anew for each token. Mirostat is the exception,
+    since it learns as it draws.
     """
 
     def __init__(self, model: Model, sampling: Sampling, seed: int, longest: int):
         """`longest` is how many tokens the context holds: nothing looks back further."""
         self._sampling = sampling
         self._seed = seed
-        self._draws = sampling.temperature >= COLDEST and not sampling.mirostat
-        self._number = -1  # of the token that the last samplers are made for
-        self._drawn = 0  # how many these are
+        self._draw: Optional[_Draw] = None
+        self._number = -1  # of the token that the next choice is for
         self._pointer = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        lasting = _lasting_samplers(model, sampling, seed, longest)
-        self._add(lasting)
-        self._lasting = len(lasting)
+        self._lasting = _lasting_samplers(model, sampling, seed, longest)
+        self._add(self._lasting)
+        if sampling.temperature >= COLDEST and not sampling.mirostat:
+            self._draw = _Draw()
+            self._add([self._draw.sampler])
 
     def turn_to(self, number: int) -> None:
         """Make ready for the choice of the generated token number `number`, counted from 0."""
-        if not self._draws or number == self._number:
-            return
-        for _ in range(self._drawn):
-            llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(self._pointer, self._lasting))
-        drawing = _drawing_samplers(self._sampling, self._seed, number)
-        self._add(drawing)
-        self._number, self._drawn = number, len(drawing)
+        if self._draw and number != self._number:
+            self._draw.turn_to(draw_key(self._seed, 2 * number))
+            if self._sampling.xtc_probability > 0:
+                self._renew_xtc(self._draw, draw_seed(self._seed, 2 * number + 1))
+            self._number = number
+
+    def _renew_xtc(self, draw: "_Draw", seed: int) -> None:
+        """Put a new XTC sampler before the temperature, which it must not see, and the draw."""
+        first = len(self._lasting)
+        while llama_cpp.llama_sampler_chain_n(self._pointer) > first + 1:
+            llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(self._pointer, first))
+        llama_cpp.llama_sampler_chain_remove(self._pointer, first)  # the draw, which is used again
+        self._add([_xtc(self._sampling, seed), _temperature(self._sampling), draw.sampler])
 
     def _add(self, samplers: Many[Any]) -> None:
         for sampler in samplers:
@@ -658,11 +667,36 @@ class Chain:
         llama_cpp.llama_sampler_free(self._pointer)
 
 
+class _Draw:
+    """A sampler that chooses by chance, as draws.py has it, in place of llama.cpp's own (llama_sampler_init_dist)."""
+
+    def __init__(self) -> None:
+        keys = self._keys = [0]
+
+        def apply(_sampler: Any, candidates: Any) -> None:  # a llama_token_data_array
+            array = candidates.contents
+            data = numpy.frombuffer(ctypes.string_at(array.data, array.size * _CANDIDATE.itemsize), _CANDIDATE)
+            array.selected = lucky(keys[0], data["id"], data["logit"])
+
+        # C holds only the addresses of these:
+        self._interface = llama_cpp.llama_sampler_i()
+        self._interface.name = llama_cpp.llama_sampler_i_name(lambda _: b"draw")
+        self._interface.apply = llama_cpp.llama_sampler_i_apply(apply)
+        self.sampler = llama_cpp.llama_sampler_init(ctypes.byref(self._interface), None)
+
+    def turn_to(self, key: int) -> None:
+        """Set what the next choice goes by."""
+        self._keys[0] = key
+
+
+_CANDIDATE = numpy.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])  # llama_token_data
+
+
 class _Candidates:
     """A llama_token_data_array: tokens and their logits, for samplers to cut down and choose from."""
 
     def __init__(self, logits: Any):
-        self._data = numpy.zeros(len(logits), dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
+        self._data = numpy.zeros(len(logits), dtype=_CANDIDATE)
         self._data["id"] = numpy.arange(len(logits))
         self._data["logit"] = logits
         array_type = llama_cpp.llama_token_data_array
@@ -689,24 +723,10 @@ def _lasting_samplers(model: Model, sampling: Sampling, seed: int, longest: int)
     return made if sampling.xtc_probability > 0 else made + [_temperature(sampling)]
 
 
-def _drawing_samplers(sampling: Sampling, seed: int, number: int) -> List[Any]:
-    """Return the samplers that draw, for one token, and what stands between them."""
-    choose = llama_cpp.llama_sampler_init_dist(draw_seed(seed, 2 * number))
-    if sampling.xtc_probability <= 0:
-        return [choose]
-    xtc = sampling.xtc_probability, sampling.xtc_threshold, sampling.min_keep, draw_seed(seed, 2 * number + 1)
-    return [llama_cpp.llama_sampler_init_xtc(*xtc), _temperature(sampling), choose]
-
-
-def draw_seed(seed: int, number: int) -> int:
-    """Return a seed for one draw, which looks like chance to all others: splitmix64 of both numbers."""
-    mixed = ((seed << 32) + number) * 0x9E3779B97F4A7C15 & _64_BITS
-    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
-    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _64_BITS
-    return (mixed ^ mixed >> 31) % RANDOM_SEED
-
-
-_64_BITS = (1 << 64) - 1
+def _xtc(sampling: Sampling, seed: int) -> Any:
+    return llama_cpp.llama_sampler_init_xtc(
+        sampling.xtc_probability, sampling.xtc_threshold, sampling.min_keep, seed
+    )
 
 
 def _penalties(model: Model, sampling: Sampling, longest: int) -> List[Any]:

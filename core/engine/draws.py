@@ -1,0 +1,42 @@
+"""Chance without a memory: a draw depends on the request's seed, the token's number in the answer, and nothing else.
+
+Each candidate gets a luck of its own, made of seed, number and its id; the one with the largest sum of logit and luck
+is chosen. With luck from a Gumbel distribution that draws each by its probability (the Gumbel-max trick). So the choices
+before do not matter, nor does the order of the candidates. Where rounding swaps two that are as likely, or changes a logit's
+last digits, nearly always the same one is chosen: an answer that another process carries on goes on the same.
+"""
+
+from typing import Any
+
+import numpy
+
+from core.engine.sampling import RANDOM_SEED
+
+_64_BITS = (1 << 64) - 1
+_MULTIPLIERS = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64's
+_STEP, _FIRST, _SECOND = (numpy.uint64(multiplier) for multiplier in _MULTIPLIERS)
+_30, _27, _31, _11 = (numpy.uint64(bits) for bits in (30, 27, 31, 11))
+
+
+def draw_key(seed: int, number: int) -> int:
+    """Return what one draw goes by, a number of 64 bits: splitmix64 of a request's seed and a token's number."""
+    step, first, second = _MULTIPLIERS
+    mixed = ((seed << 32) + number) * step & _64_BITS
+    mixed = (mixed ^ mixed >> 30) * first & _64_BITS
+    mixed = (mixed ^ mixed >> 27) * second & _64_BITS
+    return mixed ^ mixed >> 31
+
+
+def draw_seed(seed: int, number: int) -> int:
+    """Return a seed for a sampler of llama.cpp's that draws once, and is made for one token."""
+    return draw_key(seed, number) % RANDOM_SEED
+
+
+def lucky(key: int, ids: Any, logits: Any) -> int:
+    """Return the index of the candidate that a draw chooses; `ids` and `logits` are arrays of the same size."""
+    mixed = ids.astype(numpy.uint64) * _STEP + numpy.uint64(key)
+    mixed = (mixed ^ (mixed >> _30)) * _FIRST
+    mixed = (mixed ^ (mixed >> _27)) * _SECOND
+    mixed ^= mixed >> _31
+    share = ((mixed >> _11).astype(numpy.float64) + 0.5) * 2.0**-53  # above 0 and below 1
+    return int((logits - numpy.log(-numpy.log(share))).argmax())
