@@ -174,8 +174,7 @@ class Forwarder:
         if errand.begun:
             body, more = errand.notes.before(body)
             headers.update(more)
-        target = "/" + (backend.url + request.target).split("/", 3)[3]
-        headers[CARRY] = proof(self._carry_secret, target, request.id, body)
+        headers[CARRY] = proof(self._carry_secret, request.target, request.id, body)
         return body, headers
 
     def _note(self, visit: Visit, error: BaseException) -> None:

@@ -1,0 +1,254 @@
+"""An answer that its backend does not end is carried on by another one, and the client sees one answer."""
+
+import json
+import socket
+import threading
+import time
+
+import pytest
+from conftest import PATIENCE, call, wait_until
+
+from balancer import Balancer, Config
+from core.carriage import CARRY, RESUME, Notes, frame, parted, proof
+from core.errors import APIError
+from core.http.messages import Stream, json_reply
+from core.http.routing import Route
+from core.http.server import ServerConfig, Service
+
+SECRET = "theirs"
+WORDS = 12
+FAILURE = 'data: {"error": "nobody goes on"}\n\n'
+WHOLE = b"".join(b"data: %d\n\n" % word for word in range(WORDS)) + b"data: [DONE]\n\n"
+
+
+def cut_off(teller, request):
+    """Reset the connection."""
+    request.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    request.wire.sock.close()
+    raise OSError("cut")
+
+
+def ends_early(teller, request):
+    return b"", True
+
+
+def garbles(teller, request):
+    return b"data: of another kind\n\n", False
+
+
+def cuts_a_frame(teller, request):
+    return frame({"i": 0, "t": [99]}, b"data: half of an event\n\n")[:-9], True
+
+
+def lies(teller, request):
+    return frame({"i": 0, "t": ["x"]}, b"data: lies\n\n"), False
+
+
+class Teller:
+    """A backend that tells WORDS tokens, one a frame. Before the token number `at`, it does `mishap`."""
+
+    def __init__(self, at=None, mishap=None, carries=True, secret=SECRET, fingerprint="f"):
+        self.at, self.mishap, self.secret, self.fingerprint = at, mishap, secret, fingerprint
+        self.go_on = threading.Event()
+        self.requests, self.notes = [], []
+        self.state = {"status": "ok", "slots": 4, "carries": carries, "pid": id(self)}
+        self.service = Service(
+            ServerConfig(port=0), [Route("GET", "/health", lambda request: json_reply(self.state))], self.answer
+        ).start()
+        self.url = self.service.url
+
+    def close(self):
+        self.go_on.set()
+        self.service.drain(0)
+
+    def answer(self, request):
+        if request.method != "POST":
+            return json_reply({}, 404)
+        self.requests.append(request)
+        if request.headers.get(CARRY) != proof(self.secret, request.target, request.id, request.body):
+            return Stream(iter_closing([WHOLE]), 200, "text/event-stream")
+        notes, body = Notes(), request.body
+        if RESUME in request.headers:
+            notes, body = parted(request.body, request.headers[RESUME])
+            if notes.head["fingerprint"] != self.fingerprint:
+                raise APIError(409, "Another model.", "other_model")
+        self.notes.append(notes)
+        whole = not json.loads(body.decode()).get("stream")
+        kind = "application/json" if whole else "text/event-stream"
+        headers = ((CARRY, "whole" if whole else "stream"),)
+        return Stream(self.frames(request, len(notes.tokens.get(0, ())), whole), 200, kind, headers)
+
+    def frames(self, request, begun, whole):
+        head = {"fingerprint": self.fingerprint, "nonce": "n", "created": 1, "seeds": [5], "failure": FAILURE}
+        note = {"head": head, "begun": [begun]}
+        for word in range(begun, WORDS):
+            if word == self.at and self.mishap:
+                data, ends = self.mishap(self, request)
+                yield data
+                if ends:
+                    return
+            yield frame(dict(note, i=0, t=[word]), b"" if whole else b"data: %d\n\n" % word)
+            note = {}
+        yield frame(dict(note, status=200), b'{"words": %d}' % WORDS if whole else b"data: [DONE]\n\n")
+
+
+def iter_closing(pieces):
+    yield from pieces
+
+
+@pytest.fixture
+def tell():
+    """Start tellers and balancers that end with the test."""
+    things = []
+
+    def make(*tellers, **settings):
+        things.extend(tellers)
+        urls = tuple(teller.url for teller in tellers)
+        settings = dict({"health_interval": 30.0, "recovery_timeout": 0.0, "carry_secret": SECRET}, **settings)
+        things.append(Balancer(Config(port=0, backend=urls, **settings)).start())
+        wait_until(lambda: all(each["last_check"] for each in things[-1].status()["backends"]))
+        return things[-1]
+
+    yield make
+    for thing in reversed(things):
+        thing.stop(0) if isinstance(thing, Balancer) else thing.close()
+
+
+def ask(balancer, **body):
+    return call(balancer.url + "/generate", dict({"prompt": "Count", "stream": True}, **body))
+
+
+@pytest.mark.parametrize("at", [0, 1, 7, WORDS - 1])
+@pytest.mark.parametrize("mishap", [cut_off, ends_early, garbles, cuts_a_frame, lies])
+def test_whatever_ends_a_stream_another_backend_goes_on_with_it(tell, mishap, at):
+    broken, good = Teller(at, mishap), Teller()
+    answer = ask(tell(broken, good))
+    assert (answer.status, answer.body) == (200, WHOLE)
+    begun = [len(notes.tokens.get(0, ())) for notes in broken.notes + good.notes]
+    assert begun[-1] in (0, at) and len(begun) <= 3  # the good one may be asked first; a kept connection may be stale
+
+
+def test_a_plain_answer_is_carried_on_too(tell):
+    broken, good = Teller(7, cut_off), Teller()
+    answer = ask(tell(broken, good), stream=False)
+    assert (answer.status, answer.json) == (200, {"words": WORDS})
+    assert answer.headers["content-type"] == "application/json" and "content-length" in answer.headers
+    assert [notes.tokens for notes in good.notes] == [{0: list(range(7))}]
+    assert good.notes[0].head["seeds"] == [5]
+
+
+def test_clients_see_no_notes_and_can_not_ask_for_any(tell):
+    teller = Teller()
+    balancer = tell(teller)
+    headers = {CARRY: proof(SECRET, "/generate", "r", b"{}"), RESUME: "0", "X-Request-Id": "r"}
+    answer = call(balancer.url + "/generate", b'{"stream": true}', headers)
+    assert answer.body == WHOLE and not [name for name in answer.headers if name in (CARRY, RESUME)]
+    assert RESUME not in teller.requests[-1].headers and teller.requests[-1].headers[CARRY] != headers[CARRY]
+
+
+def test_an_answer_is_carried_on_as_often_as_it_may_be(tell):
+    tellers = [Teller(at, cut_off) for at in (2, 4, 6)] + [Teller()]
+    assert ask(tell(*tellers, migrations=3)).body == WHOLE
+    more = [Teller(at, cut_off) for at in (2, 4, 6)] + [Teller()]
+    answer = ask(tell(*more, migrations=2))
+    assert answer.body.endswith(FAILURE.encode()) and b"[DONE]" not in answer.body
+
+
+def test_no_other_model_goes_on_and_the_client_is_told_in_its_apis_own_form(tell):
+    broken, other = Teller(7, cut_off), Teller(fingerprint="g")
+    answer = ask(tell(broken, other))
+    assert answer.body == b"".join(b"data: %d\n\n" % word for word in range(7)) + FAILURE.encode()
+    assert not other.notes
+
+
+def test_no_backend_is_handed_notes_that_does_not_know_them(tell):
+    broken, foreign = Teller(7, cut_off), Teller(carries=False)
+    answer = ask(tell(broken, foreign))
+    assert answer.body.endswith(FAILURE.encode())
+    assert not foreign.requests
+
+
+def test_a_backend_with_another_secret_is_an_ordinary_one(tell):
+    answer = ask(tell(Teller(secret="others")))
+    assert answer.body == WHOLE
+
+
+def test_keep_alives_are_no_progress_and_a_backend_that_sends_nothing_else_is_left(tell):
+    def pings(teller, request):
+        deadline = time.monotonic() + PATIENCE
+        while not teller.go_on.wait(0.05) and time.monotonic() < deadline:
+            if request.hung_up():
+                break
+            request.wire.write(b"%x\r\n%s\r\n" % (len(frame({}, b": ping\n\n")), frame({}, b": ping\n\n")))
+        return b"", True
+
+    silent, good = Teller(5, pings), Teller()
+    answer = ask(tell(silent, good, timeout=0.5))
+    assert answer.body.replace(b": ping\n\n", b"") == WHOLE
+
+
+def test_a_stream_waits_with_keep_alives_for_the_one_backend_to_come_back(tell):
+    teller = Teller(5, cut_off)
+    balancer = tell(teller, recovery_timeout=PATIENCE, ping_interval=0.05, health_interval=0.2)
+    healthy = teller.state
+
+    def dies(teller, request):
+        teller.state = {"status": "error"}
+        teller.at = None
+        cut_off(teller, request)
+
+    teller.mishap = dies
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(balancer)))
+    client.start()
+    wait_until(lambda: teller.at is None)
+    threading.Event().wait(0.5)  # what the client sees meanwhile are keep-alives
+    teller.state = healthy
+    client.join(PATIENCE)
+    assert b": ping\n\n" in answers[0].body and answers[0].body.replace(b": ping\n\n", b"") == WHOLE
+
+
+def test_a_client_that_leaves_while_its_answer_waits_for_a_backend_is_forgotten(tell):
+    teller = Teller(5, cut_off)
+    balancer = tell(teller, recovery_timeout=PATIENCE)
+
+    def dies(teller, request):
+        teller.state = {"status": "error"}
+        cut_off(teller, request)
+
+    teller.mishap = dies
+    with socket.create_connection(("127.0.0.1", balancer.service.port)) as client:
+        head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16\r\n\r\n"
+        client.sendall(head + b'{"stream": true}')
+        wait_until(lambda: balancer.pool.queued() == 1)
+    wait_until(lambda: balancer.pool.queued() == 0 and not balancer.service.requests_active())
+
+
+def test_a_full_queue_keeps_no_answer_from_going_on(tell):
+    busy = threading.Event()
+
+    def holds(teller, request):
+        busy.set()
+        teller.go_on.wait(PATIENCE)
+        return b"", False
+
+    broken, full = Teller(5, cut_off), Teller(1, holds)
+    full.state = dict(full.state, slots=1)
+    balancer = tell(broken, full, queue_size=0)
+    broken.state = dict(broken.state, slots=1)
+    answers = {}
+
+    def client(name):
+        answers[name] = ask(balancer)
+
+    clients = [threading.Thread(target=client, args=(name,)) for name in range(2)]
+    for each in clients:
+        each.start()
+    assert busy.wait(PATIENCE)
+    wait_until(lambda: len(broken.requests) and balancer.pool.queued() == 1)
+    full.go_on.set()
+    for each in clients:
+        each.join(PATIENCE)
+    assert [answers[name].body for name in range(2)] == [WHOLE, WHOLE]
+    metrics = call(balancer.url + "/metrics").body.decode()
+    assert 'comeapi_migrations_total{why="broken"} 1' in metrics
