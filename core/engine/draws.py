@@ -1,9 +1,9 @@
 """Chance without a memory: a draw depends on the request's seed, the token's number in the answer, and nothing else.
 
 Each candidate gets a luck of its own, made of seed, number and its id; the one with the largest sum of logit and luck
-is chosen. With luck from a Gumbel distribution that draws each by its probability (the Gumbel-max trick). So the choices
-before do not matter, nor does the order of the candidates. Where rounding swaps two that are as likely, or changes a logit's
-last digits, nearly always the same one is chosen: an answer that another process carries on goes on the same.
+is chosen. With luck from a Gumbel distribution that draws each by its probability (the Gumbel-max trick). So neither
+earlier choices matter, nor the order of the candidates. Where rounding swaps two that are as likely, or changes a
+logit's last digits, nearly always the same one is chosen: an answer that another process carries on goes on the same.
 """
 
 from typing import Any

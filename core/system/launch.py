@@ -28,6 +28,7 @@ _BACKEND_OPTIONS = [
 _BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
     each.name for each in dataclasses.fields(server.ServerConfig) if each.name not in ("host", "port", "api_key")
 ]
+_CARRY_SECRET = options.PREFIX + "CARRY_SECRET"
 
 
 class Command(NamedTuple):
@@ -45,6 +46,7 @@ class Launch:
         self._plan = plan
         self._programs = programs
         self._secret = secrets.token_urlsafe(32)  # the key that our balancer shows to our backends
+        self._carry_secret = config.carry_secret or secrets.token_urlsafe(32)
 
     def backend(self, index: int) -> Command:
         """Return what the backend with this number, from 0, is started with."""
@@ -72,14 +74,14 @@ class Launch:
 
     def _backend_environment(self) -> Dict[str, str]:
         """Return a backend's environment: ours without its options, which are ours or the balancer's."""
-        environment = own_environment()
+        environment = dict(own_environment(), **{_CARRY_SECRET: self._carry_secret})
         if self._backends_are_locked():
             environment[options.PREFIX + "API_KEY"] = ",".join([*self._config.api_key, self._secret])
         return environment
 
     def _balancer_environment(self) -> Dict[str, str]:
         """Return the balancer's environment: ours, with the clients' keys, and with the key to the backends."""
-        environment = dict(os.environ, PYTHONIOENCODING="utf-8")
+        environment = dict(os.environ, PYTHONIOENCODING="utf-8", **{_CARRY_SECRET: self._carry_secret})
         if self._config.api_key:
             environment[options.PREFIX + "API_KEY"] = ",".join(self._config.api_key)
         if self._backends_are_locked():
