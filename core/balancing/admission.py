@@ -65,7 +65,7 @@ class Admission:
             return
         asked = self._pool.clock()
         # A request that ran for long before its backend died still gets its time to wait for another.
-        started = asked if ticket.alone or errand.moves else errand.started
+        started = asked if ticket.alone or errand.begun else errand.started
         try:
             while not errand.request.wait(ticket.decided.wait, _TICK):
                 errand.request.say_alive()

@@ -11,6 +11,7 @@ A frame goes to the client when it is here as a whole. So the client never sees 
 just what the notes tell.
 """
 
+import time
 from typing import Callable, Iterator, Union
 
 from core.balancing.errand import Visit
@@ -19,11 +20,23 @@ from core.carriage import CARRY, BadFrame, Frames, Note
 from core.http.answers import Answer
 from core.http.failures import Broken, Slow
 
+_LOOK_SECONDS = 0.2  # between two looks whether there is a place at another backend
+
+
+class Leaving(Exception):
+    """The backend is being drained, and another one can go on with the answer now."""
+
+
+Why = Union[Broken, Slow, Leaving]
+
 
 class Leg:
-    """What one backend tells of an answer. `whole`: the bytes come all at the end. `status` is 0 before its end."""
+    """What one backend tells of an answer. `whole`: the bytes come all at the end. `status` is 0 before its end.
 
-    def __init__(self, visit: Visit, answer: Answer, patience: Patience):
+    `may_leave()` says whether another backend could go on; it is asked while this one is being drained.
+    """
+
+    def __init__(self, visit: Visit, answer: Answer, patience: Patience, may_leave: Callable[[], bool]):
         self.visit = visit
         self.kind = answer.header("content-type")
         self.whole = answer.header(CARRY) == "whole"
@@ -34,13 +47,18 @@ class Leg:
         patience.every_byte = False
         self._pieces = self._payloads()
         self._first = b""
+        self._may_leave = may_leave
+        self._look_at = 0.0  # when it is asked again
 
     def put_back(self, data: bytes) -> None:
         """Let the next bytes be some that were taken already."""
         self._first = data
 
     def next(self) -> bytes:
-        """Return the next bytes for the client; none at the end. Raises Broken, Slow, and what waiting raises."""
+        """Return the next bytes for the client; none at the end.
+
+        Raises Broken, Slow, Leaving, and what waiting raises.
+        """
         first, self._first = self._first, b""
         return first or next((payload for payload in self._pieces if payload), b"")
 
@@ -57,6 +75,8 @@ class Leg:
             raise Broken("its answer ended in the middle")
 
     def _take(self, note: Note) -> None:
+        if self.visit.backend.draining and not self.status:
+            self._look_for_another()
         self.visit.errand.notes.take(note)
         if "i" in note:
             self.visit.errand.progressed = True
@@ -65,6 +85,13 @@ class Leg:
             raise Slow("nothing but keep-alives for %g s" % self._patience.seconds)
         status = note.get("status", 0)
         self.status = status if isinstance(status, int) and 200 <= status < 600 else self.status
+
+    def _look_for_another(self) -> None:
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            if self.visit.errand.begun and self._may_leave():
+                raise Leaving("the backend is being drained")
 
 
 class Carried:
@@ -76,7 +103,7 @@ class Carried:
     def __init__(
         self,
         leg: Leg,
-        go_on: Callable[[Leg, Union[Broken, Slow]], Leg],
+        go_on: Callable[[Leg, Why], Leg],
         ended: Callable[[Leg], None],
     ):
         self._leg = leg
@@ -90,7 +117,7 @@ class Carried:
         while True:
             try:
                 data = self._leg.next()
-            except (Broken, Slow) as error:
+            except (Broken, Slow, Leaving) as error:
                 self._leg = self._go_on(self._leg, error)
                 continue
             if not data:

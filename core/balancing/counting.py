@@ -10,7 +10,7 @@ class Counts:
     def __init__(self, metrics: Metrics, pool: Pool):
         self.retries = metrics.counter("comeapi_retries_total", "Requests sent to another backend.", "why")
         self.migrations = metrics.counter(
-            "comeapi_migrations_total", "Answers that another backend went on with: broken off, or silent.", "why"
+            "comeapi_migrations_total", "Answers that another backend went on with.", "why"
         )
         self.deaths = metrics.counter(
             "comeapi_deaths_total", "Requests that a backend died under: beside others, or while they ran alone.", "how"

@@ -23,12 +23,13 @@ and 8 happen `retries` times at most, together. Any other answer of a backend go
 says what counts as "in time" for a stream.
 """
 
+import functools
 import logging
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from core.balancing.admission import Admission
 from core.balancing.backends import Ticket
-from core.balancing.carrying import Carried, Leg
+from core.balancing.carrying import Carried, Leaving, Leg, Why
 from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
@@ -107,6 +108,9 @@ class Forwarder:
             try:
                 reply = self._attempt(visit)
             except Unreachable:  # 1
+                continue
+            except Leaving:  # 9
+                self._count.migrations.inc("drained")
                 continue
             except Broken:  # 4
                 why = _BROKE
@@ -195,7 +199,8 @@ class Forwarder:
         headers.append(("X-ComeAPI-Backend", visit.backend.url))
         headers.append(("X-ComeAPI-Queue-Ms", "%d" % ((visit.ticket.since - visit.errand.started) * 1000)))
         if answer.header(CARRY):
-            return self._started(Leg(visit, answer, patience), headers)
+            may_leave = functools.partial(self._pool.has_place_beside, visit.ticket)
+            return self._started(Leg(visit, answer, patience, may_leave), headers)
         whole = held(answer, headers, self._config.timeout)
         if whole is None:
             return self._stream(visit, answer, patience, headers)
@@ -254,15 +259,16 @@ class Forwarder:
             self._passed(leg.visit)
         self._ended(leg.visit.ticket)
 
-    def _go_on(self, leg: Leg, error: Union[Broken, Slow]) -> Leg:
+    def _go_on(self, leg: Leg, error: Why) -> Leg:
         """Let another backend go on with an answer. Raises APIError where none can, and HangUp."""
         errand, ticket, backend = leg.visit
         leg.close()
         try:
-            self._note_break(leg, error)
+            if not isinstance(error, Leaving):
+                errand.moves += 1
+                self._note_break(leg, error)
         finally:
             self._pool.release(ticket)
-        errand.moves += 1
         if errand.moves > self._config.migrations or not errand.begun:
             raise APIError(502, "The backend broke off in the middle of its answer: %s." % error, "backend_broke")
         log.info("⏩ an answer of %s is carried on: %s", backend.url, error)
@@ -272,7 +278,7 @@ class Forwarder:
         if not isinstance(reply, tuple):
             why = "No other backend could go on with the answer (status %d)." % reply.status
             raise APIError(502, why, "not_carried")
-        self._count.migrations.inc("silent" if isinstance(error, (Slow, GaveUp)) else "broken")
+        self._count.migrations.inc(_reason(error))
         return reply[0]
 
     def _note_break(self, leg: Leg, error: Union[Broken, Slow]) -> None:
@@ -347,6 +353,13 @@ class _Course:
             self._patience.renew()
         elif not self._patience.left:
             raise Slow("nothing but keep-alives for %g s" % self._patience.seconds)
+
+
+def _reason(why: Why) -> str:
+    """Return why an answer is carried on, in a word."""
+    if isinstance(why, Leaving):
+        return "drained"
+    return "silent" if isinstance(why, (Slow, GaveUp)) else "broken"
 
 
 def _is_refusal(errand: Errand, reply: Reply) -> bool:

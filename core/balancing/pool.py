@@ -131,6 +131,14 @@ class Pool(Roster):
                 return 0.0
             return self.clock() - max([backend.vitals.down_since for backend in able], default=float("-inf"))
 
+    def has_place_beside(self, ticket: Ticket) -> bool:
+        """Whether another backend could go on at once with the answer to a request that has a place."""
+        with self.lock:
+            return any(
+                backend.carries and backend.vitals.up and backend.free and backend is not ticket.backend
+                for backend in self.backends if fits(backend, ticket)
+            )  # fmt: skip
+
     def retry_after(self) -> int:
         """Return the seconds after which a request that is refused now may find room, by what was measured."""
         with self.lock:

@@ -252,3 +252,43 @@ def test_a_full_queue_keeps_no_answer_from_going_on(tell):
     assert [answers[name].body for name in range(2)] == [WHOLE, WHOLE]
     metrics = call(balancer.url + "/metrics").body.decode()
     assert 'comeapi_migrations_total{why="broken"} 1' in metrics
+
+
+def held(teller, request):
+    """Wait until the test lets go."""
+    teller.go_on.wait(PATIENCE)
+    return b"", False
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_drain_moves_answers_on_instead_of_waiting_for_their_end(tell, stream):
+    first, second = Teller(5, held), Teller(5, held)
+    balancer = tell(first, second)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(balancer, stream=stream)))
+    client.start()
+    wait_until(lambda: first.notes or second.notes)
+    old, new = (first, second) if first.notes else (second, first)
+    balancer._membership.drain(old.url)
+    new.mishap = None
+    old.go_on.set()
+    client.join(PATIENCE)
+    assert answers[0].json == {"words": WORDS} if not stream else answers[0].body == WHOLE
+    assert len(new.notes) == 1 and 0 < len(new.notes[0].tokens[0]) < WORDS
+    metrics = call(balancer.url + "/metrics").body.decode()
+    assert 'comeapi_migrations_total{why="drained"} 1' in metrics
+
+
+def test_a_drain_waits_for_an_answer_that_no_other_backend_can_take(tell):
+    first, full = Teller(5, held), Teller()
+    full.state = dict(full.state, carries=False)
+    balancer = tell(first, full)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append([ask(balancer) for _ in range(2)]))
+    client.start()
+    wait_until(lambda: first.notes)
+    balancer._membership.drain(first.url)
+    first.go_on.set()
+    client.join(PATIENCE)
+    assert [answer.body for answer in answers[0]] == [WHOLE, WHOLE]
+    assert not any(notes.tokens for notes in full.notes)
