@@ -144,8 +144,10 @@ def text_of(pieces):
     return said
 
 
-_TEXTS = ("content", "reasoning_content", "text", "thinking", "partial_json", "arguments", "response", "error", "name",
-          "finish_reason", "stop_reason", "done_reason", "completion_tokens", "output_tokens", "eval_count")  # fmt: skip
+_TEXTS = (
+    "content", "reasoning_content", "text", "thinking", "partial_json", "arguments", "response", "error", "name",
+    "finish_reason", "stop_reason", "done_reason", "completion_tokens", "output_tokens", "eval_count",
+)  # fmt: skip
 
 
 def collect(value, where, said):
@@ -177,8 +179,23 @@ def test_every_stream_through_dying_backends_is_whole_and_the_same(backends, sta
 
     rogue = threading.Thread(target=havoc)
     rogue.start()
+    try:
+        wrong, gaps = read_all(url, [cases[number % len(cases)] for number in range(STREAMS)], undisturbed)
+    finally:
+        over.set()
+        rogue.join()
+    metrics = urllib.request.urlopen(url + "/metrics").read().decode()
+    moves = [line for line in metrics.splitlines() if line.startswith("comeapi_migrations_total{")]
+    places = [gaps[len(gaps) * percent // 100] for percent in (50, 95)] + [gaps[-1]]
+    report = "%d streams, %s: gaps p50 %.2f s, p95 %.2f s, largest %.2f s; %s" % (STREAMS, mishap, *places, moves)
+    print(report)
+    assert not wrong, "%d wrong: %r; %s" % (len(wrong), wrong[:2], report)
+    assert moves
+
+
+def read_all(url, todo, undisturbed):
+    """Read answers, ten at once; returns those that were not as they had been undisturbed, and all gaps, sorted."""
     wrong, gaps, lock = [], [], threading.Lock()
-    todo = [cases[number % len(cases)] for number in range(STREAMS)]
 
     def client():
         while True:
@@ -199,17 +216,7 @@ def test_every_stream_through_dying_backends_is_whole_and_the_same(backends, sta
         each.start()
     for each in clients:
         each.join()
-    over.set()
-    rogue.join()
-    metrics = urllib.request.urlopen(url + "/metrics").read().decode()
-    moves = [line for line in metrics.splitlines() if line.startswith("comeapi_migrations_total{")]
-    gaps.sort()
-    report = "%d streams, %s: gaps p50 %.2f s, p95 %.2f s, largest %.2f s; %s" % (
-        STREAMS, mishap, gaps[len(gaps) // 2], gaps[len(gaps) * 95 // 100], gaps[-1], moves,
-    )  # fmt: skip
-    print(report)
-    assert not wrong, "%d wrong: %r; %s" % (len(wrong), wrong[:2], report)
-    assert moves
+    return wrong, sorted(gaps)
 
 
 def healthy(url):

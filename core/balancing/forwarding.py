@@ -105,28 +105,39 @@ class Forwarder:
                 return errand.failure or error_reply(no_backend(self._pool))
             errand.tried.add(visit.backend)
             errand.sent += 1
-            try:
-                reply = self._attempt(visit)
-            except Unreachable:  # 1
+            outcome = self._outcome(visit)
+            if outcome is None:
                 continue
-            except Leaving:  # 9
-                self._count.migrations.inc("drained")
-                continue
-            except Broken:  # 4
-                why = _BROKE
-            except _Died:  # 8
-                why = _DIED
-            except Slow as error:  # 5
-                raise APIError(504, "The backend %s is too slow: %s." % (visit.backend.url, error), "backend_slow")
+            if isinstance(outcome, str):
+                why = outcome
+            elif isinstance(outcome, Reply) and _is_refusal(errand, outcome):
+                errand.failure, why = outcome, str(outcome.status)
             else:
-                if isinstance(reply, (tuple, Stream)) or not _is_refusal(errand, reply):
-                    return reply
-                errand.failure, why = reply, str(reply.status)  # 3, 9
+                return outcome
             errand.failures += 1
             if not self._may_go_on(errand, why):
                 refusal = errand.failure if why not in (_BROKE, _DIED) else None
                 return refusal or error_reply(_broke(errand.failures))
             self._count.retries.inc(why)
+
+    def _outcome(self, visit: Visit) -> Union[Response, Started, str, None]:
+        """Send a request to one backend. Returns what it answers, or why it did not; None where that does not count.
+
+        Raises APIError 504 where the backend is too slow.
+        """
+        try:
+            return self._attempt(visit)  # 3, 9 where it refuses
+        except Unreachable:  # 1
+            return None
+        except Leaving:  # 9
+            self._count.migrations.inc("drained")
+            return None
+        except Broken:  # 4
+            return _BROKE
+        except _Died:  # 8
+            return _DIED
+        except Slow as error:  # 5
+            raise APIError(504, "The backend %s is too slow: %s." % (visit.backend.url, error), "backend_slow")
 
     def _may_go_on(self, errand: Errand, why: str) -> bool:
         """Whether a request that has failed may be sent again; takes it from the budget where it was refused."""
