@@ -71,6 +71,9 @@ class Stepping:
         streams = len(self._running.scheduler.streams())
         share = 0.5 if resident.siding and resident.siding.generation else 1.0
         chunks = self._running.scheduler.plan(self._pace.budget(streams, share))
+        if copy and not chunks:
+            # llama.cpp copies cells when it decodes the next time; the siding would take them before that.
+            chunks = [Chunk(copy.generation, copy.generation.done, 1)]
         if not chunks:
             return
         started = time.monotonic()

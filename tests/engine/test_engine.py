@@ -296,6 +296,25 @@ def test_the_rest_of_a_long_prompt_is_evaluated_aside_after_a_beginning_that_is_
         patient.cancel(generation)
 
 
+def test_a_copied_beginning_is_there_before_the_rest_of_its_prompt_is_evaluated_aside():
+    """llama.cpp copies cells only with its next decode, and with no stream there is none before the siding begins."""
+    engine = launch(siding="on", **LASTING)
+    try:
+        run(engine, prompt=LONG + TAIL, max_tokens=1)
+        other = LONG[: len(LONG) // 2] + "A girl called Mia had a small boat and a blue kite. " * 20
+        told = Sampling(temperature=0, n_probs=1)
+        logprobs = []
+        for cached in (True, False):
+            generation = asked(prompt=other, max_tokens=1, sampling=told, cache_prompt=cached)
+            engine.submit(generation)
+            logprobs.append(next_event(generation).probabilities[0]["logprob"])
+            assert (next_event(generation).cached_tokens > 200) == cached
+        assert engine.tally.counts["prompts_aside"] == 3
+        assert abs(logprobs[0] - logprobs[1]) < 0.05
+    finally:
+        engine.stop()
+
+
 def test_long_prompts_that_come_together_all_get_their_answers(patient):
     prompts = ["Story %d. %s%s" % (number, LONG, TAIL) for number in range(6)]
     together = in_parallel(lambda prompt: run(patient, prompt=prompt, max_tokens=6)[0], prompts)
