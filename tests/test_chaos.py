@@ -37,8 +37,8 @@ SCHEMA = {
     },
     "required": ["name", "friends"],
 }
-# A call in which everything is given but the blanks. One with free text is one near-tie after another for the demo model,
-# which knows no calls: such answers differ from run to run by rounding, undisturbed ones, too.
+# A call in which everything is given but the blanks: the demo model knows no calls, and free text in one is a row of
+# near-ties, which rounding decides.
 STEPS = ["go to the forest", "find the bear", "give it a red ball", "walk to the river", "say good night"]
 CALL = {
     "type": "object",
@@ -107,6 +107,12 @@ class Backends:
         program.close()
         self.programs[index] = self._start(self.ports[index])
 
+    def kill_all(self, _index):
+        for program in self.programs:
+            program.process.kill()
+        for index in range(len(self.programs)):
+            self.kill(index)
+
     def stop_and_kill(self, index):
         self.programs[index].process.send_signal(signal.SIGSTOP)
         time.sleep(6)
@@ -171,7 +177,7 @@ def collect(value, where, said):
             collect(each, where, said)
 
 
-@pytest.mark.parametrize("mishap, pause", [("kill", 1.5), ("stop_and_kill", 2.0)])
+@pytest.mark.parametrize("mishap, pause", [("kill", 1.5), ("kill_all", 3.0), ("stop_and_kill", 2.0)])
 def test_every_stream_through_dying_backends_is_whole_and_the_same(backends, start, mishap, pause):
     urls = [option for port in backends.ports for option in ("--backend", "http://127.0.0.1:%d" % port)]
     balancer = start("balancer.py", "--child", "--port", 0, "--migrations", 50, "--health-interval", 1, *urls)
