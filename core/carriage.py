@@ -42,7 +42,7 @@ class BadFrame(ValueError):
 def proof(secret: str, target: str, id: str, body: bytes) -> str:
     """Return what shows that a request comes from one who knows the secret."""
     text = "\n".join([target, id, hashlib.sha256(body).hexdigest()])
-    return hmac.new(secret.encode("utf-8", "replace"), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+    return hmac.digest(secret.encode("utf-8", "replace"), text.encode("utf-8", "replace"), "sha256").hex()
 
 
 def frame(note: Note, payload: bytes = b"") -> bytes:

@@ -1,13 +1,15 @@
 """Streams through real backends that are killed and stopped all the time: each is one whole answer, to the letter.
 
-COMEAPI_CHAOS_STREAMS says how many streams (default 100). Run alone, it prints how long the pauses were:
+COMEAPI_SOAK_STREAMS says how many streams (default 100). Run alone, it prints how long the pauses were:
 
     python -m pytest -m slow -s tests/test_chaos.py
 """
 
+import collections
 import json
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -15,13 +17,15 @@ import time
 import urllib.request
 
 import pytest
-from conftest import PATIENCE, Program, free_ports, wait_until
+from conftest import PATIENCE, Program, call, free_ports, wait_until
+from load import memory
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it kills and stops processes"),
 ]
-STREAMS = int(os.environ.get("COMEAPI_CHAOS_STREAMS", "100"))
+STREAMS = int(os.environ.get("COMEAPI_SOAK_STREAMS", "100"))
+SECONDS = float(os.environ.get("COMEAPI_SOAK_SECONDS", "120"))  # how long the crowd stays
 TOKENS = 300
 # What is evaluated in one batch differs as little as can be from what was evaluated token by token.
 EXACT = ("--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off")
@@ -85,14 +89,15 @@ SEEDS = ["Once upon a time", "Tell me a story of a bear", "むかしむかし", 
 
 
 class Backends:
-    """Three backends that are started again when they are killed."""
+    """Backends that are started again when they are killed. `log` has what all of them wrote."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, count=3, slots=8, more=()):
         template = folder / "template.jinja"
         template.write_text(TEMPLATE)
-        self._options = ("--chat-template", template, "--slots", 8, "--threads", 1, *EXACT)
-        first = free_ports(3)
-        self.ports = [first, first + 1, first + 2]
+        self._options = ("--chat-template", template, "--slots", slots, "--threads", 1, *EXACT, *more)
+        self.log = []
+        first = free_ports(count)
+        self.ports = range(first, first + count)
         self.programs = [self._start(port) for port in self.ports]
 
     def _start(self, port):
@@ -105,6 +110,7 @@ class Backends:
         program.process.kill()
         program.process.wait()
         program.close()
+        self.log += program.errors
         self.programs[index] = self._start(self.ports[index])
 
     def kill_all(self, _index):
@@ -122,6 +128,7 @@ class Backends:
         for program in self.programs:
             program.process.send_signal(signal.SIGCONT)
             program.close()
+            self.log += program.errors
 
 
 @pytest.fixture
@@ -231,6 +238,66 @@ def read_all(url, todo, undisturbed):
     for each in clients:
         each.join()
     return wrong, sorted(gaps)
+
+
+def test_a_crowd_before_two_backends_that_are_killed_gets_every_answer_once_or_is_told_to_come_back(tmp_path, start):
+    """200 clients, 2 backends of 4 slots, a kill every 10 seconds, 100 places in the queue."""
+    backends = Backends(tmp_path, count=2, slots=4, more=("--access-log",))
+    urls = [option for port in backends.ports for option in ("--backend", "http://127.0.0.1:%d" % port)]
+    balancer = start("balancer.py", "--child", "--port", 0, "--queue-size", 100, "--migrations", 50, *urls)
+    url = balancer.wait_for_event("listening")["url"]
+    try:
+        wait_until(lambda: healthy(url) == 2)
+        crowd = Crowd(url)
+        clients = [threading.Thread(target=crowd.client, args=(number,)) for number in range(200)]
+        for each in clients:
+            each.start()
+        time.sleep(min(10, SECONDS / 2))
+        before, kill_at, end = memory(balancer.pid)[0], time.monotonic(), time.monotonic() + SECONDS
+        chance = random.Random(6)
+        while time.monotonic() < end:
+            time.sleep(0.2)
+            if time.monotonic() >= kill_at + 10:
+                kill_at = time.monotonic()
+                backends.kill(chance.randrange(2))
+        crowd.over.set()
+        for each in clients:
+            each.join()
+        grown = memory(balancer.pid)[0] - before
+    finally:
+        backends.close()
+    print("%d answers, %d times refused, %d MB grown" % (crowd.answered, crowd.refused, grown))
+    assert not crowd.wrong, crowd.wrong[:3]
+    assert crowd.answered > 200 and crowd.refused
+    answered = collections.Counter(re.findall(r'(\d+-\d+) "POST /generate" 200 ', "\n".join(backends.log)))
+    assert answered and not [id for id, times in answered.items() if times > 1]
+    assert grown < 24
+
+
+class Crowd:
+    """Clients that ask again and again; what comes of it."""
+
+    def __init__(self, url):
+        self.url, self.over = url, threading.Event()
+        self.answered = self.refused = 0
+        self.wrong = []
+        self._lock = threading.Lock()  # guards the counts
+
+    def client(self, number):
+        turn = 0
+        while not self.over.is_set():
+            turn += 1
+            body = {"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 40, "stream": turn % 2 == 0}
+            answer = call(self.url + "/generate", body, {"X-Request-Id": "%d-%d" % (number, turn)}, timeout=300)
+            good = answer.status == 200 and (answer.events[-1]["done"] if body["stream"] else answer.json["response"])
+            refused = answer.status == 429 and "retry-after" in answer.headers
+            with self._lock:
+                self.answered += bool(good)
+                self.refused += refused
+                if not good and not refused:
+                    self.wrong.append((answer.status, answer.body[-300:]))
+            if refused:
+                self.over.wait(0.5)
 
 
 def healthy(url):

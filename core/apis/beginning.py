@@ -66,6 +66,8 @@ class Beginning:
     def generations(self, dialect: Dialect, host: Host, channel: Channel) -> List[Generation]:
         """Return a generation for each Ask. Raises APIError 400 for bad notes, 409 where another model had begun."""
         asks = dialect.asks
+        if not dialect.streams and any(ask.sampling.n_probs for ask in asks):
+            self.carried = False  # the probabilities of tokens that another backend has chosen are not known here
         if not self.carried:
             return [Generation(ask, channel, index) for index, ask in enumerate(asks)]
         fingerprint = host.fingerprint_of(asks[0].model) if asks else ""
@@ -73,17 +75,15 @@ class Beginning:
             raise APIError(409, "Another model, or another version of it, has begun this answer.", "other_model")
         if self._seeds and len(self._seeds) != len(asks):
             raise _bad_notes("another number of answers")
-        made = [self._generation(ask, index, channel, dialect.streams) for index, ask in enumerate(asks)]
+        made = [self._generation(ask, index, channel) for index, ask in enumerate(asks)]
         head = {"fingerprint": fingerprint, "nonce": self.nonce, "created": self.created}
         head["seeds"] = [generation.seed for generation in made]
         self._first = {"head": head, "begun": [len(generation.begun) for generation in made]}
         return made
 
-    def _generation(self, ask: Ask, index: int, channel: Channel, streams: bool) -> Generation:
+    def _generation(self, ask: Ask, index: int, channel: Channel) -> Generation:
         if self._seeds:
             ask = replace(ask, sampling=replace(ask.sampling, seed=self._seeds[index]))
-        if ask.sampling.n_probs and not streams:  # the probabilities of all tokens are still to be told
-            return Generation(ask, channel, index)
         end = self._notes.ends.get(index)
         try:
             ended = Finished(**end) if end else None

@@ -49,7 +49,7 @@ from core.http.messages import Reply, Request, Stream, error_reply
 from core.http.sse import EVENT_STREAM, PING, error_event
 
 _BROKE, _DIED = "broken", "died"
-_NOT_CARRIED = (400, 403, 404, 409)  # of a backend that does not go on with another one's answer
+_NOT_CARRIED = (400, 403, 404, 409, 413)  # of a backend that does not go on with another one's answer
 Response = Union[Reply, Stream]
 Headers = List[Tuple[str, str]]
 Started = Tuple[Leg, Headers]  # of a stream that can be carried on
@@ -184,7 +184,7 @@ class Forwarder:
         errand, _, backend = visit
         request = errand.request
         body, headers = request.body, self._credentials.sent_on(request, backend.spec)
-        if not (self._carry_secret and errand.wish.works and request.method == "POST"):
+        if not (backend.carries and self._carry_secret and errand.wish.works and request.method == "POST"):
             return body, headers
         if errand.begun:
             body, more = errand.notes.before(body)
