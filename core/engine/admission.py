@@ -36,6 +36,8 @@ def make_ready(generation: Generation, resident: Resident) -> None:
 def _give_tokens(generation: Generation, resident: Resident) -> None:
     ask = generation.ask
     prompt = resident.model.prompt_tokens(ask.prompt, ask.suffix, _room(ask, resident))
+    for token in generation.begun:
+        resident.model.known(token, "tokens")
     if prompt is not None:
         # One begun in the middle may have reached the end of the context: its last token is evaluated, too.
         _check_size(ask, len(prompt) + max(0, len(generation.begun) - 1), resident)

@@ -203,7 +203,7 @@ class Model:
         """
         try:
             with self.readers:
-                return b"".join(self.piece(self._known(token, field), True) for token in tokens)
+                return b"".join(self.piece(self.known(token, field), True) for token in tokens)
         except Closed:
             raise _unloaded()
 
@@ -212,7 +212,7 @@ class Model:
         tokens: List[int] = []
         for index, part in enumerate(parts):
             if isinstance(part, int):
-                tokens.append(self._known(part))
+                tokens.append(self.known(part))
             else:
                 text, plain = (part.text, True) if isinstance(part, Plain) else (part, False)
                 tokens += self._tokenize(text, add_special and index == 0, not plain, most - len(tokens))
@@ -236,7 +236,8 @@ class Model:
         begin = [llama_cpp.llama_vocab_bos(self.vocab)] if llama_cpp.llama_vocab_get_add_bos(self.vocab) else []
         return begin + [marks[0]] + before + [marks[1]] + after + [marks[2]]
 
-    def _known(self, token: int, field: str = "prompt") -> int:
+    def known(self, token: int, field: str = "prompt") -> int:
+        """Return a token. Raises APIError 400 where the model has none of this number."""
         if not 0 <= token < self.vocabulary:
             message = "There is no token %d: the model has %d." % (token, self.vocabulary)
             raise APIError(400, message, "invalid_value", field)

@@ -117,6 +117,11 @@ def test_tokens_of_an_answer_that_its_grammar_does_not_take_are_refused(engine):
         run(engine, tokens, max_tokens=20, sampling=Sampling(grammar="root ::= [0-9]+"))
 
 
+def test_tokens_that_the_model_does_not_have_are_refused(engine):
+    with pytest.raises(APIError, match="There is no token 99999"):
+        run(engine, [300, 99999], max_tokens=20)
+
+
 def test_an_answer_goes_on_where_it_was_although_its_model_was_not_loaded(engine):
     tokens, texts, _ = told(engine, max_tokens=COUNT)
     lazy = launch(None, **EXACT)
