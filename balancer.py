@@ -197,8 +197,8 @@ class Balancer:
             self._membership.drain(url)
         elif drain is not None:
             self._membership.take_back(url)
-        known = [dict(each, draining=each["state"] == "draining") for each in self.pool.describe() if each["url"] == url]
-        return known[0] if known else {}
+        known: Dict[str, Any] = next((each for each in self.pool.describe() if each["url"] == url), {})
+        return dict(known, draining=known["state"] == "draining") if known else {}
 
     @property
     def url(self) -> str:
@@ -315,10 +315,10 @@ def main() -> None:
     )
     told.set()
 
-    def told(facts: Dict[str, Any]) -> None:
+    def obey(facts: Dict[str, Any]) -> None:
         announce("backend", n=facts["n"], **balancer.manage(facts["backend"], facts["drain"]))
 
-    process.wait_for_stop(config.child, told)
+    process.wait_for_stop(config.child, obey)
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     cut = balancer.stop()
     if cut:

@@ -151,7 +151,8 @@ def _listen(config: Config) -> Optional[socket.socket]:
 
 
 def _fail_to_listen(host: str, port: int, error: OSError, option: str) -> NoReturn:
-    options.fail("can't listen on %s port %d: %s; choose another with %s" % (host, port, error.strerror or error, option))
+    why = error.strerror or error
+    options.fail("can't listen on %s port %d: %s; choose another with %s" % (host, port, why, option))
 
 
 def _try_to_bind(host: str, port: int) -> None:

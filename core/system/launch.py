@@ -25,8 +25,9 @@ _BACKEND_OPTIONS = [
     "max_body", "access_log", "drain_timeout", "header_timeout", "body_timeout", "write_timeout", "ping_interval",
     "allowed_host",
 ]  # fmt: skip
+_OWN_OPTIONS = ("host", "port", "listen_fd", "api_key")  # that are not passed on to the balancer as they are
 _BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
-    each.name for each in dataclasses.fields(server.ServerConfig) if each.name not in ("host", "port", "listen_fd", "api_key")
+    each.name for each in dataclasses.fields(server.ServerConfig) if each.name not in _OWN_OPTIONS
 ]
 _CARRY_SECRET = options.PREFIX + "CARRY_SECRET"
 

@@ -100,7 +100,8 @@ class Rolling:
                 end = self._clock() + self._patience + STOP_SECONDS + _GRACE_SECONDS
                 while self._still_runs(backend, run) and self._clock() < end:
                     yield
-            backend.kill("it was to be restarted")
+            if self._still_runs(backend, run):
+                backend.kill("it did not stop to be restarted")
         while backend.run == run:
             yield
 
