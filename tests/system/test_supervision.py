@@ -309,6 +309,8 @@ def test_children_get_the_keys_that_are_theirs(system):
     backend = environment_of(pid_in(made.wait_for("🟢 Backend 1")))
     balancer = environment_of(pid_in(made.wait_for("🚀")))
     secret = balancer["BACKEND_KEY"]
+    assert len(balancer["CARRY_SECRET"]) >= 32
+    assert backend.pop("CARRY_SECRET") == balancer["CARRY_SECRET"]
     assert len(secret) >= 32 and backend == {"API_KEY": "one,two," + secret}
     assert balancer["ADMIN_KEY"] == "boss" and balancer["API_KEY"] == "one,two"
     statuses = [call(made.own + "/models", headers={"X-Api-Key": key}).status for key in ("", "boss", secret, "two")]
@@ -318,7 +320,7 @@ def test_children_get_the_keys_that_are_theirs(system):
 
 def test_without_keys_nothing_is_locked_on_loopback(system):
     made = system()
-    assert environment_of(pid_in(made.wait_for("🟢 Backend 1"))) == {}
+    assert set(environment_of(pid_in(made.wait_for("🟢 Backend 1")))) == {"CARRY_SECRET"}
     assert "BACKEND_KEY" not in environment_of(pid_in(made.wait_for("🚀")))
 
 
