@@ -7,6 +7,9 @@
     back      it is ready, and up at the balancer; then the next one's turn comes
 
 Nothing is given up here: while a backend does not come back, the others are left alone.
+
+    Restarts    takes what is asked for, one restart at a time
+    Rolling     one restart
 """
 
 import time
@@ -18,9 +21,43 @@ from core.system.child import Child
 _PAUSE_SECONDS = 0.1  # between two questions to the balancer
 _ANSWER_SECONDS = 1.0  # after which a question is asked again: the balancer may be another process now
 _GRACE_SECONDS = 1.0  # beside what a backend takes itself to stop
+_STEP_SECONDS, _IDLE_SECONDS = 0.05, 0.5  # between two steps; where there are none
 _PROBE_SECONDS = 10.0  # by then, the balancer has looked at the new process
 
 Facts = Dict[str, Any]
+
+
+class Restarts:
+    """Restarts of all backends, one at a time. The arguments are Rolling's."""
+
+    def __init__(self, backends: Sequence[Child], balancer: Child, patience: float, say: Callable[[str], None]):
+        self._say = say
+        self._new = lambda: Rolling(backends, balancer, patience, say)
+        self._rolling: Optional[Rolling] = None
+
+    def ask(self, served: bool) -> None:
+        """Begin a restart, unless one is under way, or nothing has `served` yet."""
+        if self._rolling:
+            self._say("🔁 A restart is under way: %s. Asked for another one: ignored." % self._rolling.doing)
+        elif not served:
+            self._say("🔁 Asked for a restart before anything has served: ignored.")
+        else:
+            self._rolling = self._new()
+
+    def step(self) -> None:
+        """Go on with the restart that is under way."""
+        if self._rolling and not self._rolling.step():
+            self._rolling = None
+
+    def heard(self, facts: Facts) -> None:
+        """Take an answer of the balancer's."""
+        if self._rolling:
+            self._rolling.heard(facts)
+
+    @property
+    def patience(self) -> float:
+        """The seconds that step() may be waited for."""
+        return _STEP_SECONDS if self._rolling else _IDLE_SECONDS
 
 
 class Rolling:

@@ -29,7 +29,7 @@ from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News, Res
 from core.system.console import Console, curl_command
 from core.system.launch import Launch
 from core.system.plan import Plan
-from core.system.rolling import Rolling
+from core.system.rolling import Restarts
 
 log = logging.getLogger("comeapi.supervisor")
 _MOST_EVENTS = 1000  # taken before the children are looked at
@@ -59,7 +59,7 @@ class Supervisor:
         handed = [listening.fileno()] if listening else []
         policy = RestartPolicy(at_once=True, steady=_STEADY_BALANCER)
         self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, handed)
-        self._rolling: Optional[Rolling] = None
+        self._restarts = Restarts(self._backends, self._balancer, config.drain_timeout, self._console.say)
         self._looked = time.monotonic()  # when the children were looked at last
         self._served = False  # a backend and the balancer have been ready at the same time
         self._announced = False
@@ -76,14 +76,13 @@ class Supervisor:
                 self._start_what_is_due()
                 for event in self._next_events():
                     if event == _HANGUP:
-                        self._restart_backends()
+                        self._restarts.ask(self._served)
                     elif isinstance(event, int):
                         return self._stop()
                     else:
                         self._handle(*event)
                 self._kill_what_hangs()
-                if self._rolling and not self._rolling.step():
-                    self._rolling = None
+                self._restarts.step()
                 if self._balancer.hopeless or all(child.hopeless for child in self._backends):
                     self._console.say("❌ Nothing is left that could serve: stopping.")
                     self._stop()
@@ -103,8 +102,7 @@ class Supervisor:
         Half a second, because on Windows a blocked get() hides Ctrl-C.
         """
         due = [child.restart_at for child in self._children() if child.restart_at is not None]
-        longest = 0.5 if self._rolling is None else 0.05
-        patience = min([longest] + [max(0.0, moment - time.monotonic()) for moment in due])
+        patience = min([self._restarts.patience] + [max(0.0, moment - time.monotonic()) for moment in due])
         events: List[Event] = []
         try:
             events.append(self._events.get(timeout=patience))
@@ -184,20 +182,10 @@ class Supervisor:
         self._console.say(line % (child.name, child.url, child.pid, facts["model"], facts["seconds"]))
 
     def _on_backend(self, child: Child, facts: Dict[str, Any]) -> None:
-        if self._rolling:
-            self._rolling.heard(facts)
+        self._restarts.heard(facts)
 
     def _on_restart(self, child: Child, facts: Dict[str, Any]) -> None:
-        self._restart_backends()
-
-    def _restart_backends(self) -> None:
-        """Begin to restart all backends, one after another, unless that is under way."""
-        if self._rolling:
-            self._console.say("🔁 A restart is under way: %s. Asked for another one: ignored." % self._rolling.doing)
-        elif not self._served:
-            self._console.say("🔁 Asked for a restart before anything has served: ignored.")
-        else:
-            self._rolling = Rolling(self._backends, self._balancer, self._config.drain_timeout, self._console.say)
+        self._restarts.ask(self._served)
 
     # ---- deaths; the numbers are those of the module's docstring
 
