@@ -133,11 +133,17 @@ class Balancer:
     """One address in front of several model servers.
 
     start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish. `on_up` is
-    called with the URL of each backend that comes up, in a thread of the balancer's. Raises ValueError where a key has
-    two uses, or a backend's name is not valid.
+    called with the URL of each backend that comes up, in a thread of the balancer's. `restart()` asks whoever has
+    started the backends to restart them; None where nobody can. Raises ValueError where a key has two uses, or a
+    backend's name is not valid.
     """
 
-    def __init__(self, config: Config = Config(), on_up: Callable[[str], None] = lambda url: None):
+    def __init__(
+        self,
+        config: Config = Config(),
+        on_up: Callable[[str], None] = lambda url: None,
+        restart: Optional[Callable[[], None]] = None,
+    ):
         _check_keys(config)
         self.config = config
         self.pool = Pool(POLICIES[config.policy](), config.queue_size)
@@ -152,6 +158,7 @@ class Balancer:
         )
         self.loops = [self._health.loop]  # /health tells how they are
         self.loops += [self._discovery.loop] if config.discover else []
+        self._admin = Admin(self.pool, self._membership, config.admin_key, restart)
         self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
         self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         counts = Counts(self.service.metrics, self.pool)
@@ -181,6 +188,18 @@ class Balancer:
         self._client.close()
         return cut
 
+    def manage(self, url: str, drain: Optional[bool]) -> Dict[str, Any]:
+        """Drain a backend, or take it back; None: neither. Returns what /status says of it, nothing if it is unknown.
+
+        `draining` in it is whether it is drained now.
+        """
+        if drain:
+            self._membership.drain(url)
+        elif drain is not None:
+            self._membership.take_back(url)
+        known: Dict[str, Any] = next((each for each in self.pool.describe() if each["url"] == url), {})
+        return dict(known, draining=known["state"] == "draining") if known else {}
+
     @property
     def url(self) -> str:
         """The address a client on this machine calls."""
@@ -194,7 +213,7 @@ class Balancer:
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-        ] + self._catalogue.routes() + Admin(self.pool, self._membership, self.config.admin_key).routes()
+        ] + self._catalogue.routes() + self._admin.routes()
 
     def root(self, request: Request) -> Reply:
         """GET /: who this is, and its state."""
@@ -276,7 +295,7 @@ def main() -> None:
         announce("up", "🟢 %s is up" % url, url=url)
 
     try:
-        balancer = Balancer(config, on_up)
+        balancer = Balancer(config, on_up, (lambda: announce("restart")) if config.child else None)
     except ValueError as error:
         options.fail(str(error), 2)
     _reload_at_hangup(balancer)
@@ -295,7 +314,11 @@ def main() -> None:
         pid=os.getpid(),
     )
     told.set()
-    process.wait_for_stop(config.child)
+
+    def obey(facts: Dict[str, Any]) -> None:
+        announce("backend", n=facts["n"], **balancer.manage(facts["backend"], facts["drain"]))
+
+    process.wait_for_stop(config.child, obey)
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     cut = balancer.stop()
     if cut:

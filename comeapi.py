@@ -20,12 +20,13 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Optional
 
 from core import hardware, options, process
 from core.balancing.settings import RelaySettings
 from core.commands import bench
 from core.http import server
+from core.http.listening import listening_socket
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
 from core.opening import attempts
 from core.options import between, setting
@@ -70,10 +71,11 @@ def main() -> NoReturn:
     model = _first_model(config)
     plan = make_plan(config, model, hardware.cores(), hardware.available_memory(), _probe_gpu())
     _check_ports(config, plan)
+    listening = _listen(config)
     process.warn_if_open(config)  # the backends are never open: see core/system/launch.py
     for note in plan.notes:
         print(note, flush=True)
-    process.leave(Supervisor(config, plan, HERE).run())
+    process.leave(Supervisor(config, plan, HERE, listening).run())
 
 
 def _first_model(config: Config) -> ModelFile:
@@ -119,7 +121,7 @@ def _probe_gpu() -> bool:
 
 
 def _check_ports(config: Config, plan: Plan) -> None:
-    """End the program where a port is taken, before anything is started."""
+    """End the program where a backend's port is taken, or two are the same, before anything is started."""
     wanted = [(config.backend_host, config.base_port + i, "--base-port") for i in range(plan.backends)]
     wanted.append((config.host, config.port, "--port"))
     if any(port > 65535 for _, port, _ in wanted):
@@ -127,12 +129,30 @@ def _check_ports(config: Config, plan: Plan) -> None:
     ports = [port for _, port, _ in wanted]
     if len(set(ports)) < len(ports):
         options.fail("the balancer's port %d is also a backend's; choose another with --port" % config.port)
-    for host, port, option in wanted:
+    for host, port, option in wanted[:-1]:
         try:
             _try_to_bind(host, port)
         except OSError as error:
-            why = error.strerror or error
-            options.fail("can't listen on %s port %d: %s; choose another with %s" % (host, port, why, option))
+            _fail_to_listen(host, port, error, option)
+
+
+def _listen(config: Config) -> Optional[socket.socket]:
+    """Return the balancer's listening socket, to hand on to each balancer; None where the system can't do that.
+
+    Ends the program where the port is taken.
+    """
+    try:
+        if os.name == "posix":
+            return listening_socket(config)
+        _try_to_bind(config.host, config.port)
+    except OSError as error:
+        _fail_to_listen(config.host, config.port, error, "--port")
+    return None
+
+
+def _fail_to_listen(host: str, port: int, error: OSError, option: str) -> NoReturn:
+    why = error.strerror or error
+    options.fail("can't listen on %s port %d: %s; choose another with %s" % (host, port, why, option))
 
 
 def _try_to_bind(host: str, port: int) -> None:

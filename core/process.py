@@ -4,8 +4,9 @@ A program stops for three reasons: SIGINT (Ctrl-C), SIGTERM, or, where another p
 end of its standard input. So no child outlives a parent that was killed, on any operating system.
 
 Announcements are what a parent must know at once: one line of JSON each on a child's standard output, or a sentence on
-a terminal. A thread of its own (Pulse) announces "alive" every two seconds. A child that announces nothing has been
-suspended or hangs as a whole; its parent ends it.
+a terminal. What a parent wants of a child goes the other way: lines of JSON on the child's standard input. A thread of
+its own (Pulse) announces "alive" every two seconds. A child that announces nothing has been suspended or hangs as a
+whole; its parent ends it.
 """
 
 import contextlib
@@ -103,12 +104,15 @@ class Pulse:
             time.sleep(PULSE_SECONDS)
 
 
-def wait_for_stop(child: bool) -> str:
-    """Block until there is a reason to stop, and return it. A second signal ends the process at once."""
+def wait_for_stop(child: bool, told: Callable[[Dict[str, Any]], None] = lambda facts: None) -> str:
+    """Block until there is a reason to stop, and return it. A second signal ends the process at once.
+
+    `told` is called with what a parent tells a child, in a thread of its own.
+    """
     reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
     on_signals(lambda number: reasons.put(signal.Signals(number).name))
     if child:
-        threading.Thread(target=_watch_parent, args=(reasons,), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(reasons, told), daemon=True).start()
     reason = next_item(reasons)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -119,6 +123,24 @@ def on_signals(handler: Callable[[int], None]) -> None:
     """Call `handler` with the number of each signal that asks to stop; it must do no more than enqueue."""
     for number in STOP_SIGNALS:
         signal.signal(number, lambda given, _frame: handler(given))
+
+
+def on_hangup(handler: Callable[[int], None]) -> None:
+    """Call `handler` with SIGHUP's number at that signal, where there is one; it must do no more than enqueue.
+
+    When its terminal is gone, a program gets the same signal: then `handler` is called with SIGTERM's number.
+    """
+    if not hasattr(signal, "SIGHUP"):
+        return
+    had_terminal = _has_terminal()
+    signal.signal(
+        signal.SIGHUP,
+        lambda given, _frame: handler(signal.SIGTERM if had_terminal and not _has_terminal() else given),
+    )
+
+
+def _has_terminal() -> bool:
+    return any(os.isatty(number) for number in range(3))
 
 
 def end_within(seconds: float) -> None:
@@ -145,9 +167,21 @@ def next_item(items: "queue.SimpleQueue[Any]") -> Any:
             continue
 
 
-def _watch_parent(reasons: "queue.SimpleQueue[str]") -> None:
+def _watch_parent(reasons: "queue.SimpleQueue[str]", told: Callable[[Dict[str, Any]], None]) -> None:
     # Not through sys.stdin: a thread that waits inside its lock aborts the interpreter's shutdown.
+    begun = b""
     with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
+        for data in iter(lambda: os.read(0, 4096), b""):
+            *lines, begun = (begun + data).split(b"\n")
+            for line in lines:
+                _hear(line, told)
     reasons.put("parent gone")
+
+
+def _hear(line: bytes, told: Callable[[Dict[str, Any]], None]) -> None:
+    try:
+        facts = json.loads(line.decode("utf-8"))
+        if isinstance(facts, dict):
+            told(facts)
+    except Exception:  # whatever a parent says, its end must be noticed
+        log.error("what the parent says was not understood:\n%s", traceback.format_exc())

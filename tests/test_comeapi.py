@@ -91,6 +91,12 @@ def test_deaths_are_followed_by_longer_and_longer_waits_but_never_by_none(worked
     assert policy.died(worked=100) == 1
 
 
+def test_a_balancer_gets_its_first_restart_at_once():
+    policy = RestartPolicy(at_once=True, steady=5.0)
+    assert [policy.died(0) for _ in range(4)] == [0, 1, 2, 4]
+    assert [policy.died(worked) for worked in (6, 6, 1, 1)] == [0, 0, 1, 2]
+
+
 # ---------------------------------------------------------------------------------------------- the system
 
 

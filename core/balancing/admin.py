@@ -4,6 +4,7 @@
     POST   /admin/backends              add one, or change it: {"url", "slots", "weight", "key", "pass_key", "drain",
                                         "ttl"}
     DELETE /admin/backends?url=URL      drain one and forget it; the URL may also be in the body
+    POST   /admin/restart               restart them, one after another, where comeapi.py has started them
 
 `drain` true sends it no more requests, false sends them again. With a `ttl`, in seconds, it is forgotten unless the
 same is posted again before: the heartbeat of backends that register themselves (registration.py). A `key` is the
@@ -13,7 +14,7 @@ Nothing below /admin goes to a backend, however it is spelt: is_admin_path(targe
 """
 
 import re
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 from urllib.parse import unquote
 
 from core import fields
@@ -28,6 +29,7 @@ from core.http.routing import Route
 from core.jsonbody import read_json
 
 PATH = "/admin/backends"
+RESTART_PATH = "/admin/restart"
 _KNOWN = frozenset(["url", "slots", "weight", "key", "pass_key", "drain", "ttl"])
 _MOST_DECODINGS = 8
 
@@ -64,9 +66,15 @@ def _begins_with_admin(path: str) -> bool:
 
 
 class Admin:
-    """The admin API of a pool. `keys` open it; clients' keys do not."""
+    """The admin API of a pool. `keys` open it; clients' keys do not.
 
-    def __init__(self, pool: Pool, membership: Membership, keys: Sequence[str]):
+    `restart()` asks the parent to restart the backends; None where there is no parent.
+    """
+
+    def __init__(
+        self, pool: Pool, membership: Membership, keys: Sequence[str], restart: Optional[Callable[[], None]] = None
+    ):
+        self._restart = restart
         self._pool = pool
         self._membership = membership
         self._keys = [key.encode("utf-8") for key in keys]
@@ -77,6 +85,7 @@ class Admin:
             Route("GET", PATH, self.show, public=True),
             Route("POST", PATH, self.change, public=True),
             Route("DELETE", PATH, self.remove, public=True),
+            Route("POST", RESTART_PATH, self.restart, public=True),
         ]
 
     def show(self, request: Request) -> Reply:
@@ -110,12 +119,21 @@ class Admin:
             raise APIError(404, "There is no backend %s." % quoted(url), "unknown_backend", "url")
         return json_reply({"url": url, "removed": self._pool.find(url) is None}, 202)
 
+    def restart(self, request: Request) -> Reply:
+        """POST: ask the parent to restart the backends, one after another. Its console tells how that goes on."""
+        self._check_key(request)
+        if self._restart is None:
+            why = "This balancer was not started by comeapi.py, so nobody here can restart its backends."
+            raise APIError(409, why, "no_parent")
+        self._restart()
+        return json_reply({"message": "comeapi.py was asked to restart the backends, one after another."}, 202)
+
     def _described(self, url: str) -> Dict[str, Any]:
         return next((each for each in self._pool.describe() if each["url"] == url), {"url": url})
 
     def _check_key(self, request: Request) -> None:
         if not self._keys:
-            raise APIError(404, "There is nothing at %s." % PATH, "unknown_path")
+            raise APIError(404, "There is nothing at %s." % request.path, "unknown_path")
         given = presented_key(request.headers)
         if not key_is_one_of(given, self._keys):
             raise key_error(given, "admin key")

@@ -2,6 +2,7 @@
 
     Membership.add(spec, source)         add a backend, or change one
     Membership.drain(url, remove)        send it no more requests; forget it when its last one has ended
+    Membership.take_back(url)            send one that was drained requests again; it is probed at once
     Membership.replace(specs, source)    add and drain, until one source's backends are those of a list
     Membership.expire()                  drain those that have not been added again in time
 
@@ -67,6 +68,17 @@ class Membership:
             self._pool.offer(backend)
             self._pool.remove_left()
             return True
+
+    def take_back(self, url: str) -> None:
+        """Send a backend that was drained requests again. It is probed at once: it may be another process now."""
+        pool = self._pool
+        with pool.lock:
+            backend = pool.with_url(url)
+            if backend is not None and backend.draining and not backend.leaving:
+                backend.draining = False
+                backend.next_probe = 0.0
+                pool.probe_due.notify_all()
+                pool.offer(backend)
 
     def expire(self) -> None:
         """Drain away the backends whose time is over."""

@@ -7,6 +7,7 @@ For both
 
 The server, on ThreadingHTTPServer
     server.py         ServerConfig, the settings; Service listens, checks, routes, counts and drains
+    listening.py      the socket that it listens on: bound here, or handed on
     connection.py     one client's connection: its requests are read, handed to the service, and answered
     connections.py    all connections: how many there may be, which are idle, how they end
     requesthead.py    a request's head, taken apart

@@ -17,7 +17,6 @@ import contextlib
 import logging
 import os
 import socket
-import socketserver
 import threading
 import time
 import traceback
@@ -31,6 +30,7 @@ from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
 from core.http.descriptors import is_short, room
+from core.http.listening import BACKLOG, listening_socket
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
 from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
@@ -61,6 +61,10 @@ class ServerConfig:
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network")
     port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
+    listen_fd: int = setting(
+        -1, "number of a listening socket that this program is started with; -1 to bind one", "other",
+        check=between(-1, 1 << 20),
+    )  # fmt: skip
     tls_cert: str = setting("", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE")
     tls_key: str = setting("", "its private key, where that is in another file", "network", check=_file, metavar="FILE")
     api_key: Tuple[str, ...] = setting(
@@ -111,8 +115,6 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 1024  # the default of 5 refuses bursts
-    allow_reuse_address = os.name == "posix"  # on Windows it would let two programs share a port
 
     def __init__(self, service: "Service"):
         self.service = service
@@ -120,16 +122,23 @@ class _Server(ThreadingHTTPServer):
         self._complained = float("-inf")
         self.tls = _tls_context(service.config)
         host, port = service.config.host, service.config.port
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._woken, self._wake = socket.socketpair()
         self._ended = threading.Event()
         super().__init__((host, port), Connection)
 
     def server_bind(self) -> None:
-        """Bind, without looking up the host's name as HTTPServer does: that can hang where there is no DNS."""
-        socketserver.TCPServer.server_bind(self)
+        """Take the socket that is to be listened on, in place of the one that socketserver has made.
+
+        HTTPServer looks up the host's name here, which can hang where there is no DNS.
+        """
+        self.socket.close()
+        self.socket = listening_socket(self.service.config)
+        self.server_address = self.socket.getsockname()
         host, self.server_port = self.server_address[:2]
         self.server_name = str(host)
+
+    def server_activate(self) -> None:
+        """Do nothing: the socket listens already."""
 
     def serve_forever(self, poll_interval: float = 3600.0) -> None:
         """Accept connections until shutdown(), which wakes this loop at once; socketserver's own loop polls."""
@@ -239,7 +248,7 @@ class _Server(ThreadingHTTPServer):
     def accept_the_rest(self) -> None:
         """Accept the connections that wait in the kernel's backlog: their clients count on an answer."""
         self.short = False
-        for _ in range(self.request_queue_size):
+        for _ in range(BACKLOG):
             if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
                 return
             self._accept()

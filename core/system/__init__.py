@@ -4,6 +4,7 @@
     launch.py       their command lines, environments and keys
     child.py        one process: its announcements, its signs of life, its last words
     supervisor.py   what is started again, and when
+    rolling.py      all backends restarted, one after another
     console.py      what is shown
 
 Glossary:

@@ -4,8 +4,8 @@
     Child           the process
 
 A child announces what happens to it on its standard output, one line of JSON for each event (core/process.py):
-"listening", "loading", "progress", "waiting", "ready", and "alive" every two seconds. It stops when its standard input
-ends, so that it never outlives this process, however that ends.
+"listening", "loading", "progress", "waiting", "ready", and "alive" every two seconds. It is told what to do by lines of
+JSON on its standard input, and stops when that ends, so that it never outlives this process, however that ends.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO, Any, Dict, FrozenSet, Iterator, List, Optional, Protocol, Tuple
+from typing import IO, Any, Dict, FrozenSet, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 from core import process
 
@@ -31,15 +31,22 @@ _LONGEST_LINE = 1 << 16  # bytes; a longer one comes in parts
 
 
 class RestartPolicy:
-    """When a process that died is started again: after 1, 2, 4 … 30 s, however often it dies."""
+    """When a process that died is started again: after 1, 2, 4 … 30 s, however often it dies.
 
-    def __init__(self) -> None:
+    With `at_once`, the first time there is no wait. After it has worked for `steady` seconds, earlier deaths do not
+    count.
+    """
+
+    def __init__(self, at_once: bool = False, steady: float = STEADY_SECONDS) -> None:
         self._deaths = 0
+        self._free = 1 if at_once else 0
+        self._steady = steady
 
     def died(self, worked: float) -> float:
         """Return the seconds to wait after a death. `worked` is the seconds for which it had been ready."""
-        self._deaths = self._deaths + 1 if worked < STEADY_SECONDS else 1
-        return min(2.0 ** min(self._deaths - 1, 10), LONGEST_DELAY)
+        self._deaths = self._deaths + 1 if worked < self._steady else 1
+        waits = self._deaths - self._free
+        return min(2.0 ** min(waits - 1, 10), LONGEST_DELAY) if waits > 0 else 0.0
 
 
 News = Tuple["Child", int, Dict[str, Any]]  # a child, which of its runs, and what it announces
@@ -55,13 +62,22 @@ class Inbox(Protocol):
 class Child:
     """One process of ours. Its announcements, and its end, come on `events` as (child, run, facts).
 
-    `run` counts its starts, so that what an earlier run has said can be told apart.
+    `run` counts its starts, so that what an earlier run has said can be told apart. `descriptors` are those that it
+    inherits, beside the standard ones; only on POSIX systems.
     """
 
-    def __init__(self, name: str, arguments: List[str], environment: Dict[str, str], events: "Inbox"):
+    def __init__(
+        self,
+        name: str,
+        arguments: List[str],
+        environment: Dict[str, str],
+        events: "Inbox",
+        policy: Optional[RestartPolicy] = None,
+        descriptors: Sequence[int] = (),
+    ):
         self.name = name
         self.arguments = arguments
-        self.policy = RestartPolicy()
+        self.policy = policy or RestartPolicy()
         self.run = 0
         self.url = ""
         self.loading = ""  # the model that it is loading and testing now; "" for none
@@ -71,7 +87,9 @@ class Child:
         self.restart_at: Optional[float] = None
         self.hopeless = ""  # why it is not started again before something serves
         self.settled = False  # nothing more to wait for at start: it was ready once, waits for a model file, or died
+        self.replaced = False  # its end is wanted: it is started again at once
         self._environment = environment
+        self._descriptors = tuple(descriptors)
         self._events = events
         self._process: Optional[subprocess.Popen] = None
         self._listens = False
@@ -99,7 +117,7 @@ class Child:
         """
         self.run += 1
         self.restart_at = self.ready_at = None
-        self.loading, self.progress, self.hopeless = "", 0.0, ""
+        self.loading, self.progress, self.hopeless, self.replaced = "", 0.0, "", False
         self.safe = "--safe-mode" in self.arguments
         self._earlier_words, self._last_words = frozenset(self._last_words), []
         self._listens, self._heard_at, self._stuck, self._sentence = False, time.monotonic(), "", ""
@@ -112,6 +130,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self._environment,
+            pass_fds=self._descriptors,
             **apart,
         )
         reader = threading.Thread(target=self._read_errors, args=(self._process.stderr, self.run), daemon=True)
@@ -121,6 +140,14 @@ class Child:
         except RuntimeError:
             self._process.kill()  # without a reader, its announcements would be lost
             raise
+
+    def tell(self, facts: Dict[str, Any]) -> None:
+        """Tell it what to do. One that has ended, or is about to, does not hear it."""
+        pipe = self._process.stdin if self._process else None
+        if pipe:
+            with contextlib.suppress(OSError, ValueError):
+                pipe.write(json.dumps(facts).encode("ascii") + b"\n")
+                pipe.flush()
 
     def ask_to_stop(self) -> None:
         """Close its standard input, which asks it to finish what it is doing and end."""

@@ -1,7 +1,7 @@
 """How the backends and the balancer are started: their command lines, their environments, the keys between them.
 
     Launch(config, plan, programs).backend(index)     one backend's Command
-    Launch(config, plan, programs).balancer()         the balancer's
+    Launch(config, plan, programs).balancer(number)   the balancer's, with its listening socket's descriptor
     own_environment()                                 this process' environment, without options of ours
 
 Keys go by the environment, since a command line would show them to every user of the machine.
@@ -25,8 +25,9 @@ _BACKEND_OPTIONS = [
     "max_body", "access_log", "drain_timeout", "header_timeout", "body_timeout", "write_timeout", "ping_interval",
     "allowed_host",
 ]  # fmt: skip
+_OWN_OPTIONS = ("host", "port", "listen_fd", "api_key")  # that are not passed on to the balancer as they are
 _BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + [
-    each.name for each in dataclasses.fields(server.ServerConfig) if each.name not in ("host", "port", "api_key")
+    each.name for each in dataclasses.fields(server.ServerConfig) if each.name not in _OWN_OPTIONS
 ]
 _CARRY_SECRET = options.PREFIX + "CARRY_SECRET"
 
@@ -63,11 +64,12 @@ class Launch:
         ]
         return Command(arguments + list(options.as_arguments(config, _BACKEND_OPTIONS)), self._backend_environment())
 
-    def balancer(self) -> Command:
-        """Return what the balancer is started with."""
+    def balancer(self, listen_fd: int = -1) -> Command:
+        """Return what the balancer is started with. `listen_fd` is the listening socket that it inherits; -1: none."""
         config = self._config
         program = os.path.join(self._programs, "balancer.py")
         arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
+        arguments.append("--listen-fd=%d" % listen_fd)
         host = local_host(config.backend_host)
         arguments += ["--backend=" + http_url(host, config.base_port + i) for i in range(self._plan.backends)]
         return Command(arguments + list(options.as_arguments(config, _BALANCER_OPTIONS)), self._balancer_environment())

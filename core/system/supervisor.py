@@ -1,12 +1,14 @@
 """Starts the backends and the balancer, watches them, starts again what dies or hangs, and stops them all.
 
     Supervisor.run    one thread, one queue of events: a child starts, becomes ready, dies; a signal comes
+                      rolling.py is stepped by it: SIGHUP, or the balancer, asks to restart all backends
 
 What is started again, and when:
 
     1  A child crashed in a model's first test           → at once, in safe mode; so are all backends from then on
     2  It can't work (wrong arguments, no llama-cpp-python), and nothing has served yet → not before something serves
-    3  It died in any other way                          → after 1, 2, 4 … 30 s, for ever: it may serve again
+    3  It died in any other way                          → after 1, 2, 4 … 30 s, for ever: it may serve again; a
+                                                           balancer that had worked for 5 s, at once
     4  It says that its engine hangs, or it is silent for 20 s (stopped, or hung as a whole) → killed, then as 3
 
 The program ends by itself in one case only: 2 is true of the balancer, or of all backends.
@@ -15,19 +17,24 @@ The program ends by itself in one case only: 2 is true of the balancer, or of al
 import logging
 import os
 import queue
+import signal
+import socket
 import time
 import traceback
-from typing import Any, Dict, List, Set, Union
+from typing import Any, Dict, List, Optional, Set, Union
 
 from core import process
 from core.models import inspect
-from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News
+from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News, RestartPolicy
 from core.system.console import Console, curl_command
 from core.system.launch import Launch
 from core.system.plan import Plan
+from core.system.rolling import Restarts
 
 log = logging.getLogger("comeapi.supervisor")
 _MOST_EVENTS = 1000  # taken before the children are looked at
+_STEADY_BALANCER = 5.0  # seconds after which its earlier deaths do not count: it has nothing to load
+_HANGUP = getattr(signal, "SIGHUP", None)
 _TOLD, _TOLD_SELDOM = 6, 20  # how often in a row a cause of death is told; after that, every 20th time
 Event = Union[News, int]  # what a child says, or a signal's number
 
@@ -35,10 +42,11 @@ Event = Union[News, int]  # what a child says, or a signal's number
 class Supervisor:
     """Starts the children, watches them, starts again what dies, and stops them all. run() is its one thread.
 
-    `config` is comeapi.py's, `programs` the folder of backend.py and balancer.py.
+    `config` is comeapi.py's, `programs` the folder of backend.py and balancer.py. `listening` is the balancer's socket:
+    it stays open here, so that connections wait in it while a new balancer starts; None lets each balancer bind one.
     """
 
-    def __init__(self, config: Any, plan: Plan, programs: str):
+    def __init__(self, config: Any, plan: Plan, programs: str, listening: Optional[socket.socket] = None):
         self._config = config
         self._plan = plan
         self._console = Console()
@@ -47,7 +55,11 @@ class Supervisor:
         self._backends = [
             Child("Backend %d" % (index + 1), *launch.backend(index), self._events) for index in range(plan.backends)
         ]
-        self._balancer = Child("Balancer", *launch.balancer(), self._events)
+        self._listening = listening
+        handed = [listening.fileno()] if listening else []
+        policy = RestartPolicy(at_once=True, steady=_STEADY_BALANCER)
+        self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, handed)
+        self._restarts = Restarts(self._backends, self._balancer, config.drain_timeout, self._console.say)
         self._looked = time.monotonic()  # when the children were looked at last
         self._served = False  # a backend and the balancer have been ready at the same time
         self._announced = False
@@ -56,16 +68,21 @@ class Supervisor:
     def run(self) -> int:
         """Run until a signal, or until nothing can ever serve. Returns the exit status."""
         process.on_signals(self._events.put)
+        process.on_hangup(self._events.put)
         for child in self._children():
             self._start(child)
         try:
             while True:
                 self._start_what_is_due()
                 for event in self._next_events():
-                    if isinstance(event, int):
+                    if event == _HANGUP:
+                        self._restarts.ask(self._served)
+                    elif isinstance(event, int):
                         return self._stop()
-                    self._handle(*event)
+                    else:
+                        self._handle(*event)
                 self._kill_what_hangs()
+                self._restarts.step()
                 if self._balancer.hopeless or all(child.hopeless for child in self._backends):
                     self._console.say("❌ Nothing is left that could serve: stopping.")
                     self._stop()
@@ -85,7 +102,7 @@ class Supervisor:
         Half a second, because on Windows a blocked get() hides Ctrl-C.
         """
         due = [child.restart_at for child in self._children() if child.restart_at is not None]
-        patience = min([0.5] + [max(0.0, moment - time.monotonic()) for moment in due])
+        patience = min([self._restarts.patience] + [max(0.0, moment - time.monotonic()) for moment in due])
         events: List[Event] = []
         try:
             events.append(self._events.get(timeout=patience))
@@ -139,6 +156,8 @@ class Supervisor:
         child.url = facts["url"]
         if child is self._balancer:
             child.ready_at, child.settled = time.monotonic(), True
+            if self._announced:
+                self._console.say("🟢 %s: %s (PID %d)" % (child.name, child.url, child.pid))
 
     def _on_loading(self, child: Child, facts: Dict[str, Any]) -> None:
         child.loading, child.progress = facts["model"], 0.0
@@ -162,9 +181,18 @@ class Supervisor:
         line = "🟢 %s: %s (PID %d) %s loaded in %.1f s"
         self._console.say(line % (child.name, child.url, child.pid, facts["model"], facts["seconds"]))
 
+    def _on_backend(self, child: Child, facts: Dict[str, Any]) -> None:
+        self._restarts.heard(facts)
+
+    def _on_restart(self, child: Child, facts: Dict[str, Any]) -> None:
+        self._restarts.ask(self._served)
+
     # ---- deaths; the numbers are those of the module's docstring
 
     def _on_exit(self, child: Child, facts: Dict[str, Any]) -> None:
+        if child.replaced:
+            child.ready_at = None
+            return self._start(child)
         word, cause = child.cause_of_death(facts["status"])
         if self._safe_mode_helps(child, word):  # 1
             return self._restart_in_safe_mode(child, word)
@@ -184,7 +212,8 @@ class Supervisor:
         child.loading = ""
         child.restart_at = time.monotonic() + delay
         if times == 1:
-            self._console.say("🔴 %s died: %s. Starting it again in %g s." % (child.name, cause, delay))
+            when = "in %g s" % delay if delay else "at once"
+            self._console.say("🔴 %s died: %s. Starting it again %s." % (child.name, cause, when))
         elif times <= _TOLD or times % _TOLD_SELDOM == 0:
             line = "🔴 %s died in the same way, %d times in a row now. Starting it again in %g s."
             self._console.say(line % (child.name, times, delay))
@@ -244,6 +273,8 @@ class Supervisor:
         grace = self._config.drain_timeout
         self._console.say("⏹  Stopping: running requests get up to %g s (Ctrl-C again to stop at once)" % grace)
         deadline = time.monotonic() + grace + 5
+        if self._listening:
+            self._listening.close()  # the balancer's own is the last one: when it closes that, nobody waits in vain
         for group in ([self._balancer], self._backends):
             for child in group:
                 child.ask_to_stop()

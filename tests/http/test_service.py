@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import socket
 import urllib.error
 import urllib.request
 
@@ -46,6 +48,25 @@ def test_a_taken_port_raises_at_start(house):
     with pytest.raises(OSError) as caught:
         Service(ServerConfig(port=house.port), []).start()
     assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_a_socket_that_listens_can_be_handed_on(house, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(8)
+        port = taken.getsockname()[1]
+        for _ in range(2):  # the second finds it as the first did
+            service = Service(ServerConfig(port=1, listen_fd=os.dup(taken.fileno())), [])
+            with socket.create_connection(("127.0.0.1", port)) as early:  # it waits
+                service.start()
+                assert service.port == port
+                early.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert early.recv(12) == b"HTTP/1.1 404"
+            service.drain(1)
+    with open(tmp_path / "file", "wb") as file, pytest.raises(OSError):
+        Service(ServerConfig(listen_fd=file.fileno()), []).start()
+    with socket.socket() as other, pytest.raises(OSError, match="no listening socket"):
+        Service(ServerConfig(listen_fd=other.fileno()), []).start()
 
 
 def test_a_query_does_not_hide_the_path(house, connect):
