@@ -1,6 +1,7 @@
 """The architecture, held by reading the source: who may import whom, and what may stand where."""
 
 import ast
+import functools
 import glob
 import os
 import subprocess
@@ -42,6 +43,7 @@ def module_name(path):
 MODULES = {module_name(path): path for path in product_files()}
 
 
+@functools.lru_cache(maxsize=None)
 def imports(path):
     """Return the modules that a file imports, wherever it does: whole names."""
     with open(os.path.join(ROOT, path), encoding="utf-8") as source:

@@ -316,10 +316,10 @@ class Forwarder:
         """Find out whether the backend of a request that broke off has died. Raises APIError 500 the second time.
 
         One that had gone on with the answer did not die of the request as such: where a token of it is deadly, the next
-        backend dies at once.
+        backend dies at once. One that is drained is ended by its owner.
         """
         errand, ticket, backend = visit
-        if errand.progressed:
+        if errand.progressed or backend.draining:
             return False
         if not has_died(self._client, backend.url, self._credentials.own(backend.spec), ticket.life):
             return False

@@ -243,7 +243,7 @@ def test_a_list_of_what_another_caller_keeps_is_no_schema(texts):
 def test_many_schemas_stay_within_the_bound(texts, monkeypatch):
     grammars = Kept(1 << 19, memory)
     monkeypatch.setattr(gbnf, "_KEPT", grammars)
-    for number in range(300):
+    for number in range(0, 300, 4):
         gbnf.read(json_grammar({"properties": {"p%d" % each: {"type": "string"} for each in range(number)}}))
         assert texts.bytes <= 1 << 20 and grammars.bytes <= 1 << 19
     assert texts.bytes > 1 << 19 and grammars.bytes > 1 << 18
