@@ -295,7 +295,7 @@ def main() -> None:
         pid=os.getpid(),
     )
     told.set()
-    process.wait_for_stop(config.child)
+    process.wait_for_stop(config.child, lambda facts: balancer.pool.note(facts.get("notes", {})))
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     cut = balancer.stop()
     if cut:

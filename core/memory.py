@@ -73,6 +73,11 @@ def private_memory() -> Optional[int]:
     return _status("RssAnon")
 
 
+def megabytes(size: Optional[int]) -> Optional[int]:
+    """Return a size in millions of bytes."""
+    return None if size is None else round(size / 1e6)
+
+
 def oom_kills() -> Optional[int]:
     """Return how many processes the kernel has killed for lack of memory: of this control group, else of the machine.
 

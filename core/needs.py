@@ -33,7 +33,7 @@ class Need(NamedTuple):
     own: int  # of each process that runs it, the process included
     mapped: int  # weights that are mapped: all processes share them
     least: int  # that loading it certainly takes, mapped weights left out
-    cells: int = 0  # of `own`, for the context of all slots
+    copied: int = 0  # of `own`, weights that would be mapped and shared in safe mode
 
 
 class Verdict(NamedTuple):
@@ -55,12 +55,12 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
     buffers = min(settings.batch_size, 512) * BUFFER_BYTES * _widest(model)
     own, least = PROCESS_BYTES + cells + aside + buffers, 0 if model.mixed or model.embeds else cells
     if settings.no_mmap or settings.mlock:
-        return Need(own + model.size, 0, least + model.size, cells + aside)
+        return Need(own + model.size, 0, least + model.size)
     if not model.quantized or settings.safe_mode:
-        return Need(own, model.size, least, cells + aside)
+        return Need(own, model.size, least)
     # Embeddings, and weights that stand in for those in other types, stay as they are: half is a safe guess.
     repacked = model.size // 2 if model.quantization in _ALWAYS_REPACKED else 0
-    return Need(own + model.size, 0, least + repacked, cells + aside)
+    return Need(own + model.size, 0, least + repacked, model.size)
 
 
 def context_of(settings: Any, model: ModelFile) -> int:

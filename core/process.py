@@ -103,12 +103,15 @@ class Pulse:
             time.sleep(PULSE_SECONDS)
 
 
-def wait_for_stop(child: bool) -> str:
-    """Block until there is a reason to stop, and return it. A second signal ends the process at once."""
+def wait_for_stop(child: bool, told: Callable[[Dict[str, Any]], None] = lambda facts: None) -> str:
+    """Block until there is a reason to stop, and return it. A second signal ends the process at once.
+
+    `told(facts)` is called, in a thread of its own, with each line of JSON that the parent of a child sends.
+    """
     reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
     on_signals(lambda number: reasons.put(signal.Signals(number).name))
     if child:
-        threading.Thread(target=_watch_parent, args=(reasons,), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(reasons, told), daemon=True).start()
     reason = next_item(reasons)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -145,9 +148,21 @@ def next_item(items: "queue.SimpleQueue[Any]") -> Any:
             continue
 
 
-def _watch_parent(reasons: "queue.SimpleQueue[str]") -> None:
+def _watch_parent(reasons: "queue.SimpleQueue[str]", told: Callable[[Dict[str, Any]], None]) -> None:
     # Not through sys.stdin: a thread that waits inside its lock aborts the interpreter's shutdown.
+    line = b""
     with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
+        for data in iter(lambda: os.read(0, 4096), b""):
+            *lines, line = (line + data).split(b"\n")
+            for each in lines:
+                _tell(each, told)
     reasons.put("parent gone")
+
+
+def _tell(line: bytes, told: Callable[[Dict[str, Any]], None]) -> None:
+    try:
+        facts = json.loads(line.decode("utf-8"))
+        if isinstance(facts, dict):
+            told(facts)
+    except Exception:  # whatever it is, the parent's end must be noticed
+        log.error("the parent's word was not understood:\n%s", traceback.format_exc())

@@ -1,8 +1,8 @@
 """Swapping models: one is resident at a time. The engine's thread's.
 
-Before a model is loaded, its need is held against the memory that there is, what the one before gives back included. One
-that can't fit is refused, and the one before stays loaded. Where nothing is loaded (at start), only a model is refused
-for which the machine is too small altogether: other programs may end, and there is nothing else to serve.
+Before a model is loaded, its need is held against the memory that there is, what the one before gives back included.
+One that can't fit is refused, and the one before stays loaded. Where nothing is loaded (at start), only a model is
+refused for which the machine is too small altogether: other programs may end, and there is nothing else to serve.
 """
 
 import logging
@@ -51,7 +51,7 @@ class Loading:
             self.unload()
             self._load(file)
         except APIError as error:
-            self._on_event("failed", model=file.name, why=error.message, memory=lacks_memory(error.message))
+            self._on_event("failed", model=file.name, why=error.message, memory=_lacks_memory(error))
             waiting = self._running.scheduler.waiting
             for generation in [each for each in waiting if each.model == file.path]:
                 self._running.end(generation, error)
@@ -102,3 +102,7 @@ class Loading:
         self._running.scheduler.restart()
         if resident:
             resident.close()
+
+
+def _lacks_memory(error: APIError) -> bool:
+    return error.code == "out_of_memory" or lacks_memory(error.message)

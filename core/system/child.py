@@ -69,6 +69,7 @@ class Child:
         self.progress = 0.0
         self.ready_at: Optional[float] = None
         self.restart_at: Optional[float] = None
+        self.starved = False  # it was killed because it lacked memory
         self.hopeless = ""  # why it is not started again before something serves
         self.settled = False  # nothing more to wait for at start: it was ready once, waits for a model file, or died
         self._environment = environment
@@ -99,7 +100,7 @@ class Child:
         """
         self.run += 1
         self.restart_at = self.ready_at = None
-        self.loading, self.progress, self.hopeless = "", 0.0, ""
+        self.loading, self.progress, self.hopeless, self.starved = "", 0.0, "", False
         self.safe = "--safe-mode" in self.arguments
         self._earlier_words, self._last_words = frozenset(self._last_words), []
         self._listens, self._heard_at, self._stuck, self._sentence = False, time.monotonic(), "", ""
@@ -134,9 +135,16 @@ class Child:
         except subprocess.TimeoutExpired:
             return False
 
-    def kill(self, why: str = "") -> None:
+    def tell(self, facts: Dict[str, Any]) -> None:
+        """Tell it something: one line of JSON on its standard input, lost where nobody reads it any more."""
+        if self._process and self._process.stdin and self.alive:
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(json.dumps(facts).encode("ascii") + b"\n")
+                self._process.stdin.flush()
+
+    def kill(self, why: str = "", starved: bool = False) -> None:
         """End it at once, even if it is stopped (SIGSTOP); `why` becomes the cause of its death."""
-        self._sentence = why
+        self._sentence, self.starved = why, starved
         if self._process and self.alive:
             self._process.kill()
 
@@ -164,6 +172,14 @@ class Child:
         if silence > (SILENT_SECONDS if self._listens else START_SECONDS):
             return "it was stopped, or hung: no sign of life for %d s" % silence
         return ""
+
+    def put_off(self, least: float = 0.0) -> float:
+        """It has died: let it be started again after a while, `least` seconds or more. Returns how many."""
+        worked = time.monotonic() - self.ready_at if self.ready_at else 0.0
+        delay = max(self.policy.died(worked), least)
+        self.ready_at, self.settled, self.loading = None, True, ""
+        self.restart_at = time.monotonic() + delay
+        return delay
 
     def said_before(self, line: str) -> bool:
         """Whether its last run ended with this line, and it has not been ready since: then the line is nothing new."""

@@ -6,8 +6,9 @@ What is started again, and when:
 
     1  A child crashed in a model's first test           → at once, in safe mode; so are all backends from then on
     2  It can't work (wrong arguments, no llama-cpp-python), and nothing has served yet → not before something serves
-    3  It died in any other way                          → after 1, 2, 4 … 30 s, for ever: it may serve again
-    4  It says that its engine hangs, or it is silent for 20 s (stopped, or hung as a whole) → killed, then as 3
+    3  It lacked memory: the kernel killed it for that, or it says so → as 4, one rung down its ladder (ladder.py)
+    4  It died in any other way                          → after 1, 2, 4 … 30 s, for ever: it may serve again
+    5  It says that its engine hangs, or it is silent for 20 s (stopped, or hung as a whole) → killed, then as 4
 
 The program ends by itself in one case only: 2 is true of the balancer, or of all backends.
 """
@@ -21,8 +22,10 @@ from typing import Any, Dict, List, Set, Union
 
 from core import process
 from core.models import inspect
+from core.opening import loaded
 from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News
 from core.system.console import Console, curl_command
+from core.system.ladders import Ladders
 from core.system.launch import Launch
 from core.system.plan import Plan
 
@@ -48,6 +51,7 @@ class Supervisor:
             Child("Backend %d" % (index + 1), *launch.backend(index), self._events) for index in range(plan.backends)
         ]
         self._balancer = Child("Balancer", *launch.balancer(), self._events)
+        self._ladders = Ladders(config, plan, self._backends, launch.urls(), self._balancer, self._console)
         self._looked = time.monotonic()  # when the children were looked at last
         self._served = False  # a backend and the balancer have been ready at the same time
         self._announced = False
@@ -101,6 +105,7 @@ class Supervisor:
                 self._start(child)
 
     def _start(self, child: Child) -> None:
+        self._ladders.forget()
         try:
             child.start()
         except (OSError, RuntimeError) as error:
@@ -139,6 +144,7 @@ class Supervisor:
         child.url = facts["url"]
         if child is self._balancer:
             child.ready_at, child.settled = time.monotonic(), True
+        self._ladders.tell()
 
     def _on_loading(self, child: Child, facts: Dict[str, Any]) -> None:
         child.loading, child.progress = facts["model"], 0.0
@@ -148,6 +154,8 @@ class Supervisor:
 
     def _on_failed(self, child: Child, facts: Dict[str, Any]) -> None:
         child.loading = ""
+        if facts.get("memory") and not child.ready_at and facts["model"] == self._plan.model.name:
+            child.kill(facts["why"], starved=True)  # it would try the same for ever
 
     def _on_waiting(self, child: Child, facts: Dict[str, Any]) -> None:
         child.settled = True
@@ -159,8 +167,8 @@ class Supervisor:
     def _on_ready(self, child: Child, facts: Dict[str, Any]) -> None:
         child.loading, child.settled = "", True
         child.ready_at = child.ready_at or time.monotonic()
-        line = "🟢 %s: %s (PID %d) %s loaded in %.1f s"
-        self._console.say(line % (child.name, child.url, child.pid, facts["model"], facts["seconds"]))
+        self._ladders.ready(child)
+        self._console.say("🟢 %s: %s (PID %d) %s" % (child.name, child.url, child.pid, loaded(facts)))
 
     # ---- deaths; the numbers are those of the module's docstring
 
@@ -168,21 +176,22 @@ class Supervisor:
         word, cause = child.cause_of_death(facts["status"])
         if self._safe_mode_helps(child, word):  # 1
             return self._restart_in_safe_mode(child, word)
+        starved, cause = self._ladders.look(child, word, cause)
+        if starved and child is not self._balancer:  # 3
+            return self._ladders.go_down(child, cause)
         if facts["status"] in HOPELESS and not self._served:  # 2
             child.ready_at, child.hopeless, child.settled = None, cause, True
             return self._console.say(
                 "❌ %s died; not starting it again before something serves: %s" % (child.name, cause)
             )
-        self._start_later(child, cause)  # 3
+        self._start_later(child, cause)  # 4
 
     def _start_later(self, child: Child, cause: str) -> None:
         """Start a child again after a while. A cause is told in full once, then shortly, then seldom."""
-        times = child.times(cause)
-        worked = time.monotonic() - child.ready_at if child.ready_at else 0.0
-        delay = child.policy.died(worked)
-        child.ready_at, child.settled = None, True
-        child.loading = ""
-        child.restart_at = time.monotonic() + delay
+        times, was_ready = child.times(cause), child.ready_at is not None
+        delay = child.put_off()
+        if self._ladders.died(child, was_ready, cause):
+            return
         if times == 1:
             self._console.say("🔴 %s died: %s. Starting it again in %g s." % (child.name, cause, delay))
         elif times <= _TOLD or times % _TOLD_SELDOM == 0:
@@ -205,8 +214,7 @@ class Supervisor:
                 "speed. Restarting it in safe mode, about 20 %% slower; README.md has the cure under 'Crash at first "
                 "decode'." % (child.name, word, child.loading)
             )
-            for each in self._backends:
-                each.arguments.append("--safe-mode")
+            self._ladders.protect()
         child.ready_at = None
         self._start(child)
 
