@@ -194,7 +194,7 @@ class Child:
             with contextlib.suppress(ValueError):
                 word = signal.Signals(-status).name
         if self._sentence:
-            return "killed", "%s (killed)" % self._sentence
+            return "killed", self._sentence.rstrip(".") if self.starved else "%s (killed)" % self._sentence
         if word == "SIGKILL":
             return word, "killed (SIGKILL); if nobody did that, the system ran out of memory"
         said = " | ".join(self._last_words[-2:])
