@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from core import options, process
+from core import memory, options, process
 from core.apis import anthropic, generate, llamacpp, ollama, openai
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
@@ -31,8 +31,9 @@ from core.http import descriptors, server
 from core.http.access import check_key
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
+from core.memory import megabytes
 from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, locate
-from core.opening import Opening
+from core.opening import Opening, loaded
 from core.options import between, setting
 from core.process import BOOT_FAILURE
 from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSettings
@@ -201,6 +202,7 @@ class Backend:
             "generated_tokens": engine.tally.counts["generated_tokens"],
             "engine_seconds": {name: round(value, 4) for name, value in sorted(engine.tally.seconds.items())},
             "safe_mode": self.config.safe_mode,
+            "memory_mb": megabytes(memory.resident_memory()),
             "carries": bool(self._carry_secret),
             "uptime": round(time.monotonic() - self._started, 1),
             "pid": os.getpid(),
@@ -252,9 +254,7 @@ class Backend:
             self._ready = True
             if self._opening:
                 self._opening.loaded(facts["model"])
-            sentence = "🟢 %s (PID %d) %s loaded in %.1f s" % (
-                self.service.url, os.getpid(), facts["model"], facts["seconds"]
-            )  # fmt: skip
+            sentence = "🟢 %s (PID %d) %s" % (self.service.url, os.getpid(), loaded(facts))
         elif what == "loading":
             sentence = "⏳ loading %s" % facts["model"]
         elif what == "progress":

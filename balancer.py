@@ -314,15 +314,19 @@ def main() -> None:
         pid=os.getpid(),
     )
     told.set()
-
-    def obey(facts: Dict[str, Any]) -> None:
-        announce("backend", n=facts["n"], **balancer.manage(facts["backend"], facts["drain"]))
-
-    process.wait_for_stop(config.child, obey)
+    process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     cut = balancer.stop()
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
+
+
+def _obey(balancer: Balancer, announce: process.Announcer, facts: Dict[str, Any]) -> None:
+    """Do what the parent says: note what it knows of backends, or drain one, and tell what came of it."""
+    if "notes" in facts:
+        balancer.pool.note(facts["notes"])
+    else:
+        announce("backend", n=facts["n"], **balancer.manage(facts["backend"], facts["drain"]))
 
 
 def _prepare_for_many_threads() -> None:

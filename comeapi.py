@@ -22,7 +22,7 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn, Optional
 
-from core import hardware, options, process
+from core import hardware, memory, options, process
 from core.balancing.settings import RelaySettings
 from core.commands import bench
 from core.http import server
@@ -69,7 +69,7 @@ def main() -> NoReturn:
         sys.exit()
     config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
     model = _first_model(config)
-    plan = make_plan(config, model, hardware.cores(), hardware.available_memory(), _probe_gpu())
+    plan = make_plan(config, model, hardware.cores(), memory.available_memory(), _probe_gpu())
     _check_ports(config, plan)
     listening = _listen(config)
     process.warn_if_open(config)  # the backends are never open: see core/system/launch.py

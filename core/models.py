@@ -31,6 +31,10 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _EMBEDDERS = {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
               "eurobert", "gemma-embedding"}  # fmt: skip
 _POOLING = {1, 2, 3}
+# Header fields, after the architecture, of models some of whose layers keep a state, or share what another layer keeps
+_MIXED = (".ssm.", ".wkv", ".time_", ".shortconv", ".full_attention_interval", ".kda", ".attention.shared_kv",
+          ".attention.layer_indices", ".attention.kv_lora_rank", ".attention.recurrent_layers",
+          ".attention.key_length_swa")  # fmt: skip
 _UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 _KEPT_ARRAY = 4096  # elements; longer arrays (vocabularies) are skipped
 _MAX_NAME = 1 << 20
@@ -58,6 +62,7 @@ class ModelFile:
     context_length: int = 0
     vocabulary: int = 0
     kv_bytes: int = 0
+    mixed: bool = False  # not every layer keeps each token: `kv_bytes` may be far too much
     embeds: bool = False  # it gives embeddings, not text
     chat_template: str = ""  # Jinja
     bos: str = ""  # the text of the token that begins a text, and of the one that ends it
@@ -387,6 +392,7 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
         context_length=_number(values.get(architecture + ".context_length")),
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
+        mixed=any(key.startswith(tuple(architecture + part for part in _MIXED)) for key in values),
         embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
         chat_template=str(values.get("tokenizer.chat_template", "")),
         bos=header.vocabulary.token("bos"),

@@ -2,6 +2,7 @@
 
     attempts   when it is worth trying again
     Opening    the thread of a backend that tries
+    loaded     what is told of a model that is loaded
 
 A model's file may be cut short, or missing, while somebody copies it. The program does not end then: it waits for a
 good file.
@@ -11,8 +12,9 @@ import os
 import queue
 import threading
 import time
-from typing import Any, Callable, Iterator, Tuple
+from typing import Any, Callable, Dict, Iterator, Tuple
 
+from core.memory import megabytes
 from core.models import BadModel, ModelFile
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds
@@ -109,3 +111,10 @@ class Opening:
             name, why = self._outcomes.get()
             if name == file.name or not why:
                 return why
+
+
+def loaded(facts: Dict[str, Any]) -> str:
+    """Return what a "ready" announcement says, in words."""
+    size = megabytes(facts.get("memory"))
+    sentence = "%s loaded in %.1f s" % (facts["model"], facts["seconds"])
+    return sentence if size is None else "%s, %d MB in memory" % (sentence, size)

@@ -1,7 +1,8 @@
 """comeapi.py, backend.py or balancer.py with shorter limits, so that tests need not wait: hasty.run("backend").
 
 Signs of life come every 0.5 s, and 3 s without one are silence. While the file that HANG_FILE names exists,
-llama_decode does not come back.
+llama_decode does not come back. The kernel has killed as many processes for lack of memory as the file that
+OOM_KILLS_FILE names has bytes.
 """
 
 import importlib
@@ -12,9 +13,11 @@ import threading
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+import core.memory  # noqa: E402
 import core.opening  # noqa: E402
 import core.process  # noqa: E402
 import core.system.child  # noqa: E402
+import core.system.ladders  # noqa: E402
 import core.system.supervisor  # noqa: E402
 
 PROGRAM = """
@@ -36,7 +39,10 @@ def run(name):
     """Run a program's main()."""
     core.process.PULSE_SECONDS, core.process.PAUSE_SECONDS = 0.5, 1.0
     core.system.child.SILENT_SECONDS, core.system.supervisor.LONGEST_DELAY = 3.0, 1.0
+    core.system.ladders.LONGEST_DELAY = 1.0
     core.opening.LOOK_SECONDS = 0.2
+    if "OOM_KILLS_FILE" in os.environ:
+        core.memory.oom_kills = lambda: os.path.getsize(os.environ["OOM_KILLS_FILE"])
     program = importlib.import_module(name)
     if name == "comeapi":
         program.HERE = os.path.dirname(os.path.abspath(sys.argv[0]))

@@ -138,7 +138,7 @@ def test_one_command_serves_the_demo_model_and_says_how_to_use_it(system):
     running_system = system().wait_until_ready()
     try_it = running_system.program.wait_for_line("curl")
     ready = [line for line in running_system.program.lines if line.startswith("🟢")]
-    pattern = r"🟢 Backend [12]: http://127\.0\.0\.1:\d+ \(PID \d+\) demo\.gguf loaded in \d+\.\d s"
+    pattern = r"🟢 Backend [12]: http://127\.0\.0\.1:\d+ \(PID \d+\) demo\.gguf loaded in \d+\.\d s, \d+ MB in memory"
     assert len(ready) >= 1 and all(re.fullmatch(pattern, line) for line in ready)
     assert running_system.program.lines[0].startswith("Plan: ") and running_system.program.lines[1].startswith(
         "Memory: "

@@ -9,11 +9,15 @@
     queueing.py       the queue of requests, fair between clients
     loners.py         requests that must run alone
     pool.py           all of this together: a request gets its backend, and gives it back
-    forwarding.py     a request's way to its backend and back: the table of retries
+    errand.py         one request on its way: what was tried for it, what is known of its answer
+    admission.py      a request's way to a place: at once, or after a wait in the queue
+    forwarding.py     its way to its backend and back: the table of retries
+    carrying.py       an answer that another backend goes on with
     watching.py       how a request waits for bytes of its backend
     keepalive.py      which bytes are a sign of life
     relaying.py       headers, and answers in pieces
     quarantine.py     requests that end backends
+    deaths.py         whether a backend has died under one
     health.py         the thread that probes backends
     probing.py        which probe is due when, and what its outcome changes
     facts.py          what is believed of what backends tell
@@ -31,7 +35,9 @@ Glossary:
     able              a backend that may have a request's model, is not draining, and was not tried for this request
     alone, loner      a request that must run alone on its backend, since a backend has died under it
     doubted           a backend that has requests and sends nothing: it is to be looked at
-    drain             to send a backend no more requests; the running ones end
+    carry on          to let another backend go on with an answer; a leg is the part of it that one backend tells, the
+                      notes are what must be known of it
+    drain             to send a backend no more requests; the running ones move to another one, or end
     ejected           a backend that is up, but fails its requests: it is left out for a while
     guest             a request at a backend, look-ups (GET) included; one that needs a slot is also "in flight"
     guilty            a request that a backend has died under while it ran alone: it is not sent again

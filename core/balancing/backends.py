@@ -54,6 +54,7 @@ class Backend:
 
         # What it does now, and has done
         self.in_flight = 0  # slots in use
+        self.note = ""  # what comeapi.py, which watches its process, has to say of it
         self.guests = 0  # requests that are there, look-ups included
         self.kept_for: Optional["Ticket"] = None  # the request that runs here alone, or will when all others have ended
         self.requests = 0
@@ -114,7 +115,7 @@ class Backend:
             "url": self.url,
             "healthy": self.vitals.up,
             "state": "draining" if self.draining else self.vitals.label(now),
-            "why": self.vitals.why,
+            "why": "%s (%s)" % (self.vitals.why, self.note) if self.note else self.vitals.why,
             "error_count": self.errors,
             "avg_response_time": round(self.response_time, 4),
             "last_check": round(self.last_check, 3),

@@ -33,10 +33,11 @@ from core.balancing.carrying import Carried, Leaving, Leg, Why
 from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
+from core.balancing.deaths import Deaths
 from core.balancing.errand import Errand, Visit
 from core.balancing.keepalive import Patience, Pings
 from core.balancing.pool import Pool
-from core.balancing.quarantine import Quarantine, has_died, killed
+from core.balancing.quarantine import Quarantine
 from core.balancing.relaying import REFUSED, Relay, RetryBudget, held, passed_back
 from core.balancing.request import Wish
 from core.balancing.watching import GaveUp, Watch
@@ -85,6 +86,7 @@ class Forwarder:
         self._carry_secret = carry_secret
         self._budget = RetryBudget(config.retry_budget)
         self._quarantine = Quarantine()
+        self._deaths = Deaths(client, credentials, self._quarantine, count)
         self._admission = Admission(config, pool, self._quarantine, count, draining)
 
     def forward(self, request: Request, wish: Wish) -> Response:
@@ -197,7 +199,7 @@ class Forwarder:
         given_up = isinstance(error, (Slow, GaveUp))
         if isinstance(error, (Unreachable, Broken, Slow)):
             self._pool.failed(visit.backend, str(error), lost=not given_up)
-        if isinstance(error, Broken) and not given_up and self._died(visit):
+        if isinstance(error, Broken) and not given_up and self._deaths.died(visit):
             visit.errand.tried.discard(visit.backend)  # the next process there is another one
             raise _Died()
 
@@ -216,14 +218,14 @@ class Forwarder:
         if whole is None:
             return self._stream(visit, answer, patience, headers)
         if whole.status not in REFUSED:
-            self._passed(visit)
+            self._deaths.passed(visit)
         self._pool.release(visit.ticket)
         return whole
 
     def _stream(self, visit: Visit, answer: Answer, patience: Patience, headers: List[Tuple[str, str]]) -> Stream:
         kind = answer.header("content-type")
         of_events = kind.startswith(EVENT_STREAM)
-        course = _Course(answer, patience, of_events, lambda: self._passed(visit))
+        course = _Course(answer, patience, of_events, lambda: self._deaths.passed(visit))
         relay = Relay(
             course,
             lambda: self._ended(visit.ticket),
@@ -248,7 +250,7 @@ class Forwarder:
             leg.put_back(leg.next())
             return leg, headers
         reply = Reply(b"".join(iter(leg.next, b"")), leg.status, leg.kind, headers)
-        self._passed(leg.visit)
+        self._deaths.passed(leg.visit)
         self._pool.release(leg.visit.ticket)
         return reply
 
@@ -267,7 +269,7 @@ class Forwarder:
 
     def _carried_to_its_end(self, leg: Leg) -> None:
         if leg.status:
-            self._passed(leg.visit)
+            self._deaths.passed(leg.visit)
         self._ended(leg.visit.ticket)
 
     def _go_on(self, leg: Leg, error: Why) -> Leg:
@@ -296,37 +298,14 @@ class Forwarder:
         """Note that a backend has broken off. Raises APIError 500 where this request has ended two of them."""
         given_up = isinstance(error, (Slow, GaveUp))
         self._pool.failed(leg.visit.backend, str(error), lost=not given_up)
-        if not given_up and self._died(leg.visit):
+        if not given_up and self._deaths.died(leg.visit):
             leg.visit.errand.tried.discard(leg.visit.backend)
-
-    # ---- requests that end backends
-
-    def _passed(self, visit: Visit) -> None:
-        """A request has run to its end."""
-        if visit.ticket.alone:
-            self._quarantine.passed(visit.errand.fingerprint(self._quarantine))
 
     def _cut(self, visit: Visit, why: str, lost: bool) -> None:
         """Note that a stream stopped before its end. Raises APIError 500 where that was the second death."""
         self._pool.failed(visit.backend, why, lost)
         if lost:
-            self._died(visit)
-
-    def _died(self, visit: Visit) -> bool:
-        """Find out whether the backend of a request that broke off has died. Raises APIError 500 the second time.
-
-        One that had gone on with the answer did not die of the request as such: where a token of it is deadly, the next
-        backend dies at once. One that is drained is ended by its owner.
-        """
-        errand, ticket, backend = visit
-        if errand.progressed or backend.draining:
-            return False
-        if not has_died(self._client, backend.url, self._credentials.own(backend.spec), ticket.life):
-            return False
-        self._count.deaths.inc("alone" if ticket.alone else "beside others")
-        if self._quarantine.died(errand.fingerprint(self._quarantine), bool(ticket.alone)):
-            raise killed("It may be what ends them; if so, it would end all others.")
-        return True
+            self._deaths.died(visit)
 
 
 class _Course:

@@ -57,6 +57,12 @@ class Roster:
         with self.lock:
             return [backend.describe() for backend in self.backends]
 
+    def note(self, notes: Dict[str, str]) -> None:
+        """Note what is to be known of backends, by their URLs; an empty text for nothing."""
+        with self.lock:
+            for backend in self.backends:
+                backend.note = str(notes.get(backend.url, backend.note))
+
     # ---- models
 
     def note_models(self, backend: Backend, models: List[Dict[str, Any]]) -> None:

@@ -44,7 +44,8 @@ class Engine:
     """Runs generations in one continuous batch. Start it once; any thread may submit, cancel and look at its state.
 
     `on_event(what, **facts)` is told, in the engine's thread, of "loading" (model), "progress" (share), "ready"
-    (model, seconds) and "failed" (model, why); `on_failure` is called if that thread ends by a defect.
+    (model, seconds, memory: bytes of this process, or None) and "failed" (model, why, memory: whether that was what
+    lacked); `on_failure` is called if that thread ends by a defect.
     """
 
     def __init__(

@@ -50,13 +50,18 @@ def build_facts() -> Dict[str, Any]:
     return {"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "version": llama_cpp.__version__}
 
 
+def uses_gpu(settings: EngineSettings) -> bool:
+    """Whether layers of a model are kept on a GPU."""
+    return bool(settings.gpu_layers and llama_cpp.llama_supports_gpu_offload())
+
+
 def halts_well(settings: EngineSettings) -> bool:
     """Whether a decode may halt halfway without its other threads wearing the cores out.
 
     With one thread, always. GNU's OpenMP lets them sleep after a moment; other libraries, and ggml's own threads, spin.
     On a GPU a decode is not asked whether to halt (llama_set_abort_callback).
     """
-    if settings.gpu_layers and llama_cpp.llama_supports_gpu_offload():
+    if uses_gpu(settings):
         return False
     return (settings.threads or cores()) == 1 or _loaded("libgomp")
 

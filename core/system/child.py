@@ -85,6 +85,7 @@ class Child:
         self.progress = 0.0
         self.ready_at: Optional[float] = None
         self.restart_at: Optional[float] = None
+        self.starved = False  # it was killed because it lacked memory
         self.hopeless = ""  # why it is not started again before something serves
         self.settled = False  # nothing more to wait for at start: it was ready once, waits for a model file, or died
         self.replaced = False  # its end is wanted: it is started again at once
@@ -117,7 +118,8 @@ class Child:
         """
         self.run += 1
         self.restart_at = self.ready_at = None
-        self.loading, self.progress, self.hopeless, self.replaced = "", 0.0, "", False
+        self.loading, self.progress, self.hopeless = "", 0.0, ""
+        self.replaced = self.starved = False
         self.safe = "--safe-mode" in self.arguments
         self._earlier_words, self._last_words = frozenset(self._last_words), []
         self._listens, self._heard_at, self._stuck, self._sentence = False, time.monotonic(), "", ""
@@ -161,9 +163,9 @@ class Child:
         except subprocess.TimeoutExpired:
             return False
 
-    def kill(self, why: str = "") -> None:
+    def kill(self, why: str = "", starved: bool = False) -> None:
         """End it at once, even if it is stopped (SIGSTOP); `why` becomes the cause of its death."""
-        self._sentence = why
+        self._sentence, self.starved = why, starved
         if self._process and self.alive:
             self._process.kill()
 
@@ -192,6 +194,14 @@ class Child:
             return "it was stopped, or hung: no sign of life for %d s" % silence
         return ""
 
+    def put_off(self, least: float = 0.0) -> float:
+        """It has died: let it be started again after a while, `least` seconds or more. Returns how many."""
+        worked = time.monotonic() - self.ready_at if self.ready_at else 0.0
+        delay = max(self.policy.died(worked), least)
+        self.ready_at, self.settled, self.loading = None, True, ""
+        self.restart_at = time.monotonic() + delay
+        return delay
+
     def said_before(self, line: str) -> bool:
         """Whether its last run ended with this line, and it has not been ready since: then the line is nothing new."""
         return self.ready_at is None and line in self._earlier_words
@@ -205,7 +215,7 @@ class Child:
             with contextlib.suppress(ValueError):
                 word = signal.Signals(-status).name
         if self._sentence:
-            return "killed", "%s (killed)" % self._sentence
+            return "killed", self._sentence.rstrip(".") if self.starved else "%s (killed)" % self._sentence
         if word == "SIGKILL":
             return word, "killed (SIGKILL); if nobody did that, the system ran out of memory"
         said = " | ".join(self._last_words[-2:])

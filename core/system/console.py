@@ -7,6 +7,8 @@ import json
 import os
 import sys
 
+_TOLD, _TOLD_SELDOM = 6, 20  # how often in a row a cause of death is told; after that, every 20th time
+
 
 class Console:
     """The terminal: whole lines, and below them, where it is a terminal, one that shows progress."""
@@ -19,6 +21,18 @@ class Console:
         """Print a line."""
         self._erase()
         print(line, flush=True)
+
+    def say_death(self, name: str, cause: str, times: int, delay: float) -> None:
+        """Say why a child died, for the `times`th time in a row, and when it is started again (in seconds).
+
+        A cause is told in full once, then shortly, then seldom.
+        """
+        if times == 1:
+            when = "in %g s" % delay if delay else "at once"
+            self.say("🔴 %s died: %s. Starting it again %s." % (name, cause, when))
+        elif times <= _TOLD or times % _TOLD_SELDOM == 0:
+            line = "🔴 %s died in the same way, %d times in a row now. Starting it again in %g s."
+            self.say(line % (name, times, delay))
 
     def progress(self, text: str) -> None:
         """Show what is going on, in place of what was shown before."""

@@ -64,14 +64,18 @@ class Launch:
         ]
         return Command(arguments + list(options.as_arguments(config, _BACKEND_OPTIONS)), self._backend_environment())
 
+    def urls(self) -> List[str]:
+        """Return the URLs by which the balancer knows the backends."""
+        host = local_host(self._config.backend_host)
+        return [http_url(host, self._config.base_port + index) for index in range(self._plan.backends)]
+
     def balancer(self, listen_fd: int = -1) -> Command:
         """Return what the balancer is started with. `listen_fd` is the listening socket that it inherits; -1: none."""
         config = self._config
         program = os.path.join(self._programs, "balancer.py")
         arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
         arguments.append("--listen-fd=%d" % listen_fd)
-        host = local_host(config.backend_host)
-        arguments += ["--backend=" + http_url(host, config.base_port + i) for i in range(self._plan.backends)]
+        arguments += ["--backend=" + url for url in self.urls()]
         return Command(arguments + list(options.as_arguments(config, _BALANCER_OPTIONS)), self._balancer_environment())
 
     def _backend_environment(self) -> Dict[str, str]:

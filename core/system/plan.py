@@ -1,7 +1,6 @@
 """What comeapi.py starts on a machine: how many backends, with how many slots and threads, and why. Pure.
 
-    make_plan(config, model, cores, memory, gpu) ── Plan(threads, slots, model, notes)
-    memory_needed(config, model, slots, gpu)     ── (bytes that all backends share, bytes that each needs)
+    make_plan(config, model, cores, memory, gpu) ── Plan(threads, slots, model, need, notes)
 
 `config` is comeapi.py's: the engine's settings, and `backends`. Where a number in it is 0, the plan chooses.
 """
@@ -10,19 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Optional, Tuple
 
 from core.models import ModelFile
-from core.settings import CACHE_TYPES
-
-PROCESS_BYTES = 120 << 20  # of one backend: Python, numpy and llama.cpp's buffers for a small model
-BUFFER_BYTES = 4  # a float32; llama.cpp's compute buffers hold about this many per batch row and embedding or logit
+from core.needs import Need, gb, need_of
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to start: one number of threads for each backend; `notes` say why."""
+    """What to start: one number of threads for each backend; `need` is of one backend; `notes` say why."""
 
     threads: Tuple[int, ...]
     slots: int
     model: ModelFile
+    need: Need
     notes: Tuple[str, ...]
 
     @property
@@ -36,40 +33,19 @@ def make_plan(config: Any, model: ModelFile, cores: int, memory: Optional[int], 
     backends = config.backends or (1 if gpu or cores == 1 else 2)
     slots = config.slots or (8 if gpu else 4)
     notes = [_why(config, backends, slots, cores, gpu)]
-    shared, each = memory_needed(config, model, slots, gpu)
+    need = need_of(config, model, slots, gpu)
+    shared, each = need.mapped, need.own
     affordable = backends if memory is None else max(1, (memory - shared) // each)
     if affordable < backends:
-        what = "%s for %d backends, but only %s is free" % (_gb(shared + each * backends), backends, _gb(memory))
+        what = "%s for %d backends, but only %s is free" % (gb(shared + each * backends), backends, gb(memory))
         notes.append("⚠️  Memory: %s needs %s: starting %d." % (model.name, what, affordable))
         backends = affordable
     else:
-        free = "" if memory is None else " of %s free" % _gb(memory)
-        notes.append("Memory: about %s%s." % (_gb(shared + each * backends), free))
+        free = "" if memory is None else " of %s free" % gb(memory)
+        notes.append("Memory: about %s%s." % (gb(shared + each * backends), free))
     if memory is not None and shared + each > memory:
         notes.append("⚠️  Even one backend may not fit; a smaller --ctx-size or fewer --slots need less.")
-    return Plan(_share(config.threads, cores, backends), slots, model, tuple(notes))
-
-
-def memory_needed(config: Any, model: ModelFile, slots: int, gpu: bool) -> Tuple[int, int]:
-    """Return the bytes that all backends share, and those that each needs for itself.
-
-    Quantized weights are repacked into private memory; others, and all in safe mode, are mapped and shared.
-    """
-    if gpu and config.gpu_layers:
-        return 0, PROCESS_BYTES  # the rest is the GPU's memory
-    context = min(config.ctx_size or model.context_length, model.context_length or config.ctx_size)
-    rows = min(config.batch_size, 512)
-    share = (CACHE_TYPES[config.cache_type_k] + CACHE_TYPES[config.cache_type_v]) / (2 * CACHE_TYPES["f16"])
-    aside = 1 if slots > 1 and config.siding != "off" else 0
-    cells = int(context * (slots + aside) * model.kv_bytes * share)
-    own = PROCESS_BYTES + cells + rows * BUFFER_BYTES * _widest(model)
-    repacked = model.quantized and not config.safe_mode
-    return (0, own + model.size) if repacked else (model.size, own)
-
-
-def _widest(model: ModelFile) -> int:
-    """Return a rough width of the widest thing computed for each row, in floats."""
-    return max(model.vocabulary // 8, 8192)
+    return Plan(_share(config.threads, cores, backends), slots, model, need, tuple(notes))
 
 
 def _why(config: Any, backends: int, slots: int, cores: int, gpu: bool) -> str:
@@ -93,7 +69,3 @@ def _share(threads: int, cores: int, backends: int) -> Tuple[int, ...]:
 
 def _count(number: int, what: str) -> str:
     return "%d %s%s" % (number, what, "" if number == 1 else "s")
-
-
-def _gb(size: Optional[int]) -> str:
-    return "%.1f GB" % ((size or 0) / 1e9)

@@ -7,9 +7,10 @@ What is started again, and when:
 
     1  A child crashed in a model's first test           → at once, in safe mode; so are all backends from then on
     2  It can't work (wrong arguments, no llama-cpp-python), and nothing has served yet → not before something serves
-    3  It died in any other way                          → after 1, 2, 4 … 30 s, for ever: it may serve again; a
+    3  It lacked memory: the kernel killed it for that, or it says so → as 4, one rung down its ladder (ladder.py)
+    4  It died in any other way                          → after 1, 2, 4 … 30 s, for ever: it may serve again; a
                                                            balancer that had worked for 5 s, at once
-    4  It says that its engine hangs, or it is silent for 20 s (stopped, or hung as a whole) → killed, then as 3
+    5  It says that its engine hangs, or it is silent for 20 s (stopped, or hung as a whole) → killed, then as 4
 
 The program ends by itself in one case only: 2 is true of the balancer, or of all backends.
 """
@@ -25,8 +26,10 @@ from typing import Any, Dict, List, Optional, Set, Union
 
 from core import process
 from core.models import inspect
+from core.opening import loaded
 from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News, RestartPolicy
 from core.system.console import Console, curl_command
+from core.system.ladders import Ladders
 from core.system.launch import Launch
 from core.system.plan import Plan
 from core.system.rolling import Restarts
@@ -35,7 +38,6 @@ log = logging.getLogger("comeapi.supervisor")
 _MOST_EVENTS = 1000  # taken before the children are looked at
 _STEADY_BALANCER = 5.0  # seconds after which its earlier deaths do not count: it has nothing to load
 _HANGUP = getattr(signal, "SIGHUP", None)
-_TOLD, _TOLD_SELDOM = 6, 20  # how often in a row a cause of death is told; after that, every 20th time
 Event = Union[News, int]  # what a child says, or a signal's number
 
 
@@ -60,6 +62,7 @@ class Supervisor:
         policy = RestartPolicy(at_once=True, steady=_STEADY_BALANCER)
         self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, handed)
         self._restarts = Restarts(self._backends, self._balancer, config.drain_timeout, self._console.say)
+        self._ladders = Ladders(config, plan, self._backends, launch.urls(), self._balancer, self._console)
         self._looked = time.monotonic()  # when the children were looked at last
         self._served = False  # a backend and the balancer have been ready at the same time
         self._announced = False
@@ -118,6 +121,7 @@ class Supervisor:
                 self._start(child)
 
     def _start(self, child: Child) -> None:
+        self._ladders.forget()
         try:
             child.start()
         except (OSError, RuntimeError) as error:
@@ -158,6 +162,7 @@ class Supervisor:
             child.ready_at, child.settled = time.monotonic(), True
             if self._announced:
                 self._console.say("🟢 %s: %s (PID %d)" % (child.name, child.url, child.pid))
+        self._ladders.tell()
 
     def _on_loading(self, child: Child, facts: Dict[str, Any]) -> None:
         child.loading, child.progress = facts["model"], 0.0
@@ -167,6 +172,8 @@ class Supervisor:
 
     def _on_failed(self, child: Child, facts: Dict[str, Any]) -> None:
         child.loading = ""
+        if facts.get("memory") and not child.ready_at and facts["model"] == self._plan.model.name:
+            child.kill(facts["why"], starved=True)  # it would try the same for ever
 
     def _on_waiting(self, child: Child, facts: Dict[str, Any]) -> None:
         child.settled = True
@@ -178,8 +185,8 @@ class Supervisor:
     def _on_ready(self, child: Child, facts: Dict[str, Any]) -> None:
         child.loading, child.settled = "", True
         child.ready_at = child.ready_at or time.monotonic()
-        line = "🟢 %s: %s (PID %d) %s loaded in %.1f s"
-        self._console.say(line % (child.name, child.url, child.pid, facts["model"], facts["seconds"]))
+        self._ladders.ready(child)
+        self._console.say("🟢 %s: %s (PID %d) %s" % (child.name, child.url, child.pid, loaded(facts)))
 
     def _on_backend(self, child: Child, facts: Dict[str, Any]) -> None:
         self._restarts.heard(facts)
@@ -196,27 +203,23 @@ class Supervisor:
         word, cause = child.cause_of_death(facts["status"])
         if self._safe_mode_helps(child, word):  # 1
             return self._restart_in_safe_mode(child, word)
+        starved, cause = self._ladders.look(child, word, cause)
+        if starved and child is not self._balancer:  # 3
+            return self._ladders.go_down(child, cause)
         if facts["status"] in HOPELESS and not self._served:  # 2
             child.ready_at, child.hopeless, child.settled = None, cause, True
             return self._console.say(
                 "❌ %s died; not starting it again before something serves: %s" % (child.name, cause)
             )
-        self._start_later(child, cause)  # 3
+        self._start_later(child, cause)  # 4
 
     def _start_later(self, child: Child, cause: str) -> None:
-        """Start a child again after a while. A cause is told in full once, then shortly, then seldom."""
-        times = child.times(cause)
-        worked = time.monotonic() - child.ready_at if child.ready_at else 0.0
-        delay = child.policy.died(worked)
-        child.ready_at, child.settled = None, True
-        child.loading = ""
-        child.restart_at = time.monotonic() + delay
-        if times == 1:
-            when = "in %g s" % delay if delay else "at once"
-            self._console.say("🔴 %s died: %s. Starting it again %s." % (child.name, cause, when))
-        elif times <= _TOLD or times % _TOLD_SELDOM == 0:
-            line = "🔴 %s died in the same way, %d times in a row now. Starting it again in %g s."
-            self._console.say(line % (child.name, times, delay))
+        """Start a child again after a while."""
+        times, was_ready = child.times(cause), child.ready_at is not None
+        delay = child.put_off()
+        if self._ladders.died(child, was_ready, cause):
+            return
+        self._console.say_death(child.name, cause, times, delay)
 
     def _safe_mode_helps(self, child: Child, word: str) -> bool:
         """Whether a child died of a crash in a model's first test that has another cause than a file cut short."""
@@ -234,8 +237,7 @@ class Supervisor:
                 "speed. Restarting it in safe mode, about 20 %% slower; README.md has the cure under 'Crash at first "
                 "decode'." % (child.name, word, child.loading)
             )
-            for each in self._backends:
-                each.arguments.append("--safe-mode")
+            self._ladders.protect()
         child.ready_at = None
         self._start(child)
 
