@@ -260,7 +260,8 @@ def test_a_broken_model_beside_a_good_one_is_refused_when_asked_for(start, tmp_p
 def test_the_positional_form_works(start):
     backend = start("backend.py", MODELS, "127.0.0.1", 0, "--threads", 1)
     line = backend.wait_for_line("🟢")
-    assert re.fullmatch(r"🟢 http://127\.0\.0\.1:\d+ \(PID %d\) demo\.gguf loaded in \d+\.\d s" % backend.pid, line)
+    pattern = r"🟢 http://127\.0\.0\.1:\d+ \(PID %d\) demo\.gguf loaded in \d+\.\d s, \d+ MB in memory" % backend.pid
+    assert re.fullmatch(pattern, line)
 
 
 def test_a_lazy_backend_loads_with_the_first_request(start):
