@@ -142,12 +142,9 @@ def test_a_context_for_which_there_is_no_memory_becomes_smaller_by_itself(system
     import resource
 
     wide = ("--ctx-size", 100_000, "--rope-scaling", "yarn", "--rope-freq-scale", "0.01", "--siding", "off")
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (1_600_000_000, hard))  # 4 slots need 1.3 GB, Python and its threads 0.6
-    try:
-        made = system(*wide)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    made = system(*wide)
+    # Before it starts any: its children inherit this. 4 slots need 1.3 GB, Python and its threads 0.6.
+    resource.prlimit(made.program.pid, resource.RLIMIT_AS, (1_600_000_000, resource.RLIM_INFINITY))
     line = made.wait_for("🪜")
     assert "with 2 slots of 100000 tokens" in line and ("failed to allocate" in line or "is too large" in line)
     made.wait_for("🟢 Backend 1")
