@@ -20,7 +20,7 @@ Through the backend:
     back  engine/choosing.py → engine/text.py → engine/outcome.py (Channel) → apis/endpoint.py
           → apis/openai.py → chat/parser.py → http/sse.py → http/connection.py
 
-Each is entered once on the way in and once on the way back, but three. http/server.py gives a connection its thread and
-later answers its requests. engine/engine.py is entered by two threads: the request's, which prepares, and its own, which
+Each is entered once on the way in and once on the way back, but three. http/server.py gives each connection a thread
+and answers its requests. engine/engine.py is entered by two threads: the request's, which prepares, and its own, which
 computes. apis/openai.py asks chat/parser.py on the way back: a dialect knows that it speaks in messages.
 """
