@@ -1,5 +1,6 @@
 """What a dialect may ask of the server that it speaks for: the models, and how a chat becomes a prompt."""
 
+import functools
 import hashlib
 import itertools
 from typing import TYPE_CHECKING, Any, Iterable, Optional
@@ -17,6 +18,14 @@ if TYPE_CHECKING:  # it needs llama_cpp
 
 _HEAD = 65536  # bytes
 _CHANGING = ("rope_scaling", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor")
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(known: str, path: str, modified: float) -> str:
+    """Return what tells a file with what is `known` of it from others; it is read once for each date of its change."""
+    with open(path, "rb") as file:
+        beginning = file.read(_HEAD)
+    return hashlib.sha256(known.encode("utf-8", "replace") + beginning).hexdigest()[:32]
 
 
 class Host:
@@ -50,9 +59,7 @@ class Host:
         settings = self.engine.settings
         known = [self.engine.fingerprint, self.template, str(model.size), str(settings.lora)]
         known += ["%s %r" % (name, getattr(settings, name)) for name in _CHANGING]
-        with open(model.path, "rb") as file:
-            beginning = file.read(_HEAD)
-        return hashlib.sha256("\0".join(known).encode("utf-8", "replace") + beginning).hexdigest()[:32]
+        return _fingerprint("\0".join(known), model.path, model.modified)
 
     def conversation(self, ask: ChatAsk) -> Conversation:
         """Return what a chat asks of its model. Raises APIError 400, 404."""
