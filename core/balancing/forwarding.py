@@ -176,9 +176,11 @@ class Forwarder:
             if answer:
                 answer.close()
             try:
-                self._note(visit, error)
+                died = self._has_died(visit, error)
             finally:
                 self._pool.release(ticket)  # only now may others come to this backend, or equal ones run alone
+            if died:
+                raise _Died()
             raise
 
     def _what_is_sent(self, visit: Visit) -> Tuple[bytes, Dict[str, str]]:
@@ -194,14 +196,15 @@ class Forwarder:
         headers[CARRY] = proof(self._carry_secret, request.target, request.id, body)
         return body, headers
 
-    def _note(self, visit: Visit, error: BaseException) -> None:
-        """Note what has failed before a byte. Raises _Died where a backend has died, APIError 500 the second time."""
-        given_up = isinstance(error, (Slow, GaveUp))
+    def _has_died(self, visit: Visit, error: BaseException) -> bool:
+        """Note what has failed; return whether the backend has died. Raises APIError 500 the second time."""
+        lost = not _is_silence(error)
         if isinstance(error, (Unreachable, Broken, Slow)):
-            self._pool.failed(visit.backend, str(error), lost=not given_up)
-        if isinstance(error, Broken) and not given_up and self._deaths.died(visit):
+            self._pool.failed(visit.backend, str(error), lost)
+        died = isinstance(error, Broken) and lost and self._deaths.died(visit)
+        if died:
             visit.errand.tried.discard(visit.backend)  # the next process there is another one
-            raise _Died()
+        return died
 
     def _reply(self, visit: Visit, answer: Answer, patience: Patience) -> Union[Response, Started]:
         """Return a whole answer as a Reply; one of unknown or great length as a Stream that gives the backend back.
@@ -279,7 +282,7 @@ class Forwarder:
         try:
             if not isinstance(error, Leaving):
                 errand.moves += 1
-                self._note_break(leg, error)
+                self._has_died(leg.visit, error)
         finally:
             self._pool.release(ticket)
         if errand.moves > self._config.migrations or not errand.begun:
@@ -293,13 +296,6 @@ class Forwarder:
             raise APIError(502, why, "not_carried")
         self._count.migrations.inc(_reason(error))
         return reply[0]
-
-    def _note_break(self, leg: Leg, error: Union[Broken, Slow]) -> None:
-        """Note that a backend has broken off. Raises APIError 500 where this request has ended two of them."""
-        given_up = isinstance(error, (Slow, GaveUp))
-        self._pool.failed(leg.visit.backend, str(error), lost=not given_up)
-        if not given_up and self._deaths.died(leg.visit):
-            leg.visit.errand.tried.discard(leg.visit.backend)
 
     def _cut(self, visit: Visit, why: str, lost: bool) -> None:
         """Note that a stream stopped before its end. Raises APIError 500 where that was the second death."""
@@ -349,7 +345,12 @@ def _reason(why: Why) -> str:
     """Return why an answer is carried on, in a word."""
     if isinstance(why, Leaving):
         return "drained"
-    return "silent" if isinstance(why, (Slow, GaveUp)) else "broken"
+    return "silent" if _is_silence(why) else "broken"
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Whether a backend was given up though its connection had not ended."""
+    return isinstance(error, (Slow, GaveUp))
 
 
 def _is_refusal(errand: Errand, reply: Reply) -> bool:
