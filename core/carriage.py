@@ -1,7 +1,7 @@
 """How a backend tells a balancer of an answer on its way, so that another backend can carry it on. Pure functions.
 
     balancer ── X-ComeAPI-Carry: proof ──────────────────────────────> backend
-    balancer <── X-ComeAPI-Carry: 1, and the answer in frames ──────── backend
+    balancer <── X-ComeAPI-Carry: stream | whole; the answer in frames  backend
     balancer ── X-ComeAPI-Resume: size; the notes before the body ───> another backend, where the first one has died
 
 A frame is a note, one line of JSON that is a comment in server-sent events, and `n` bytes that are the client's:

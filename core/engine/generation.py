@@ -91,11 +91,6 @@ class Generation:
 
     # ---- state
 
-    @property
-    def state(self) -> State:
-        """Where it stands."""
-        return self._state
-
     def become(self, state: State) -> None:
         """Go on to another state. Raises ValueError where _NEXT has no way there."""
         if state not in _NEXT[self._state]:
