@@ -21,6 +21,7 @@ class Errand:
         self.failures = 0  # since its answer was carried on last
         self.failure: Optional[Reply] = None  # what the client gets if no backend is left
         self.notes = Notes()  # what backends have told of its answer, so that another one can go on with it
+        self.answered = False  # the backend that has it has begun to answer
         self.progressed = False  # the backend that has it has told something new of its answer
         self.moves = 0  # how often its answer was carried on, after the client had seen a part of it
         self.stalls = 0  # how often it has left a backend whose engine did not go on

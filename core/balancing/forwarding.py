@@ -158,7 +158,7 @@ class Forwarder:
         answer: Optional[Answer] = None
         patience = Patience(self._config.timeout)
         body, headers = self._what_is_sent(visit)
-        errand.progressed = False
+        errand.answered = errand.progressed = False
         try:
             answer = self._client.open(
                 backend.url + request.target,
@@ -168,6 +168,7 @@ class Forwarder:
                 self._config.timeout,
                 Watch(self._pool, visit, patience, functools.partial(self._may_leave_stalled, visit)),
             )
+            errand.answered = True
             reply = self._reply(visit, answer, patience)
             seconds = self._pool.clock() - ticket.since
             self._pool.answered(backend, seconds, answer.status)
@@ -304,8 +305,13 @@ class Forwarder:
         return visit.errand.begun and self._pool.has_place_beside(visit.ticket)
 
     def _may_leave_stalled(self, visit: Visit) -> bool:
-        """Whether it may leave a backend that stalls. Not again and again: all backends of a machine may be slow."""
-        return visit.errand.stalls < self._config.migrations and self._may_leave(visit)
+        """Whether a request may leave a backend that stalls: its answer can be carried on, or there is none yet.
+
+        It may not do so again and again: all backends of a machine may be slow.
+        """
+        errand = visit.errand
+        free = errand.begun or not errand.answered
+        return free and errand.stalls < self._config.migrations and self._pool.has_place_beside(visit.ticket)
 
     def _cut(self, visit: Visit, why: str, lost: bool) -> None:
         """Note that a stream stopped before its end. Raises APIError 500 where that was the second death."""

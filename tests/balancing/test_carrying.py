@@ -308,6 +308,20 @@ def test_an_answer_leaves_a_backend_whose_engine_stalls(tell, stream):
     wait_until(lambda: states(balancer)[old.url] == "up")
 
 
+def test_a_request_whose_answer_has_not_begun_leaves_such_a_backend_too(tell):
+    first, second = Teller(0, held), Teller(0, held)
+    balancer = tell(first, second)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(balancer)))
+    client.start()
+    wait_until(lambda: first.notes or second.notes)
+    old, new = (first, second) if first.notes else (second, first)
+    new.mishap = None
+    old.state["stalled"] = True
+    client.join(PATIENCE)
+    assert without_pings(answers[0]) == WHOLE and not new.notes[0].tokens
+
+
 def test_an_answer_stays_where_it_is_when_all_backends_stall(tell):
     first, second = Teller(5, held), Teller(5, held)
     balancer = tell(first, second, health_interval=0.2)
