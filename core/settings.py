@@ -72,6 +72,14 @@ def _file(path: str) -> str:
     return path
 
 
+def _seat(text: str) -> str:
+    """Check FILE:N. Raises ValueError."""
+    path, _, number = text.rpartition(":")
+    if text and not (path and number.isdigit()):
+        raise ValueError("%r is not FILE:N" % text)
+    return text
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How a model is loaded and run."""
@@ -87,6 +95,14 @@ class EngineSettings:
     threads: int = setting(0, "CPU threads; 0 for all cores", "engine", flags=("-t",), check=between(0, 1024))
     threads_batch: int = setting(
         0, "CPU threads for prompts; 0 for as many as --threads", "engine", flags=("-tb",), check=between(0, 1024)
+    )
+    board: str = setting(
+        "",
+        "where the backends of one plan note who computes, so that idle ones lend their threads: a file, and this "
+        "backend's place in it (comeapi.py makes it)",
+        "engine",
+        check=_seat,
+        metavar="FILE:N",
     )
     batch_size: int = setting(512, "most tokens in one step", "engine", flags=("-b",), check=between(32, 1 << 16))
     ubatch_size: int = setting(

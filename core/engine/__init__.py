@@ -12,9 +12,17 @@
     drafting.py      guesses at the next tokens           tokenizing.py    long texts, in pieces
     llama.py         llama.cpp as objects                 cells.py         a slot's cells as bytes
     pace.py          how much of prompts a step may take  tally.py         counts and times
+    threads.py       how many threads a step gets         company.py      fewer, where others want the cores
 
 Words. A slot: the place of one generation in the context (llama.cpp: a sequence). Cells: a slot's part of the key-value
 cache. A row: one token in a batch. A chunk: consecutive tokens of one generation in a batch. A draft: a guess at the
 next tokens. The siding: a second context, in which a long prompt is evaluated while the streams' steps pass, as a slow
 train waits in a siding.
 """
+
+import os
+
+# How often OpenMP's threads look for the others before they sleep (GNU libgomp reads it when llama_cpp loads it). By
+# default they spin so long that they starve each other where another process takes a core. Measured in README.md.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")

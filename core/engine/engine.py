@@ -233,6 +233,8 @@ class Engine:
         running = self._scheduler.running
         paused = bool(running) and all(generation.paused for generation in running)
         self._idle = paused or not (running or self._scheduler.waiting)
+        if self._idle:
+            self._stepping.rest()
         try:
             wait = PAUSE if paused else 1
             message = self._inbox.get(timeout=wait) if self._idle else self._inbox.get_nowait()

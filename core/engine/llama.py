@@ -63,7 +63,7 @@ def halts_well(settings: EngineSettings) -> bool:
     """
     if uses_gpu(settings):
         return False
-    return (settings.threads or cores()) == 1 or _loaded("libgomp")
+    return ((settings.threads or cores()) == 1 and not settings.board) or _loaded("libgomp")
 
 
 def _loaded(library: str) -> bool:
@@ -427,6 +427,7 @@ class Context:
         self._use_adapters(model.adapters)
         self._batch = Batch(self.n_batch, settings.slots)
         self._slots = settings.slots
+        self._threads, self._threads_batch = params.n_threads, settings.threads_batch
         self._halt: Any = None
 
     def _use_adapters(self, adapters: Many[Tuple[Any, float]]) -> None:
@@ -449,6 +450,12 @@ class Context:
         self._batch.clear()
         rows = [self._batch.add(run) - run.logits for run in runs]
         return llama_cpp.llama_decode(self._pointer, self._batch.native), rows
+
+    def set_threads(self, count: int) -> None:
+        """Let the next decodes run on so many threads (llama_set_n_threads)."""
+        if count and count != self._threads:
+            self._threads = count
+            llama_cpp.llama_set_n_threads(self._pointer, count, self._threads_batch or count)
 
     def trim(self, slot: int, count: int) -> bool:
         """Free all cells of a slot but the first `count` (llama_memory_seq_rm). False where the model can't do that."""

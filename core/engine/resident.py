@@ -16,8 +16,7 @@ from core.settings import EngineSettings
 log = logging.getLogger("comeapi.engine")
 
 SELF_TEST_TOKENS = 8
-SIDING_ROWS = 512
-SIDING_UBATCH = 128  # rows: enough for the fast kernels, and no operation takes long
+SIDING_ROWS = 128  # enough for the fast kernels; no operation takes long, and threads that are lent can go soon
 
 
 class Resident:
@@ -91,7 +90,7 @@ class Resident:
         wanted = settings.siding == "on" or (settings.siding == "auto" and halts_well(settings))
         if not wanted or settings.slots == 1 or not self.model.plain_cells or not self._cells_move():
             return None
-        settings = replace(settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=SIDING_UBATCH, draft_max=0)
+        settings = replace(settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=0, draft_max=0)
         return Siding(Context(self.model, settings))
 
     def _cells_move(self) -> bool:

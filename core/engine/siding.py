@@ -27,6 +27,7 @@ class Siding:
 
     def __init__(self, context: Context):
         self.generation: Optional[Generation] = None  # what is being evaluated
+        self.threads = 0  # that it may have in its next piece; 0 for what the context has
         self._context = context
         self._context.call_between(self._halt)
         self._thread: Optional[threading.Thread] = None
@@ -93,6 +94,7 @@ class Siding:
         done, last = generation.done, len(generation.tokens) - 1
         while done < last:
             tokens = generation.tokens[done : min(last, done + self._context.n_batch)]
+            self._context.set_threads(self.threads)
             status, _ = self._context.decode([Run(0, done, tokens)])
             if status or self._abandoned:
                 return False

@@ -11,9 +11,10 @@ from core.engine.decoding import Decoding
 from core.engine.embedding import Embedding
 from core.engine.generation import Generation
 from core.engine.outcome import Replayed
-from core.engine.pace import Pace
+from core.engine.resident import Resident
 from core.engine.running import Running
 from core.engine.scheduler import Chunk, Reuse
+from core.engine.threads import Threads
 from core.errors import APIError
 
 
@@ -22,7 +23,7 @@ class Stepping:
 
     def __init__(self, running: Running):
         self._running = running
-        self._pace = Pace(running.settings.step_target, running.settings.rows)
+        self._threads = Threads(running.settings)
         self._choosing = Choosing(running)
         self._decoding = Decoding(running, self._choosing)
         self._embedding = Embedding(running, self._decoding)
@@ -31,6 +32,11 @@ class Stepping:
     def close(self) -> None:
         """End the helpers."""
         self._choosing.close()
+        self._threads.close()
+
+    def rest(self) -> None:
+        """There is nothing to step: other backends may have the cores."""
+        self._threads.rest()
 
     def admit(self) -> None:
         """Give free slots to those who wait for the model that is loaded."""
@@ -59,6 +65,7 @@ class Stepping:
         resident = self._running.resident
         if resident is None:
             return
+        self._choose_threads(resident)
         self.expected = resident.slowest_batch
         if resident.model.file.embeds:
             return self._embedding.step()
@@ -70,17 +77,25 @@ class Stepping:
         self._choosing.guess()
         streams = len(self._running.scheduler.streams())
         share = 0.5 if resident.siding and resident.siding.generation else 1.0
-        chunks = self._running.scheduler.plan(self._pace.budget(streams, share))
+        chunks = self._running.scheduler.plan(self._threads.pace.budget(streams, share))
         if copy and not chunks:
             # llama.cpp copies cells when it decodes the next time; the siding would take them before that.
             chunks = [Chunk(copy.generation, copy.generation.done, 1)]
         if not chunks:
             return
         rows = sum(chunk.count for chunk in chunks) - streams
-        self.expected = self._pace.expect(streams, rows) or resident.slowest_batch
+        self.expected = self._threads.pace.expect(streams, rows) or resident.slowest_batch
+        self._threads.begin(self.expected)
         started = time.monotonic()
         self._decoding.evaluate(chunks)
         self._observe(len(chunks), streams, rows, time.monotonic() - started)
+
+    def _choose_threads(self, resident: Resident) -> None:
+        count = self._threads.choose()
+        resident.context.set_threads(count)
+        if resident.siding:
+            resident.siding.threads = count
+        self._running.tally.threads = count
 
     def _reuse(self, reuse: Reuse) -> None:
         """Take over cells that hold the beginning of a prompt."""
@@ -93,7 +108,7 @@ class Stepping:
 
     def _observe(self, sequences: int, streams: int, rows: int, seconds: float) -> None:
         """Learn from a step of so many sequences, of which some were streams and the others had so many prompt rows."""
-        self._pace.observe(streams, rows, seconds)
+        self._threads.observe(streams, rows, seconds)
         self._running.tally.step_seconds = seconds
         self._running.tally.count_batch(sequences)
         self._running.tally.counts["prompt_tokens"] += rows

@@ -16,6 +16,7 @@ class Tally:
         self.counts: Counter[str] = collections.Counter()
         self.seconds: Dict[str, float] = {"decode": 0.0, "sample": 0.0, "step": 0.0, "siding": 0.0}
         self.largest_batch = 0  # generations in one step
+        self.threads = 0  # that the last step had
         self.step_seconds = 0.0  # how long the last step took
         self.longest_step = 0.0  # seconds
 

@@ -20,7 +20,7 @@ from core.settings import EngineSettings
 from core.system.plan import Plan
 
 _BACKEND_OPTIONS = [
-    each.name for each in dataclasses.fields(EngineSettings) if each.name not in ("slots", "threads")
+    each.name for each in dataclasses.fields(EngineSettings) if each.name not in ("slots", "threads", "board")
 ] + [
     "max_body", "access_log", "drain_timeout", "header_timeout", "body_timeout", "write_timeout", "ping_interval",
     "allowed_host",
@@ -40,12 +40,16 @@ class Command(NamedTuple):
 
 
 class Launch:
-    """Makes the commands of one plan. `config` is comeapi.py's, `programs` the folder of backend.py and balancer.py."""
+    """Makes the commands of one plan. `config` is comeapi.py's, `programs` the folder of backend.py and balancer.py.
 
-    def __init__(self, config: Any, plan: Plan, programs: str):
+    `board` is the file in which the backends note who computes (core/board.py); "" where they lend no threads.
+    """
+
+    def __init__(self, config: Any, plan: Plan, programs: str, board: str = ""):
         self._config = config
         self._plan = plan
         self._programs = programs
+        self._board = board
         self._secret = secrets.token_urlsafe(32)  # the key that our balancer shows to our backends
         self._carry_secret = config.carry_secret or secrets.token_urlsafe(32)
 
@@ -62,6 +66,8 @@ class Launch:
             "--slots=%d" % plan.slots,
             "--threads=%d" % plan.threads[index],
         ]
+        if self._board:
+            arguments.append("--board=%s:%d" % (self._board, index))
         return Command(arguments + list(options.as_arguments(config, _BACKEND_OPTIONS)), self._backend_environment())
 
     def urls(self) -> List[str]:

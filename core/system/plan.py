@@ -21,6 +21,7 @@ class Plan:
     model: ModelFile
     need: Need
     notes: Tuple[str, ...]
+    lends: bool = False  # idle backends lend their threads
 
     @property
     def backends(self) -> int:
@@ -45,7 +46,8 @@ def make_plan(config: Any, model: ModelFile, cores: int, memory: Optional[int], 
         notes.append("Memory: about %s%s." % (gb(shared + each * backends), free))
     if memory is not None and shared + each > memory:
         notes.append("⚠️  Even one backend may not fit; a smaller --ctx-size or fewer --slots need less.")
-    return Plan(_share(config.threads, cores, backends), slots, model, need, tuple(notes))
+    lends = backends > 1 and not config.threads and not gpu and cores > 1
+    return Plan(_share(config.threads, cores, backends), slots, model, need, tuple(notes), lends)
 
 
 def _why(config: Any, backends: int, slots: int, cores: int, gpu: bool) -> str:

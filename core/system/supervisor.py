@@ -25,6 +25,7 @@ import traceback
 from typing import Any, Dict, List, Optional, Set, Union
 
 from core import process
+from core.board import make_board
 from core.models import inspect
 from core.opening import loaded
 from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News, RestartPolicy
@@ -53,7 +54,8 @@ class Supervisor:
         self._plan = plan
         self._console = Console()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        launch = Launch(config, plan, programs)
+        self._board = make_board(plan.threads) if plan.lends else ""
+        launch = Launch(config, plan, programs, self._board)
         self._backends = [
             Child("Backend %d" % (index + 1), *launch.backend(index), self._events) for index in range(plan.backends)
         ]
@@ -93,6 +95,8 @@ class Supervisor:
         finally:
             for child in self._children():
                 child.kill()
+            if self._board:
+                os.remove(self._board)
 
     def _children(self) -> List[Child]:
         return self._backends + [self._balancer]

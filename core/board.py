@@ -1,0 +1,63 @@
+"""Cores that idle backends lend: a file that all backends of one plan map, in which each says when it computes.
+
+    make_board(threads) ──> path     by whoever starts them, and removes the file
+    Board(path, seat, threads)   ── compute(seconds): a lease ──> the others see it
+                                 ── lent(): the threads of those without a lease
+
+A lease ends by itself, so that a backend that was killed or stopped lends its cores, too. Nobody waits for anybody:
+where two begin in the same moment, one step of each has too many threads, and the next has not.
+"""
+
+import mmap
+import os
+import struct
+import tempfile
+import time
+from typing import Sequence
+
+_SEAT = struct.Struct("=dq")  # the end of the lease, in seconds by time.monotonic(), and the number of threads
+_LINGER = 0.1  # seconds; whoever has just computed is likely to go on: a client reads its answer, and asks again
+
+
+class Board:
+    """One backend's view of the file. `threads` are its own share of the cores. Raises OSError, ValueError."""
+
+    def __init__(self, path: str, seat: int, threads: int):
+        with open(path, "r+b") as file:
+            self._seats = os.fstat(file.fileno()).st_size // _SEAT.size
+            self._map = mmap.mmap(file.fileno(), self._seats * _SEAT.size)
+        if not 0 <= seat < self._seats:
+            raise ValueError("%s has %d seats: there is no seat %d" % (path, self._seats, seat))
+        self._seat = seat
+        self._threads = threads
+        self._write(0.0)
+
+    def compute(self, seconds: float) -> None:
+        """Take a lease: this backend computes now, for so many seconds at most."""
+        self._write(time.monotonic() + seconds + _LINGER)
+
+    def rest(self) -> None:
+        """Let the lease end: this backend has nothing to compute."""
+        self._write(time.monotonic() + _LINGER)
+
+    def lent(self) -> int:
+        """Return how many threads the backends have that do not compute now."""
+        now = time.monotonic()
+        seats = (_SEAT.unpack_from(self._map, seat * _SEAT.size) for seat in range(self._seats) if seat != self._seat)
+        return sum(threads for until, threads in seats if until < now)
+
+    def close(self) -> None:
+        """Leave the file; the cores are lent from now on."""
+        self._write(0.0)
+        self._map.close()
+
+    def _write(self, until: float) -> None:
+        _SEAT.pack_into(self._map, self._seat * _SEAT.size, until, self._threads)
+
+
+def make_board(threads: Sequence[int]) -> str:
+    """Make a file with a seat for each backend, by their threads, and return its path. Raises OSError."""
+    file, path = tempfile.mkstemp(prefix="comeapi-", suffix=".board")
+    with os.fdopen(file, "wb") as board:
+        board.write(b"".join(_SEAT.pack(0.0, each) for each in threads))
+    return path

@@ -1,0 +1,73 @@
+"""How many threads the next step gets: a backend's own, those that idle backends lend, less those that others need.
+
+    own share ── + Board.lent() ── − Company.held ──> Context.set_threads
+
+What a step takes is learnt for each number of threads by a Pace of its own.
+"""
+
+import time
+from typing import Dict, Optional
+
+from core.board import Board
+from core.engine.company import Company, Step
+from core.engine.pace import Pace
+from core.hardware import cores
+from core.settings import EngineSettings
+
+_LEASE = 1.0  # seconds; a step rarely takes longer, and a lease is taken for as long as the step should take
+
+
+class Threads:
+    """Decides how many threads compute. The engine's thread's. Raises OSError, ValueError where there is no board."""
+
+    def __init__(self, settings: EngineSettings):
+        self._settings = settings
+        self._own = settings.threads or cores()
+        self._board: Optional[Board] = None
+        if settings.board:
+            path, _, seat = settings.board.rpartition(":")
+            self._board = Board(path, int(seat), self._own)
+        self._company = Company()
+        self._most = self._own
+        self._paces: Dict[int, Pace] = {}
+        self._expected = 0.0
+        self.count = self._own
+
+    @property
+    def pace(self) -> Pace:
+        """What is known of steps with the present number of threads."""
+        if self.count not in self._paces:
+            self._paces[self.count] = Pace(self._settings.step_target, self._settings.rows)
+        return self._paces[self.count]
+
+    def choose(self) -> int:
+        """Return how many threads the next step gets; it takes its cores from now on."""
+        most = self._own + (self._board.lent() if self._board else 0)
+        if most != self._most:
+            self._company.forget()
+            self._most = most
+        self.count = self._company.threads(most)
+        self.begin(0.0)
+        return self.count
+
+    def begin(self, expected: float) -> None:
+        """A step begins that should take so many seconds: `expected` for observe()."""
+        self._expected = expected
+        if self._board:
+            self._board.compute(max(_LEASE, 3 * expected))
+
+    def rest(self) -> None:
+        """There is nothing to compute."""
+        if self._board:
+            self._board.rest()
+
+    def observe(self, streams: int, prompt_rows: int, seconds: float) -> None:
+        """Learn from the step that was begun."""
+        step = Step(streams, prompt_rows, seconds, self._expected)
+        if self._company.observe(step, self._most, time.monotonic()):
+            self.pace.observe(streams, prompt_rows, seconds)
+
+    def close(self) -> None:
+        """Lend the cores, for good."""
+        if self._board:
+            self._board.close()
