@@ -1,0 +1,122 @@
+"""How many threads a step gets: those that others lend, and fewer where other processes want the cores."""
+
+import os
+
+import pytest
+from engines import launch, run
+
+from core.board import Board, make_board
+from core.engine.company import FIRST_PERIOD, LONGEST_PERIOD, Company, Step
+from core.engine.threads import Threads
+from core.settings import EngineSettings
+
+
+class Machine:
+    """What steps take on a machine, by the number of threads; the clock goes on by as much."""
+
+    def __init__(self, costs, most):
+        self.costs, self.most, self.now = costs, most, 100.0
+        self.company = Company()
+        self.used = []
+
+    def step(self, streams=4, rows=0, expected=0.0):
+        count = self.company.threads(self.most)
+        seconds = self.costs[count]
+        self.used.append(count)
+        self.now += seconds
+        return self.company.observe(Step(streams, rows, seconds, expected or self.costs[count]), self.most, self.now)
+
+    def run(self, seconds, **step):
+        end, self.used = self.now + seconds, []
+        while self.now < end:
+            self.step(**step)
+        return self.used
+
+    def share(self, count):
+        return self.used.count(count) / len(self.used)
+
+
+QUIET = {1: 0.040, 2: 0.022, 3: 0.016, 4: 0.013}
+COMPANY = {1: 0.050, 2: 0.8}
+
+
+def test_on_a_quiet_machine_all_threads_are_used_but_for_a_trial_now_and_then():
+    machine = Machine(QUIET, 4)
+    machine.run(300)
+    assert machine.company.held == 0 and machine.share(4) > 0.995
+    assert set(machine.used) == {3, 4}
+
+
+def test_company_that_was_there_before_is_found_out_by_a_trial():
+    machine = Machine(COMPANY, 2)
+    machine.run(30)
+    assert machine.company.held == 1 and machine.used[-1] == 1
+    machine.run(300)
+    assert machine.share(1) > 0.995
+
+
+def test_company_that_comes_costs_two_steps_and_when_it_goes_the_thread_is_back():
+    machine = Machine(dict(QUIET), 2)
+    machine.run(60)
+    quiet, machine.costs = machine.costs, COMPANY
+    assert not machine.step(expected=0.022) and not machine.step(expected=0.022)
+    assert machine.company.held == 1
+    machine.run(20)
+    machine.costs = quiet
+    machine.run(2 * LONGEST_PERIOD)
+    assert machine.company.held == 0 and machine.used[-1] == 2
+
+
+def test_steps_with_prompts_decide_no_trial_but_show_that_cores_are_missing():
+    machine = Machine(COMPANY, 2)
+    machine.run(FIRST_PERIOD * 3, rows=100)
+    assert machine.company.held == 0
+    machine.step(rows=100, expected=0.1)
+    machine.step(rows=100, expected=0.1)
+    assert machine.company.held == 1
+
+
+def test_a_single_thread_is_never_held_back():
+    machine = Machine({1: 0.05}, 1)
+    machine.run(100, expected=0.001)
+    assert set(machine.used) == {1}
+
+
+def test_a_step_that_is_much_too_slow_teaches_nothing_until_it_is_the_rule():
+    company = Company()
+    assert company.observe(Step(4, 0, 0.1, 0.1), 2, 0.0)
+    assert not company.observe(Step(4, 0, 1.0, 0.1), 2, 1.0)
+    one = Company()
+    assert one.observe(Step(4, 0, 1.0, 0.1), 1, 1.0)  # nothing can be done about it
+
+
+@pytest.fixture
+def board():
+    path = make_board((1, 2))
+    yield path
+    os.remove(path)
+
+
+def test_an_engine_takes_the_threads_that_idle_backends_lend_and_gives_them_back(board):
+    other = Board(board, 1, 2)
+    threads = Threads(EngineSettings(threads=1, board=board + ":0"))
+    assert threads.choose() == 3 and other.lent() == 0
+    other.compute(60.0)
+    assert threads.choose() == 1
+    threads.close()
+    assert other.lent() == 1
+
+
+def test_answers_are_the_same_with_threads_that_are_lent(board, monkeypatch):
+    monkeypatch.setattr(Company, "threads", lambda company, most: most)  # whatever else this machine does
+    other = Board(board, 1, 2)
+    engine = launch(threads=1, board=board + ":0")
+    try:
+        alone = run(engine, max_tokens=40)
+        assert engine.tally.threads == 3
+        other.compute(60.0)
+        again = run(engine, max_tokens=40)
+        assert engine.tally.threads == 1
+    finally:
+        engine.stop()
+    assert again[0] == alone[0]

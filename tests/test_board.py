@@ -1,0 +1,58 @@
+"""Cores that idle backends lend each other, by a file that all of them map."""
+
+import multiprocessing
+import os
+
+import pytest
+from conftest import PATIENCE, wait_until
+
+from core.board import Board, make_board
+
+
+@pytest.fixture
+def path():
+    path = make_board((2, 3, 1))
+    yield path
+    os.remove(path)
+
+
+def test_those_who_do_not_compute_lend_all_their_threads(path):
+    first, second = Board(path, 0, 2), Board(path, 1, 3)
+    assert (first.lent(), second.lent()) == (4, 3)
+    second.compute(PATIENCE)
+    assert (first.lent(), second.lent()) == (1, 3)
+    second.rest()
+    wait_until(lambda: first.lent() == 4)
+
+
+def test_a_lease_ends_by_itself(path):
+    first, second = Board(path, 0, 2), Board(path, 1, 3)
+    second.compute(0.01)
+    wait_until(lambda: first.lent() == 4)
+
+
+def test_a_process_sees_what_another_one_notes(path):
+    first = Board(path, 0, 2)
+    process = multiprocessing.get_context("spawn").Process(target=_compute, args=(path,))
+    process.start()
+    process.join(PATIENCE)
+    assert first.lent() == 1
+
+
+def _compute(path):
+    Board(path, 1, 3).compute(PATIENCE)
+
+
+def test_one_that_starts_again_or_leaves_has_no_lease(path):
+    first, second = Board(path, 0, 2), Board(path, 1, 3)
+    second.compute(PATIENCE)
+    Board(path, 1, 3)
+    assert first.lent() == 4
+    second.compute(PATIENCE)
+    second.close()
+    assert first.lent() == 4
+
+
+def test_there_is_no_seat_beyond_the_last(path):
+    with pytest.raises(ValueError, match="no seat 3"):
+        Board(path, 3, 2)
