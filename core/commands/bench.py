@@ -2,6 +2,8 @@
 
     python comeapi.py bench                                        the model that would be loaded at start
     python comeapi.py bench --model NAME --json figures.json       another one; the figures into a file, too
+    python comeapi.py bench --peer build/bin/llama-server          llama.cpp's own server in the same table
+    python comeapi.py bench --company 1                            while one other process keeps a core busy
 
 Every shape is measured with real processes and real HTTP, except the first, which shows what the hardware can do:
 
@@ -9,6 +11,7 @@ Every shape is measured with real processes and real HTTP, except the first, whi
     one by one       one request after another on one backend with all threads: what a simple server does
     original shape   five processes of one thread and one request each, behind the balancer, five clients
     engine           one backend with all threads, at 1, 2, 4, … clients
+    llama-server     llama.cpp's own server with all threads, driven by the same client (--peer)
     whole system     what `python comeapi.py` would start here, through the balancer
     long prompt      a long prompt alone, then while four streams run: how long it takes, how long they stand still
 
@@ -26,16 +29,15 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from dataclasses import asdict, dataclass
+from typing import Dict, Iterator, List, Tuple
 
 from core import hardware, options
-from core.http.client import Client
+from core.commands.driving import Stream, ask
+from core.commands.serving import ROOT, Service, advice, peer_served, served
 from core.models import BadModel, ModelFile, choose, locate
 from core.options import between, setting
 from core.settings import FolderSettings
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def _counts(text: str) -> str:
@@ -61,6 +63,11 @@ class Config(FolderSettings):
     )
     threads: int = setting(0, "CPU threads; 0 for all cores", "bench", flags=("-t",), check=between(0, 1024))
     safe_mode: bool = setting(False, "measure in safe mode", "bench")
+    peer: str = setting("", "measure this llama-server, too", "bench", metavar="PROGRAM")
+    company: int = setting(
+        0, "let so many other processes keep a core busy each meanwhile", "bench", check=between(0, 64)
+    )
+    only: str = setting("", "measure only the shapes whose names begin so, such as whole,llama", "bench")
     json: str = setting("", "write the figures into this file, too", "bench", metavar="FILE")
     bare: int = setting(0, "only run a bare decode loop of so many sequences", "other", check=between(0, 64))
 
@@ -81,15 +88,6 @@ class Row:
     ratio: float = 0.0  # to one by one
 
 
-@dataclass
-class _Stream:
-    """What one client saw of one answer: when each event came, and the server's own account."""
-
-    started: float
-    moments: List[float] = field(default_factory=list)
-    summary: Dict[str, Any] = field(default_factory=dict)
-
-
 def main(argv: List[str]) -> None:
     """Measure, print a table, and write the JSON file that was asked for."""
     config = options.parse(Config, __doc__, argv=argv, program="comeapi.py bench")
@@ -102,7 +100,8 @@ def main(argv: List[str]) -> None:
         print(json.dumps(_bare_decode(model, config)))
         return
     print(_where(model), flush=True)
-    rows = list(_measured(model, config))
+    with _company(config.company):
+        rows = list(_measured(model, config))
     _print_table(rows)
     if config.json:
         with open(config.json, "w", encoding="utf-8") as file:
@@ -131,6 +130,18 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@contextlib.contextmanager
+def _company(count: int) -> Iterator[None]:
+    """Run so many processes that keep a core busy each."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
 # ------------------------------------------------------------------------------------------------ the shapes
 
 
@@ -148,31 +159,60 @@ def _measured(model: ModelFile, config: Config) -> Iterator[Row]:
 
 
 def _rows(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
-    with _served(model, config, [(threads, 1)]) as service:
-        yield _row("one by one", service, model, config, 1)
-    with _served(model, config, [(1, 1)] * 5, balanced=True) as service:
-        yield _row("original shape", service, model, config, 5)
-    with _served(model, config, [(threads, max(counts))]) as service:
+    """Yield the rows of those shapes that are wanted."""
+    shapes = {
+        "one by one": _one_by_one,
+        "original shape": _original_shape,
+        "engine": _engine,
+        "long prompt": _long_prompt,
+        "llama-server": _peer,
+        "whole system": _whole_system,
+    }
+    wanted = tuple(config.only.split(","))
+    for name, measure in shapes.items():
+        if name.startswith(wanted):
+            yield from measure(model, config, counts, threads)
+
+
+def _one_by_one(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
+    with served(model, config, [(threads, 1)]) as service:
+        yield _row("one by one", service, config, 1)
+
+
+def _original_shape(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
+    with served(model, config, [(1, 1)] * 5, balanced=True) as service:
+        yield _row("original shape", service, config, 5)
+
+
+def _engine(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
+    with served(model, config, [(threads, max(counts))]) as service:
         for count in counts:
             yield _bare_row(model, config, count)
-            yield _row("engine", service, model, config, count)
-    yield from _long_prompt(model, config, threads)
+            yield _row("engine", service, config, count)
+
+
+def _peer(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
+    if config.peer:
+        with peer_served(model, config, threads, max(counts)) as service:
+            for count in counts:
+                yield _row("llama-server", service, config, count)
+
+
+def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     backends = 1 if threads == 1 else 2
     shares = [
         (threads // backends + (i < threads % backends), max(4, max(counts) // backends)) for i in range(backends)
     ]
-    with _served(model, config, shares, balanced=True) as service:
-        for count in [each for each in counts if each in (5, 8)] or counts[-1:]:
-            yield _row("whole system", service, model, config, count)
+    with served(model, config, shares, balanced=True) as service:
+        for count in counts:
+            yield _row("whole system", service, config, count)
 
 
-def _row(shape: str, service: "_Service", model: ModelFile, config: Config, clients: int) -> Row:
+def _row(shape: str, service: Service, config: Config, clients: int) -> Row:
     """Measure one number of clients against a service that is running."""
-    streams: List[_Stream] = []
-    before = _engine_seconds(service.backend)
-    threads = [
-        threading.Thread(target=_client, args=(service, model, config, index, streams)) for index in range(clients)
-    ]
+    streams: List[Stream] = []
+    before = service.engine_seconds()
+    threads = [threading.Thread(target=_client, args=(service, config, index, streams)) for index in range(clients)]
     started = time.monotonic()
     for thread in threads:
         thread.start()
@@ -183,7 +223,7 @@ def _row(shape: str, service: "_Service", model: ModelFile, config: Config, clie
         options.fail(
             "%s with %d clients: %d requests failed" % (shape, clients, clients * config.requests - len(streams))
         )
-    generated = sum(stream.summary["usage"]["completion_tokens"] for stream in streams)
+    generated = sum(stream.summary["tokens_predicted"] for stream in streams)
     rates = [stream.summary["timings"]["predicted_per_second"] for stream in streams]
     firsts = sorted(stream.moments[0] - stream.started for stream in streams)
     gaps = [late - early for each in streams for early, late in zip(each.moments, each.moments[1:])]
@@ -196,169 +236,65 @@ def _row(shape: str, service: "_Service", model: ModelFile, config: Config, clie
         first_token_p95=firsts[min(len(firsts) - 1, int(len(firsts) * 0.95))],
         largest_gap=max(gaps, default=0.0),
         peak_memory=sum(_peak_memory(pid) for pid in service.pids),
-        python_share=_python_share(before, _engine_seconds(service.backend)),
+        python_share=_python_share(before, service.engine_seconds()),
     )
 
 
-def _client(service: "_Service", model: ModelFile, config: Config, index: int, streams: List[_Stream]) -> None:
+def _client(service: Service, config: Config, index: int, streams: List[Stream]) -> None:
     """Send one request after another, each with a prompt of its own."""
     for number in range(config.requests):
         prompt = service.prompt(index * 7919 + number * 104729, config.prompt_tokens)
-        stream = _ask(service.url, model, prompt, config.tokens)
+        stream = ask(service.url, prompt, config.tokens)
         if stream.summary:
             streams.append(stream)
 
 
-def _numbers(start: int, count: int) -> str:
-    """Return a prompt whose beginning no other prompt shares: numbers of seven digits."""
-    return " ".join("%d" % (10**6 + start + n) for n in range(count))
-
-
-def _ask(url: str, model: ModelFile, prompt: str, tokens: int, begun: Optional[threading.Event] = None) -> _Stream:
-    """Send one request and note when each token came; `begun` is set with the first one."""
-    body = {"model_name": model.name, "prompt": prompt, "max_tokens": tokens, "stream": True}
-    body.update(ignore_eos=True, cache_prompt=False)
-    client = Client()
-    stream = _Stream(time.monotonic())
-    answer = client.open(url + "/generate", "POST", {}, json.dumps(body).encode(), timeout=600)
-    received = b""
-    for piece in answer.pieces():
-        received += piece
-        if b'"done": false' in piece:
-            stream.moments.append(time.monotonic())
-            if begun:
-                begun.set()
-    client.close()
-    last = [line for line in received.split(b"\n\n") if b'"done": true' in line]
-    if answer.status == 200 and last:
-        stream.summary = json.loads(last[0][len(b"data: ") :].decode("utf-8"))
-    return stream
-
-
-def _long_prompt(model: ModelFile, config: Config, threads: int) -> Iterator[Row]:
+def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     """Measure a long prompt alone and beside four streams, where the model's context holds it."""
     if model.context_length and model.context_length < 2 * config.long_prompt:
         return
-    with _served(model, config, [(threads, 5)], context=2 * config.long_prompt + 64) as service:
-        prompt = service.prompt(5 * 10**6, config.long_prompt)
-        alone = _ask(service.url, model, prompt, 4)
-        yield Row("long prompt", 1, first_token_p50=alone.moments[0] - alone.started)
-        crowded, streams = _beside_streams(service, model, prompt, length=max(256, config.long_prompt // 2))
+    context = 2 * config.long_prompt + 64
+    with served(model, config, [(threads, 5)], context=context) as service:
+        yield from _beside("long prompt", service, config)
+    if config.peer:
+        with peer_served(model, config, threads, 5, context) as service:
+            yield from _beside("llama-server", service, config)
+
+
+def _beside(shape: str, service: Service, config: Config) -> Iterator[Row]:
+    """Measure a long prompt alone, then beside four streams."""
+    prompt = service.prompt(5 * 10**6, config.long_prompt)
+    alone = ask(service.url, prompt, 4)
+    yield Row(shape, 1, first_token_p50=alone.moments[0] - alone.started)
+    crowded, streams = _beside_streams(service, prompt, length=max(256, config.long_prompt // 2))
     ready = crowded.moments[0]
     pairs = [pair for each in streams for pair in zip(each.moments, each.moments[1:])]
     gap = max((late - early for early, late in pairs if crowded.started < late < ready), default=0.0)
     yield Row("  and 4 streams", 5, first_token_p50=ready - crowded.started, largest_gap=gap)
 
 
-def _beside_streams(service: "_Service", model: ModelFile, prompt: str, length: int) -> Tuple[_Stream, List[_Stream]]:
+def _beside_streams(service: Service, prompt: str, length: int) -> Tuple[Stream, List[Stream]]:
     """Ask for a prompt while four streams run. Returns its stream, and the four."""
-    streams: List[_Stream] = []
+    streams: List[Stream] = []
     began = [threading.Event() for _ in range(4)]
 
     def run(index: int) -> None:
-        streams.append(_ask(service.url, model, service.prompt(index * 1000, 8), length, began[index]))
+        streams.append(ask(service.url, service.prompt(index * 1000, 8), length, began[index]))
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for event in began:
         event.wait()
-    crowded = _ask(service.url, model, prompt, 4)
+    crowded = ask(service.url, prompt, 4)
     for thread in threads:
         thread.join()
     return crowded, streams
 
 
-# ------------------------------------------------------------------------------------------------ processes
-
-
-@dataclass
-class _Service:
-    """What is measured: a backend, or a balancer in front of some."""
-
-    url: str
-    backend: str  # the first one's own address
-    pids: List[int]
-    tokens_per_number: float  # of a prompt; it depends on the model's vocabulary
-
-    def prompt(self, start: int, tokens: int) -> str:
-        """Return a prompt of its own of about so many tokens."""
-        return _numbers(start, max(1, round(tokens / self.tokens_per_number)))
-
-
-@contextlib.contextmanager
-def _served(
-    model: ModelFile, config: Config, shapes: List[Tuple[int, int]], balanced: bool = False, context: int = 0
-) -> Iterator[_Service]:
-    """Run a backend for each (threads, slots), and a balancer in front where there is to be one."""
-    context = context or 2 * config.prompt_tokens + config.tokens + 64
-    running: List[subprocess.Popen] = []
-    try:
-        urls = []
-        for threads, slots in shapes:
-            arguments = ["--port=0", "--models=" + os.path.dirname(model.path), "--model=" + model.name]
-            arguments += ["--threads=%d" % threads, "--slots=%d" % slots, "--ctx-size=%d" % context]
-            arguments += ["--safe-mode"] if config.safe_mode else []
-            running.append(_start("backend.py", arguments))
-        for process in running:
-            urls.append(_wait_for(process, "listening")["url"])
-            _wait_for(process, "ready")
-        url = urls[0]
-        if balanced:
-            running.append(_start("balancer.py", ["--port=0"] + ["--backend=" + each for each in urls]))
-            url = _wait_for(running[-1], "listening")["url"]
-            _wait_for_all(url, len(urls))
-        sample = _ask(urls[0], model, _numbers(0, 4), 1)
-        per_number = sample.summary["usage"]["prompt_tokens"] / 4
-        yield _Service(url, urls[0], [process.pid for process in running], per_number)
-    finally:
-        for process in reversed(running):
-            if process.stdin:
-                process.stdin.close()
-        for process in running:
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
-
-
-def _start(program: str, arguments: List[str]) -> subprocess.Popen:
-    command = [sys.executable, os.path.join(ROOT, program), "--child", "--drain-timeout=0"] + arguments
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-
-def _wait_for(process: subprocess.Popen, what: str) -> Dict[str, Any]:
-    """Return a child's announcement of `what`. Ends the program if the child ends first."""
-    for line in process.stdout or ():
-        facts = json.loads(line.decode("utf-8"))
-        if facts["event"] == what:
-            return facts
-    status = process.wait()
-    options.fail("a process ended with status %d before it was ready%s" % (status, _advice(status)))
-
-
-def _advice(status: int) -> str:
-    return "; with --safe-mode it may work (README.md, 'Crash at first decode')" if status < 0 else ""
-
-
-def _wait_for_all(url: str, count: int) -> None:
-    """Wait until a balancer has found all its backends up."""
-    client = Client()
-    while json.loads(client.open(url + "/status").read_and_close().decode("utf-8"))["healthy_backends"] < count:
-        time.sleep(0.05)
-    client.close()
-
-
-def _engine_seconds(url: str) -> Dict[str, float]:
-    """Return what a backend's engine has spent its time on."""
-    client = Client()
-    facts = json.loads(client.open(url + "/status").read_and_close().decode("utf-8"))
-    client.close()
-    return facts["engine_seconds"]
-
-
 def _python_share(before: Dict[str, float], after: Dict[str, float]) -> float:
     spent = {name: after[name] - before[name] for name in after}
-    return 1 - (spent["decode"] + spent["sample"]) / spent["step"] if spent["step"] else 0.0
+    return 1 - (spent["decode"] + spent["sample"]) / spent["step"] if spent.get("step") else 0.0
 
 
 def _peak_memory(pid: int) -> int:
@@ -381,7 +317,7 @@ def _bare_row(model: ModelFile, config: Config, sequences: int) -> Row:
     command += ["--safe-mode"] if config.safe_mode else []
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE)
     if done.returncode:
-        options.fail("the bare decode loop ended with status %d%s" % (done.returncode, _advice(done.returncode)))
+        options.fail("the bare decode loop ended with status %d%s" % (done.returncode, advice(done.returncode)))
     rate = json.loads(done.stdout.decode("utf-8"))["tokens_per_second"]
     return Row("bare decode", sequences, rate, rate)
 
