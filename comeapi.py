@@ -5,6 +5,7 @@
     python comeapi.py models 127.0.0.1 8080 5      five backends, by position
     python comeapi.py --backends 5 --slots 1       five backends that run one request each
     python comeapi.py bench                        how fast this machine is, in these and other shapes
+    python comeapi.py tune                         what runs the model fastest here, kept for the next start
 
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
@@ -20,11 +21,11 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import NoReturn, Optional
+from typing import Any, Dict, NoReturn, Optional
 
-from core import hardware, memory, options, process
+from core import hardware, memory, options, process, tuned
 from core.balancing.settings import RelaySettings
-from core.commands import bench
+from core.commands import bench, tune
 from core.http import server
 from core.http.listening import listening_socket
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
@@ -64,12 +65,17 @@ class Config(server.ServerConfig, RelaySettings, EngineSettings, FolderSettings,
 def main() -> NoReturn:
     """Plan, check, start, watch."""
     process.prepare_terminal()
-    if sys.argv[1:2] == ["bench"]:
-        bench.main(sys.argv[2:])
+    if sys.argv[1:2] in (["bench"], ["tune"]):
+        {"bench": bench.main, "tune": tune.main}[sys.argv[1]](sys.argv[2:])
         sys.exit()
     config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
     model = _first_model(config)
-    plan = make_plan(config, model, hardware.cores(), memory.available_memory(), _probe_gpu())
+    build = _probe_build()
+    choices, note = tuned.read(model, str(build["version"]))
+    config = tuned.apply(config, choices)
+    plan = make_plan(config, model, hardware.cores(), memory.available_memory(), bool(build["gpu"]))
+    if note:
+        print(note, flush=True)
     _check_ports(config, plan)
     listening = _listen(config)
     process.warn_if_open(config)  # the backends are never open: see core/system/launch.py
@@ -106,14 +112,15 @@ def _wait_for_model(folder: str, name: str, told: str) -> ModelFile:
     process.leave(0)
 
 
-def _probe_gpu() -> bool:
-    """Ask a backend whether llama-cpp-python is there and can use a GPU. Ends the program where it is not there."""
+def _probe_build() -> Dict[str, Any]:
+    """Ask a backend for llama-cpp-python's `version`, and whether it can use a `gpu`. Ends the program without it."""
     command = [sys.executable, os.path.join(HERE, "backend.py"), "--probe"]
     probe = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=own_environment()
     )
     try:
-        return bool(json.loads(probe.stdout.decode("utf-8"))["gpu"])
+        build = json.loads(probe.stdout.decode("utf-8"))
+        return {"gpu": build["gpu"], "version": build["version"]}
     except (ValueError, KeyError):
         said = probe.stderr.decode("utf-8", "replace").strip().splitlines()
         why = said[-1].replace("backend.py: error: ", "") if said else "it ended with status %d" % probe.returncode

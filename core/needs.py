@@ -56,7 +56,7 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
     own, least = PROCESS_BYTES + cells + aside + buffers, 0 if model.mixed or model.embeds else cells
     if settings.no_mmap or settings.mlock:
         return Need(own + model.size, 0, least + model.size)
-    if not model.quantized or settings.safe_mode:
+    if not model.quantized or settings.safe_mode or settings.no_repack:
         return Need(own, model.size, least)
     # Embeddings, and weights that stand in for those in other types, stay as they are: half is a safe guess.
     repacked = model.size // 2 if model.quantization in _ALWAYS_REPACKED else 0

@@ -148,6 +148,12 @@ class EngineSettings:
         "llama.cpp crashes otherwise (comeapi.py turns it on by itself)",
         "engine",
     )
+    no_repack: bool = setting(
+        False,
+        "leave the weights as they are in the file: slower or faster, as `comeapi.py tune` finds out",
+        "engine",
+        flags=("-nr",),
+    )
     max_queue: int = setting(
         64, "requests that may wait for a slot of one backend; more get 503", "limits", check=between(0, 1 << 20)
     )

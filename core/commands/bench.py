@@ -24,7 +24,6 @@ import contextlib
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import threading
@@ -33,7 +32,7 @@ from dataclasses import asdict, dataclass
 from typing import Dict, Iterator, List, Tuple
 
 from core import hardware, options
-from core.commands.driving import Stream, ask
+from core.commands.driving import Row, Stream, ask, drive
 from core.commands.serving import ROOT, Service, advice, peer_served, served
 from core.models import BadModel, ModelFile, choose, locate
 from core.options import between, setting
@@ -72,22 +71,6 @@ class Config(FolderSettings):
     bare: int = setting(0, "only run a bare decode loop of so many sequences", "other", check=between(0, 64))
 
 
-@dataclass
-class Row:
-    """One measured shape. Times in seconds, memory in bytes."""
-
-    shape: str
-    clients: int
-    tokens_per_second: float = 0.0
-    decode_tokens_per_second: float = 0.0
-    first_token_p50: float = 0.0
-    first_token_p95: float = 0.0
-    largest_gap: float = 0.0
-    peak_memory: int = 0
-    python_share: float = 0.0  # of the engine's time: what neither decoding nor sampling took
-    ratio: float = 0.0  # to one by one
-
-
 def main(argv: List[str]) -> None:
     """Measure, print a table, and write the JSON file that was asked for."""
     config = options.parse(Config, __doc__, argv=argv, program="comeapi.py bench")
@@ -114,20 +97,11 @@ def _where(model: ModelFile) -> str:
         model.name,
         model.quantization,
         model.size / 1e9,
-        _processor(),
+        hardware.processor(),
         hardware.cores(),
         platform.system(),
         platform.python_version(),
     )
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 @contextlib.contextmanager
@@ -176,26 +150,26 @@ def _rows(model: ModelFile, config: Config, counts: List[int], threads: int) -> 
 
 def _one_by_one(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(threads, 1)]) as service:
-        yield _row("one by one", service, config, 1)
+        yield drive("one by one", service, config, 1)
 
 
 def _original_shape(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(1, 1)] * 5, balanced=True) as service:
-        yield _row("original shape", service, config, 5)
+        yield drive("original shape", service, config, 5)
 
 
 def _engine(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(threads, max(counts))]) as service:
         for count in counts:
             yield _bare_row(model, config, count)
-            yield _row("engine", service, config, count)
+            yield drive("engine", service, config, count)
 
 
 def _peer(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     if config.peer:
         with peer_served(model, config, threads, max(counts)) as service:
             for count in counts:
-                yield _row("llama-server", service, config, count)
+                yield drive("llama-server", service, config, count)
 
 
 def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
@@ -205,48 +179,7 @@ def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: 
     ]
     with served(model, config, shares, balanced=True) as service:
         for count in counts:
-            yield _row("whole system", service, config, count)
-
-
-def _row(shape: str, service: Service, config: Config, clients: int) -> Row:
-    """Measure one number of clients against a service that is running."""
-    streams: List[Stream] = []
-    before = service.engine_seconds()
-    threads = [threading.Thread(target=_client, args=(service, config, index, streams)) for index in range(clients)]
-    started = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seconds = time.monotonic() - started
-    if len(streams) != clients * config.requests:
-        options.fail(
-            "%s with %d clients: %d requests failed" % (shape, clients, clients * config.requests - len(streams))
-        )
-    generated = sum(stream.summary["tokens_predicted"] for stream in streams)
-    rates = [stream.summary["timings"]["predicted_per_second"] for stream in streams]
-    firsts = sorted(stream.moments[0] - stream.started for stream in streams)
-    gaps = [late - early for each in streams for early, late in zip(each.moments, each.moments[1:])]
-    return Row(
-        shape,
-        clients,
-        tokens_per_second=generated / seconds,
-        decode_tokens_per_second=statistics.mean(rates) * clients,
-        first_token_p50=firsts[len(firsts) // 2],
-        first_token_p95=firsts[min(len(firsts) - 1, int(len(firsts) * 0.95))],
-        largest_gap=max(gaps, default=0.0),
-        peak_memory=sum(_peak_memory(pid) for pid in service.pids),
-        python_share=_python_share(before, service.engine_seconds()),
-    )
-
-
-def _client(service: Service, config: Config, index: int, streams: List[Stream]) -> None:
-    """Send one request after another, each with a prompt of its own."""
-    for number in range(config.requests):
-        prompt = service.prompt(index * 7919 + number * 104729, config.prompt_tokens)
-        stream = ask(service.url, prompt, config.tokens)
-        if stream.summary:
-            streams.append(stream)
+            yield drive("whole system", service, config, count)
 
 
 def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
@@ -290,21 +223,6 @@ def _beside_streams(service: Service, prompt: str, length: int) -> Tuple[Stream,
     for thread in threads:
         thread.join()
     return crowded, streams
-
-
-def _python_share(before: Dict[str, float], after: Dict[str, float]) -> float:
-    spent = {name: after[name] - before[name] for name in after}
-    return 1 - (spent["decode"] + spent["sample"]) / spent["step"] if spent.get("step") else 0.0
-
-
-def _peak_memory(pid: int) -> int:
-    """Return a process' largest resident set so far, in bytes; 0 where the system does not tell."""
-    with contextlib.suppress(OSError):
-        with open("/proc/%d/status" % pid, encoding="ascii", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("VmHWM"):
-                    return int(line.split()[1]) * 1024
-    return 0
 
 
 # ----------------------------------------------------------------------------------------------- bare decode

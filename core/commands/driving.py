@@ -1,16 +1,20 @@
-"""One client of a server that is measured: it asks by llama.cpp's own API, and notes when each token comes.
+"""The clients of a server that is measured: they ask by llama.cpp's own API, and note when each token comes.
 
-    numbers(start, count)    a prompt that no other one shares its beginning with
-    ask(url, prompt, tokens) ──> Stream
+    numbers(start, count)                     a prompt that no other one shares its beginning with
+    ask(url, prompt, tokens) ──> Stream       one answer
+    drive(shape, service, config, clients) ──> Row       so many clients at once
 """
 
+import contextlib
 import json
 import re
+import statistics
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Protocol
 
+from core import options
 from core.http.client import Client
 
 _JSON = {"Content-Type": "application/json"}
@@ -24,6 +28,35 @@ class Stream:
     started: float
     moments: List[float] = field(default_factory=list)
     summary: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Row:
+    """One measured shape. Times in seconds, memory in bytes."""
+
+    shape: str
+    clients: int
+    tokens_per_second: float = 0.0
+    decode_tokens_per_second: float = 0.0
+    first_token_p50: float = 0.0
+    first_token_p95: float = 0.0
+    largest_gap: float = 0.0
+    peak_memory: int = 0
+    python_share: float = 0.0  # of the engine's time: what neither decoding nor sampling took
+    ratio: float = 0.0  # to one by one
+
+
+class Served(Protocol):
+    """A server that runs (serving.py)."""
+
+    url: str
+    pids: List[int]
+
+    def prompt(self, start: int, tokens: int) -> str:
+        """Return a prompt of its own of about so many tokens."""
+
+    def engine_seconds(self) -> Dict[str, float]:
+        """Return what its engine has spent its time on; nothing where that is not told."""
 
 
 def numbers(start: int, count: int) -> str:
@@ -52,3 +85,59 @@ def ask(url: str, prompt: str, tokens: int, begun: Optional[threading.Event] = N
     if answer.status == 200 and last:
         stream.summary = json.loads(last[0][len(b"data: ") :].decode("utf-8"))
     return stream
+
+
+def drive(shape: str, service: Served, config: Any, clients: int) -> Row:
+    """Measure one number of clients against a service that is running; `config` has requests, tokens, prompt_tokens."""
+    streams: List[Stream] = []
+    before = service.engine_seconds()
+    threads = [threading.Thread(target=_client, args=(service, config, index, streams)) for index in range(clients)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - started
+    if len(streams) != clients * config.requests:
+        options.fail(
+            "%s with %d clients: %d requests failed" % (shape, clients, clients * config.requests - len(streams))
+        )
+    generated = sum(stream.summary["tokens_predicted"] for stream in streams)
+    rates = [stream.summary["timings"]["predicted_per_second"] for stream in streams]
+    firsts = sorted(stream.moments[0] - stream.started for stream in streams)
+    gaps = [late - early for each in streams for early, late in zip(each.moments, each.moments[1:])]
+    return Row(
+        shape,
+        clients,
+        tokens_per_second=generated / seconds,
+        decode_tokens_per_second=statistics.mean(rates) * clients,
+        first_token_p50=firsts[len(firsts) // 2],
+        first_token_p95=firsts[min(len(firsts) - 1, int(len(firsts) * 0.95))],
+        largest_gap=max(gaps, default=0.0),
+        peak_memory=sum(_peak_memory(pid) for pid in service.pids),
+        python_share=_python_share(before, service.engine_seconds()),
+    )
+
+
+def _client(service: Served, config: Any, index: int, streams: List[Stream]) -> None:
+    """Send one request after another, each with a prompt of its own."""
+    for number in range(config.requests):
+        prompt = service.prompt(index * 7919 + number * 104729, config.prompt_tokens)
+        stream = ask(service.url, prompt, config.tokens)
+        if stream.summary:
+            streams.append(stream)
+
+
+def _python_share(before: Dict[str, float], after: Dict[str, float]) -> float:
+    spent = {name: after[name] - before[name] for name in after}
+    return 1 - (spent["decode"] + spent["sample"]) / spent["step"] if spent.get("step") else 0.0
+
+
+def _peak_memory(pid: int) -> int:
+    """Return a process' largest resident set so far, in bytes; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        with open("/proc/%d/status" % pid, encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) * 1024
+    return 0

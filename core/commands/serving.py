@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Tuple
+from types import MappingProxyType
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 from core import hardware, options
 from core.board import make_board
@@ -51,9 +52,17 @@ class Service:
 
 @contextlib.contextmanager
 def served(
-    model: ModelFile, config: Any, shapes: List[Tuple[int, int]], balanced: bool = False, context: int = 0
+    model: ModelFile,
+    config: Any,
+    shapes: List[Tuple[int, int]],
+    balanced: bool = False,
+    context: int = 0,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Service]:
-    """Run a backend for each (threads, slots), and a balancer in front where there is to be one."""
+    """Run a backend for each (threads, slots), and a balancer in front where there is to be one.
+
+    `more` are other settings of the backends, by their names.
+    """
     context = context or 2 * config.prompt_tokens + config.tokens + 64
     running: List[subprocess.Popen] = []
     lends = sum(threads for threads, _ in shapes) <= hardware.cores()
@@ -64,6 +73,7 @@ def served(
             arguments = ["--port=0", "--models=" + os.path.dirname(model.path), "--model=" + model.name]
             arguments += ["--threads=%d" % threads, "--slots=%d" % slots, "--ctx-size=%d" % context]
             arguments += ["--safe-mode"] if config.safe_mode else []
+            arguments += ["--" + _flag(name, value) for name, value in more.items() if value is not False]
             arguments += ["--board=%s:%d" % (board, index)] if lends else []
             running.append(_start("backend.py", arguments))
         for process in running:
@@ -84,6 +94,11 @@ def served(
             process.wait()
             if process.stdout:
                 process.stdout.close()
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    return flag if value is True else "%s=%s" % (flag, value)
 
 
 def _tokens_per_number(url: str) -> float:

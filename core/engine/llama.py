@@ -132,7 +132,7 @@ class Model:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
         params.load_mode = _load_mode(settings, params.load_mode)
-        if settings.safe_mode:
+        if settings.safe_mode or settings.no_repack:
             params.use_extra_bufts = False
         report = llama_cpp.llama_progress_callback(lambda share, _: progress(share))
         params.progress_callback = report  # a local keeps it alive: llama.cpp calls it only while loading

@@ -53,7 +53,7 @@ def make_plan(config: Any, model: ModelFile, cores: int, memory: Optional[int], 
 def _why(config: Any, backends: int, slots: int, cores: int, gpu: bool) -> str:
     shape = "%s, %s at once" % (_count(backends, "backend"), _count(backends * slots, "request"))
     if config.backends or config.slots or config.threads:
-        return "Plan: %s, as asked for." % shape
+        return "Plan: %s, as asked for or tuned." % shape
     if gpu:
         return "Plan: %s: this build of llama.cpp uses the GPU, and one process uses it best." % shape
     if cores == 1:
