@@ -41,6 +41,7 @@ class Backend:
         self.life: object = None  # changes when its process starts again
         self.carries = False  # it can go on with an answer that another one has begun
         self.prompt = False  # its /health answers at once, however busy it is: silence there means that it is dead
+        self.foreign = False  # it has told of itself, and is none of ours
         self.last_check = 0.0  # time.time()
         self.checked = float("-inf")  # when its last probe ended
 
