@@ -43,10 +43,13 @@ class Start(NamedTuple):
 class Dialect:
     """One request to one endpoint. `asks` are all answered together; `streams`: the client wants pieces, in `form`.
 
+    `repeats`: the end of a stream tells again what its pieces told, with the tokens' probabilities.
+
     An answer in pieces is: for each Ask, by its index, begin(), delta() again and again, and end(); then last().
     """
 
     form: Form = EVENTS
+    repeats = False
 
     def __init__(self, asks: Many[Ask], streams: bool = False):
         self.asks = asks

@@ -14,6 +14,7 @@ from core import fields
 from core.apis.openai_shapes import read_chat
 from core.apis.response_items import Item, Messages, read_items
 from core.apis.response_store import ID, Record, ResponseStore
+from core.bounds import TOOLS
 from core.chat.conversation import ChatAsk
 from core.errors import APIError, json_type
 
@@ -214,6 +215,7 @@ def _tools(body: Body, paths: Dict[str, str]) -> Body:
     offered, choice = body.get("tools"), body.get("tool_choice")
     if offered is not None and not isinstance(offered, list):
         raise _wrong("tools", "must be an array, not %s" % json_type(offered))
+    TOOLS.check(len(offered or ()), "tools")
     every = tools = [_tool(tool, "tools[%d]" % index) for index, tool in enumerate(offered or ())]
     if isinstance(choice, dict):
         tools, choice = _choice(choice, every)

@@ -39,6 +39,8 @@ def _event(body: Body) -> bytes:
 class Responses(ChatDialect):
     """A request of POST /v1/responses. Raises APIError 400, 404."""
 
+    repeats = True
+
     def __init__(self, call: Call, host: Host):
         self._ask = ask = read_response(call.body, Caller(call.nonce, call.owner), host.store)
         super().__init__(host.conversation(ask.chat), call, ask.stream)
