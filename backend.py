@@ -201,6 +201,7 @@ class Backend:
             "busy_slots": engine.busy(),
             "queued": engine.queued(),
             "heartbeat_age": round(time.monotonic() - engine.heartbeat, 3),
+            "stalled": bool(engine.stalled()),
             "largest_batch": engine.tally.largest_batch,
             "prompt_tokens": engine.tally.counts["prompt_tokens"],
             "cached_tokens": engine.tally.counts["cached_tokens"],

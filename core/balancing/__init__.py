@@ -48,6 +48,7 @@ Glossary:
     prompt            a backend whose /health answers at once, however busy it is: silence there means that it is dead
     quarantine        the memory of requests that backends have died under
     source            what has found a backend: an option, the backends file, a DNS name, registration
+    stalled           a backend that says that its engine is in a step that takes much too long, and may still end
     suspect           a backend that a connection was lost to, until a probe passes; or a request that must run alone
     ticket            one request's place: at a backend, in the queue, or nowhere
     wedged            a backend that says that its engine has stopped for good

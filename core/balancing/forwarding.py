@@ -30,7 +30,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from core.balancing.admission import Admission
 from core.balancing.backends import Ticket
-from core.balancing.carrying import Carried, Leaving, Leg, Why
+from core.balancing.carrying import Carried, Leg, Why
 from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
@@ -42,7 +42,7 @@ from core.balancing.pool import Pool
 from core.balancing.quarantine import Quarantine
 from core.balancing.relaying import REFUSED, Relay, RetryBudget, held, passed_back
 from core.balancing.request import Wish
-from core.balancing.watching import GaveUp, Watch
+from core.balancing.watching import GaveUp, Leaving, Watch
 from core.carriage import CARRY, proof
 from core.errors import APIError
 from core.http.answers import Answer
@@ -89,7 +89,7 @@ class Forwarder:
         self._carry_secret = carry_secret
         self._budget = RetryBudget(config.retry_budget)
         self._quarantine = Quarantine()
-        self._deaths = Deaths(client, credentials, self._quarantine, count)
+        self._deaths = Deaths(client, credentials, self._quarantine, count, pool.lost)
         self._admission = Admission(config, pool, self._quarantine, count, draining)
 
     def forward(self, request: Request, wish: Wish) -> Response:
@@ -139,8 +139,9 @@ class Forwarder:
             return reply
         except Unreachable:  # 1
             return None
-        except Leaving:  # 9
-            self._count.migrations.inc("drained")
+        except Leaving as error:  # 9
+            visit.errand.leave(visit.backend, error.reason == "stalled")
+            self._count.migrations.inc(error.reason)
             return None
         except Broken:  # 4
             return _BROKE
@@ -165,7 +166,7 @@ class Forwarder:
         answer: Optional[Answer] = None
         patience = Patience(self._config.timeout)
         body, headers = self._what_is_sent(visit)
-        errand.progressed = False
+        errand.answered = errand.progressed = False
         try:
             answer = self._client.open(
                 backend.url + request.target,
@@ -173,8 +174,9 @@ class Forwarder:
                 headers,
                 body if body or request.method in ("POST", "PUT", "PATCH") else None,
                 self._config.timeout,
-                Watch(self._pool, backend, request, patience),
+                Watch(self._pool, visit, patience, functools.partial(self._may_leave_stalled, visit)),
             )
+            errand.answered = True
             reply = self._reply(visit, answer, patience)
             seconds = self._pool.clock() - ticket.since
             self._pool.answered(backend, seconds, answer.status)
@@ -225,8 +227,7 @@ class Forwarder:
         headers.append(("X-ComeAPI-Backend", visit.backend.url))
         headers.append(("X-ComeAPI-Queue-Ms", "%d" % ((visit.ticket.since - visit.errand.started) * 1000)))
         if answer.header(CARRY):
-            may_leave = functools.partial(self._pool.has_place_beside, visit.ticket)
-            return self._started(Leg(visit, answer, patience, may_leave), headers)
+            return self._started(Leg(visit, answer, patience, functools.partial(self._may_leave, visit)), headers)
         whole = held(answer, headers, self._config.timeout)
         if whole is None:
             return self._stream(visit, answer, patience, headers)
@@ -290,7 +291,9 @@ class Forwarder:
         errand, ticket, backend = leg.visit
         leg.close()
         try:
-            if not isinstance(error, Leaving):
+            if isinstance(error, Leaving):
+                errand.leave(backend, error.reason == "stalled")
+            else:
                 errand.moves += 1
                 self._has_died(leg.visit, error)
         finally:
@@ -306,6 +309,19 @@ class Forwarder:
             raise APIError(502, why, "not_carried")
         self._count.migrations.inc(_reason(error))
         return reply[0]
+
+    def _may_leave(self, visit: Visit) -> bool:
+        """Whether another backend could go on with an answer now."""
+        return visit.errand.begun and self._pool.has_place_beside(visit.ticket)
+
+    def _may_leave_stalled(self, visit: Visit) -> bool:
+        """Whether a request may leave a backend that stalls: its answer can be carried on, or there is none yet.
+
+        It may not do so again and again: all backends of a machine may be slow.
+        """
+        errand = visit.errand
+        free = errand.begun or not errand.answered
+        return free and errand.stalls < self._config.migrations and self._pool.has_place_beside(visit.ticket)
 
     def _cut(self, visit: Visit, why: str, lost: bool) -> None:
         """Note that a stream stopped before its end. Raises APIError 500 where that was the second death."""
@@ -354,7 +370,7 @@ class _Course:
 def _reason(why: Why) -> str:
     """Return why an answer is carried on, in a word."""
     if isinstance(why, Leaving):
-        return "drained"
+        return why.reason
     return "silent" if _is_silence(why) else "broken"
 
 
