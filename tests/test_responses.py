@@ -32,7 +32,7 @@ CALM = {"model": "demo.gguf", "temperature": 0, "max_output_tokens": 40}
 
 
 class System:
-    """Backends and a balancer, which knows each by a host's name of its own where they are to be of several machines."""
+    """Backends and a balancer, to which those with another host's name are of another machine."""
 
     def __init__(self, folders, hosts=("127.0.0.1",), keys=("alice", "bob")):
         self.folders = folders

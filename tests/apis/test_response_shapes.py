@@ -65,8 +65,9 @@ def output(id, value="fig"):
 def test_what_the_model_said_in_one_turn_is_one_message():
     thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
     said = {"role": "assistant", "content": "I look."}
-    given = messages({"role": "user", "content": "Go"}, thought, said, call("c1"), call("c2"), output("c1"),
-                     output("c2", [{"type": "input_text", "text": "plum"}]), thought, call("c3"), output("c3"))  # fmt: skip
+    plum = output("c2", [{"type": "input_text", "text": "plum"}])
+    given = messages({"role": "user", "content": "Go"}, thought, said, call("c1"), call("c2"), output("c1"), plum,
+                     thought, call("c3"), output("c3"))  # fmt: skip
     assert [each["role"] for each in given] == ["user", "assistant", "tool", "tool", "assistant", "tool"]
     turn = given[1]
     assert (turn["reasoning_content"], turn["content"]) == ("Hm.", "I look.")
@@ -76,8 +77,8 @@ def test_what_the_model_said_in_one_turn_is_one_message():
 
 
 def test_items_are_kept_with_ids_and_without_what_nobody_knows():
-    items = read(input=[{"role": "user", "content": "x", "junk": 1}, dict(call("c1"), id="fc_mine", status="odd")]).items
-    assert items == [
+    given = [{"role": "user", "content": "x", "junk": 1}, dict(call("c1"), id="fc_mine", status="odd")]
+    assert read(input=given).items == [
         {"id": "msg_%si0" % NONCE, "type": "message", "status": "completed", "role": "user",
          "content": [{"type": "input_text", "text": "x"}]},
         {"id": "fc_mine", "type": "function_call", "status": "completed", "call_id": "c1", "name": "pick",
@@ -86,8 +87,8 @@ def test_items_are_kept_with_ids_and_without_what_nobody_knows():
 
 
 def test_a_reasoning_that_another_server_has_encrypted_tells_nothing():
-    given = messages({"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}, {"role": "user", "content": "x"})
-    assert given == [{"role": "user", "content": "x"}]
+    foreign = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+    assert messages(foreign, {"role": "user", "content": "x"}) == [{"role": "user", "content": "x"}]
 
 
 @pytest.mark.parametrize(
