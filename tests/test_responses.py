@@ -9,7 +9,7 @@ import warnings
 from typing import Literal
 
 import pytest
-from conftest import Program, call, in_parallel, wait_until
+from conftest import LASTING_OPTIONS, Program, Streaming, call, in_parallel, wait_until
 
 openai = pytest.importorskip("openai")
 pydantic = pytest.importorskip("pydantic")
@@ -43,6 +43,7 @@ class System:
         hosts = list(hosts) * (len(folders) // len(hosts))
         urls = [each.url.replace("127.0.0.1", host) for each, host in zip(self.backends, hosts)]
         options = ["--backend=" + url for url in urls] + ["--api-key=" + key for key in keys]
+        options += ["--alias=gpt-4.1=demo.gguf", "--recovery-timeout=0.5"]
         self.balancer = Program("balancer.py", "--child", "--port=0", *options)
         self.url = self.balancer.wait_for_event("listening")["url"]
         self.headers = {"Authorization": "Bearer " + keys[0]} if keys else {}
@@ -50,7 +51,7 @@ class System:
 
     @staticmethod
     def _backend(folder, port=0):
-        options = ["--child", "--port=%s" % port, "--threads=1", "--responses-dir=%s" % folder]
+        options = ["--child", "--port=%s" % port, "--threads=1", "--responses-dir=%s" % folder] + LASTING_OPTIONS
         return Program("backend.py", *options)
 
     def restart(self, index):
@@ -105,7 +106,7 @@ def test_a_text_is_answered_with_a_message(client):
 
 
 def test_an_answer_that_is_cut_is_incomplete(client):
-    answer = client.responses.create(input="Tell me a story", **dict(CALM, max_output_tokens=3))
+    answer = client.responses.create(input="Tell me a story", **dict(CALM, model="gpt-4.1", max_output_tokens=3))
     assert answer.status == "incomplete" and answer.incomplete_details.reason == "max_output_tokens"
     assert answer.output[0].status == "incomplete" and answer.usage.output_tokens == 3
 
@@ -336,6 +337,48 @@ def test_input_tokens_are_counted_as_they_are_read(system, client):
 def test_llama_cpps_clients_need_no_v1(system):
     answer = call(system.url + "/responses", {"input": HELLO, "max_output_tokens": 3}, system.headers).json
     assert call(system.url + "/responses/" + answer["id"], headers=system.headers).json["id"] == answer["id"]
+
+
+# ---------------------------------------------------------------------------------- backends that die meanwhile
+
+ENDLESS = {"input": "Tell me a story", "max_output_tokens": 1500, "ignore_eos": True, "temperature": 2}
+
+
+def events_of(answer):
+    lines = answer.body.decode("utf-8").split("\n")
+    return [json.loads(line[len("data: ") :]) for line in lines if line.startswith("data: ")]
+
+
+def kill_under(system, stream):
+    """Kill the backend that gives a streamed answer; return its number."""
+    url = stream._answer.headers["X-ComeAPI-Backend"]
+    index = [backend.url for backend in system.backends].index(url)
+    system.backends[index].process.kill()
+    return index
+
+
+def test_an_answer_that_another_backend_goes_on_with_is_stored_under_its_first_id(system, client):
+    stream = Streaming(system.url + "/v1/responses", ENDLESS, system.headers)
+    killed = kill_under(system, stream)
+    events = events_of(stream.end())
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    found = client.responses.retrieve(events[0]["response"]["id"])
+    assert found.output_text == text == events[-1]["response"]["output"][0]["content"][0]["text"]
+    assert found.usage.output_tokens == 1500
+    system.restart(killed)
+
+
+def test_an_answer_that_no_backend_goes_on_with_has_failed(tmp_path):
+    lonely = System([tmp_path / "kept"], keys=())
+    try:
+        stream = Streaming(lonely.url + "/v1/responses", ENDLESS)
+        kill_under(lonely, stream)
+        last = events_of(stream.end())[-1]
+        assert last["type"] == "response.failed" and last["response"]["status"] == "failed"
+        assert last["response"]["error"]["code"] == "server_error" and last["sequence_number"] > 4
+    finally:
+        lonely.close()
 
 
 # --------------------------------------------------------------------------------- several machines, and none

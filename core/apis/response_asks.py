@@ -67,7 +67,7 @@ def read_response(body: Body, caller: Caller, store: ResponseStore) -> ResponseA
     """Return what a body asks for, with what `store` has of earlier answers. Raises APIError 400."""
     _refuse(body)
     before = _before(body, caller, store)
-    own = read_items(body.get("input"), caller.nonce, functools.partial(_find, store, caller.owner))
+    own = read_items(body.get("input"), caller.nonce, _Finder(store, caller.owner))
     _refuse_repeated(before, own)
     translated, paths = _translated(body, before, own)
     back = functools.partial(fields.own_path, paths)
@@ -117,7 +117,14 @@ WHY_NOT_FOUND = (
 
 
 def _items_of(record: Record) -> List[Item]:
-    return record.items + list(record.response.get("output", []))
+    """Return what a model is told of an earlier answer: its probabilities are nothing to it."""
+    return record.items + [_without_logprobs(item) for item in record.response.get("output", [])]
+
+
+def _without_logprobs(item: Item) -> Item:
+    if item["type"] != "message":
+        return item
+    return dict(item, content=[dict(part, logprobs=[]) for part in item["content"]])
 
 
 def _refuse_repeated(before: List[Item], own: List[Item]) -> None:
@@ -128,11 +135,20 @@ def _refuse_repeated(before: List[Item], own: List[Item]) -> None:
             raise _wrong("input[%d].id" % index, "is in the previous response already: '%s'" % item["id"])
 
 
-def _find(store: ResponseStore, owner: str, id: str) -> Optional[Item]:
-    """Return a stored item: its id tells which answer it is of."""
-    response = "resp_" + id.partition("_")[2][:32]
-    record = store.find(response, owner) if ID.fullmatch(response) else None
-    return next((item for item in _items_of(record) if item.get("id") == id), None) if record else None
+class _Finder:
+    """Finds stored items by their ids, which tell the answers that they are of. Reads each of these once."""
+
+    def __init__(self, store: ResponseStore, owner: str):
+        self._store = store
+        self._owner = owner
+        self._read: Dict[str, Dict[str, Item]] = {}  # an answer's id -> its items by their ids
+
+    def __call__(self, id: str) -> Optional[Item]:
+        answer = "resp_" + id.partition("_")[2][:32]
+        if answer not in self._read and ID.fullmatch(answer):
+            record = self._store.find(answer, self._owner)
+            self._read[answer] = {item["id"]: item for item in _items_of(record)} if record else {}
+        return self._read.get(answer, {}).get(id)
 
 
 # --------------------------------------------------------------------------------------------- translation

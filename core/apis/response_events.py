@@ -47,6 +47,7 @@ class Answer:
         self._logprobs = logprobs
         self._output: List[Body] = []
         self._open: Any = None  # what grows: "reasoning", "message", or a call's number
+        self._grown: List[str] = []  # its text, or its arguments, in pieces: joining them each time would take long
         self._unsaid: List[Body] = []  # probabilities of tokens whose text is held back
         self._numbered = 0
         self._reasoning_tokens = 0
@@ -99,6 +100,7 @@ class Answer:
     def response(self, status: str, end: Optional[Finished] = None) -> Body:
         """Return the answer's object. `end` tells its usage."""
         head = self._head
+        self._settle()
         why = {"reason": "max_output_tokens"} if status == "incomplete" else None
         body = {"id": head.id, "object": "response", "created_at": head.created, "status": status, "error": None}
         body.update(incomplete_details=why, model=head.model, output=copy.deepcopy(self._output), usage=None)
@@ -131,7 +133,7 @@ class Answer:
     def _grow_text(self, kind: str, part: str, text: str, **more: Any) -> Iterator[Body]:
         if self._open != kind:
             yield from self._add(kind)
-        self._output[-1]["content"][0]["text"] += text
+        self._grown.append(text)
         yield self._of_item("response.%s.delta" % part, content_index=0, delta=text, **more)
 
     def _grow_call(self, call: CallDelta) -> Iterator[Body]:
@@ -139,13 +141,13 @@ class Answer:
         if self._open != call.index:
             yield from self._add(call.index, call)
         if call.arguments:
-            self._output[-1]["arguments"] += call.arguments
+            self._grown.append(call.arguments)
             yield self._of_item("response.function_call_arguments.delta", delta=call.arguments)
 
     def _add(self, what: Any, call: CallDelta = CallDelta(0)) -> Iterator[Body]:
         """Add an item; the one that grew is done."""
         yield from self._close("completed")
-        self._open = what
+        self._open, self._grown = what, []
         self._output.append(self._new_item(what, call))
         item = self._output[-1]
         empty = dict(item, content=[]) if "content" in item else dict(item)
@@ -171,6 +173,7 @@ class Answer:
         """Yield the events that tell that the item that grows is done."""
         if self._open is None:
             return
+        self._settle()
         self._open = None
         item = self._output[-1]
         item["status"] = status
@@ -183,6 +186,17 @@ class Answer:
             told = {name: item[name] for name in ("name", "arguments")}
             yield self._of_item("response.function_call_arguments.done", **told)
         yield self._event("response.output_item.done", output_index=len(self._output) - 1, item=copy.deepcopy(item))
+
+    def _settle(self) -> None:
+        """Write into the item that grows what it has grown by."""
+        if self._open is None:
+            return
+        item, text = self._output[-1], "".join(self._grown)
+        self._grown = [text]
+        if "content" in item:
+            item["content"][0]["text"] = text
+        else:
+            item["arguments"] = text
 
     def _of_item(self, kind: str, **more: Any) -> Body:
         index = len(self._output) - 1

@@ -38,7 +38,7 @@ BODIES = {
     "a response's call": (
         "/v1/responses",
         dict(GREEDY, input="Tell me", tools=[dict(TOOL["function"], type="function")], tool_choice="required",
-             max_output_tokens=60),
+             max_output_tokens=30),
     ),
     "a message": ("/v1/messages", {"messages": HELLO, "max_tokens": 12}),
     "Ollama's chat": (
