@@ -198,7 +198,8 @@ def test_a_calls_arguments_are_streamed(client):
     assert done.name == "pick"
 
 
-def test_openais_agents_run_their_loop_of_tools(system):
+@pytest.mark.parametrize("streams", [False, True])
+def test_openais_agents_run_their_loop_of_tools(system, streams):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it imports
         agents = pytest.importorskip("agents")
@@ -218,7 +219,12 @@ def test_openais_agents_run_their_loop_of_tools(system):
                     model=agents.OpenAIResponsesModel("demo.gguf", client),
                     model_settings=agents.ModelSettings(tool_choice="required", temperature=0.7, max_tokens=500),
                 )  # fmt: skip
-                return await agents.Runner.run(agent, "Which one?", max_turns=5)
+                if not streams:
+                    return await agents.Runner.run(agent, "Which one?", max_turns=5)
+                result = agents.Runner.run_streamed(agent, "Which one?", max_turns=5)
+                async for _ in result.stream_events():
+                    pass
+                return result
 
         result = asyncio.run(run())
         kinds = [item.type for item in result.new_items]
