@@ -4,7 +4,10 @@
     python comeapi.py                              models in ./models, backends on 8080, 8081, …, balancer on 9000
     python comeapi.py models 127.0.0.1 8080 5      five backends, by position
     python comeapi.py --backends 5 --slots 1       five backends that run one request each
+    python comeapi.py pull Qwen/Qwen3-4B-GGUF      get a model
     python comeapi.py bench                        how fast this machine is, in these and other shapes
+
+Commands: bench, pull; each explains itself with --help.
 
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
@@ -13,6 +16,7 @@ their own, watches them, starts again what dies, and stops everything when it is
     main      plan, check, start    core/commands/   the subcommands
 """
 
+import importlib
 import json
 import os
 import signal
@@ -24,7 +28,6 @@ from typing import NoReturn, Optional
 
 from core import hardware, memory, options, process
 from core.balancing.settings import RelaySettings
-from core.commands import bench
 from core.http import server
 from core.http.listening import listening_socket
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
@@ -35,6 +38,7 @@ from core.system.launch import own_environment
 from core.system.plan import Plan, make_plan
 from core.system.supervisor import Supervisor
 
+COMMANDS = ("bench", "pull")  # the files of core/commands/ that are one, imported only where they are asked for
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -64,8 +68,8 @@ class Config(server.ServerConfig, RelaySettings, EngineSettings, FolderSettings,
 def main() -> NoReturn:
     """Plan, check, start, watch."""
     process.prepare_terminal()
-    if sys.argv[1:2] == ["bench"]:
-        bench.main(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        importlib.import_module("core.commands." + sys.argv[1]).main(sys.argv[2:])
         sys.exit()
     config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
     model = _first_model(config)
