@@ -65,8 +65,8 @@ class Web:
         try:
             response = self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
-            with error:
-                raise _refusal(error, url)
+            error.close()
+            raise _refusal(error, url)
         except OSError as error:
             raise failure(error, url)
         except (http.client.HTTPException, ValueError) as error:
