@@ -5,9 +5,10 @@
     python comeapi.py models 127.0.0.1 8080 5      five backends, by position
     python comeapi.py --backends 5 --slots 1       five backends that run one request each
     python comeapi.py pull Qwen/Qwen3-4B-GGUF      get a model
+    python comeapi.py chat                         talk to it; status: how it is
     python comeapi.py bench                        how fast this machine is, in these and other shapes
 
-Commands: bench, pull; each explains itself with --help.
+Commands: bench, chat, pull, status; each explains itself with --help.
 
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
@@ -38,7 +39,7 @@ from core.system.launch import own_environment
 from core.system.plan import Plan, make_plan
 from core.system.supervisor import Supervisor
 
-COMMANDS = ("bench", "pull")  # the files of core/commands/ that are one, imported only where they are asked for
+COMMANDS = ("bench", "chat", "pull", "status")  # each a file in core/commands/, imported only where it is asked for
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 

@@ -2,7 +2,7 @@
 
     is_fancy    whether a stream is a terminal that moves its cursor
     paint       a text in a colour, where the stream has colours
-    harmless    a text from elsewhere, without what would command the terminal
+    harmless    a text from elsewhere, without what would command the terminal; one_line: in one line
     Live        lines that stay below what is printed, and are written anew
     Progress    how far something is, in words: share, rate, time left   (pure)
 
@@ -46,6 +46,11 @@ def harmless(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
+def one_line(text: str) -> str:
+    """Return a harmless text with a space for each run of spaces, tabs and newlines."""
+    return " ".join(harmless(text).split())
+
+
 def _understands_sequences() -> bool:
     if sys.platform != "win32":
         return True
@@ -70,8 +75,8 @@ class Live:
     def show(self, lines: Sequence[str]) -> None:
         """Show these lines in place of those before; none takes them away."""
         if self.works:
-            room = shutil.get_terminal_size().columns - 1
-            fitting = [shortened(line, room) for line in lines]
+            room = shutil.get_terminal_size()
+            fitting = [shortened(line, room.columns - 1) for line in lines[: max(1, room.lines - 1)]]
             if fitting != self._lines:
                 self._write(self._erasing() + "\n".join(fitting))
                 self._lines = fitting
