@@ -63,6 +63,7 @@ class ModelFile:
     vocabulary: int = 0
     kv_bytes: int = 0
     mixed: bool = False  # not every layer keeps each token: `kv_bytes` may be far too much
+    sparse: bool = False  # a mixture of experts: a token is computed with some of the weights
     embeds: bool = False  # it gives embeddings, not text
     chat_template: str = ""  # Jinja
     bos: str = ""  # the text of the token that begins a text, and of the one that ends it
@@ -393,6 +394,7 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
         mixed=any(key.startswith(tuple(architecture + part for part in _MIXED)) for key in values),
+        sparse=_number(values.get(architecture + ".expert_used_count")) > 0,
         embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
         chat_template=str(values.get("tokenizer.chat_template", "")),
         bos=header.vocabulary.token("bos"),

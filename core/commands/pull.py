@@ -106,6 +106,8 @@ def _folder(models: str) -> str:
 
 def _say_what_is_there(path: str, fetched: bool, models: str) -> None:
     model = inspect(path)
+    if model.problem:
+        raise BadDownload("%s is here, and is what the server has, but %s" % (model.name, model.problem))
     facts = ", ".join(part for part in (model.architecture, model.quantization, size(model.size)) if part)
     state = "is here" if fetched else "was here already, and is whole"
     print(paint("✅ %s %s (%s)." % (model.name, state, facts), "green"))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import struct
 
 import pytest
 from conftest import MODELS, ROOT, wait_until
@@ -524,6 +525,12 @@ def test_a_split_model_comes_whole(host, start, tmp_path):
     code, program = run(start, tmp_path, "o/m:Q8_0", HF_ENDPOINT=host.url)
     assert code == 0 and len(os.listdir(str(tmp_path / "models"))) == 2
     assert any("2 of 2" in line for line in program.lines)
+
+
+def test_the_later_parts_of_a_split_model_need_no_header_of_their_own(host, start, tmp_path):
+    later = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q8sIH", 8, b"split.no", 2, 1)
+    host.add("o/m", **{"m-Q8_0-00001-of-00002__gguf": DEMO, "m-Q8_0-00002-of-00002__gguf": later})
+    assert run(start, tmp_path, "o/m:Q8_0", HF_ENDPOINT=host.url)[0] == 0
 
 
 def test_what_fails_is_one_clear_line(host, start, tmp_path):
