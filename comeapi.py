@@ -8,7 +8,7 @@
     python comeapi.py chat                         talk to it; status: how it is
     python comeapi.py bench                        how fast this machine is, in these and other shapes
 
-Commands: bench, chat, doctor, pull, status; each explains itself with --help.
+Commands: bench, chat, doctor, offline, pull, status; each explains itself with --help.
 
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
@@ -40,7 +40,7 @@ from core.system.plan import Plan, make_plan
 from core.system.supervisor import Supervisor
 
 # Each is a file in core/commands/, imported only where it is asked for.
-COMMANDS = ("bench", "chat", "doctor", "pull", "status")
+COMMANDS = ("bench", "chat", "doctor", "offline", "pull", "status")
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 

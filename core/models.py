@@ -193,7 +193,7 @@ def inspect(path: str) -> ModelFile:
             status = os.fstat(file.fileno())
             size = status.st_size
             header = _read_header(file, size)
-        parts = [size] + [os.path.getsize(part) for part in _other_parts(path)]
+        parts = [size] + [os.path.getsize(part) for part in other_parts(path)]
         return replace(_model_file(name, path, sum(parts), header), modified=status.st_mtime)
     except BadModel as problem:
         return ModelFile(name, path, size, problem=str(problem))
@@ -201,7 +201,8 @@ def inspect(path: str) -> ModelFile:
         return ModelFile(name, path, 0, problem="it can't be read: %s" % error)
 
 
-def _other_parts(path: str) -> List[str]:
+def other_parts(path: str) -> List[str]:
+    """Return the paths of the other parts of a model in several files; none for one in a single file."""
     part = _PART.search(path)
     if not part:
         return []

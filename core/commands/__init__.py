@@ -9,6 +9,7 @@
         machine.py    the facts
         trial.py      whether quantized weights can be computed with; in a process of its own
         bandwidth.py  how fast the memory is
+    offline.py    a folder for a machine without a network
     pull.py       gets a model
         hub.py        which files a name means, on Hugging Face
         download.py   one file: resumed, checked, then named
