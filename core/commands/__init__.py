@@ -1,6 +1,7 @@
 """The subcommands of comeapi.py. Each begins with main(argv) in the file of its name.
 
     bench.py      how fast this machine is with a model, in several shapes
+        plot.py       its picture
     chat.py       a conversation with the running service
     status.py     how it is
         service.py    the service, as both talk to it

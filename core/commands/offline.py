@@ -1,7 +1,7 @@
 """Gathers what a machine without a network needs in one folder: the project, llama-cpp-python, a model.
 
-    python comeapi.py offline /media/stick/comeapi                    the model that would be loaded at start
-    python comeapi.py offline /media/stick/comeapi --model NAME       another one
+    python comeapi.py offline ../comeapi-offline                    the model that would be loaded at start
+    python comeapi.py offline ../comeapi-offline --model NAME       another one
 
 Carry the folder over; OFFLINE.txt in it holds the one command to run there. That machine needs the same kind of system
 and processor as this one, and the same version of Python; no compiler.
@@ -55,7 +55,7 @@ def main(argv: List[str]) -> None:
     """Gather. Ends the program with status 1 where something can't be had."""
     config = options.parse(Config, __doc__, ("folder",), argv, program="comeapi.py offline")
     if not config.folder:
-        options.fail("which folder? For example: python comeapi.py offline comeapi-offline", 2)
+        options.fail("which folder? For example: python comeapi.py offline ../comeapi-offline", 2)
     target = os.path.abspath(config.folder)
     try:
         folder, name = locate(config.models, config.model)
