@@ -88,7 +88,7 @@ def screen(text, columns=100):
             at = end + 1
             continue
         if text[at] == "\n":
-            row += 1
+            row, column = row + 1, 0
             lines += [""] * (row + 1 - len(lines))
         elif text[at] == "\r":
             column = 0
