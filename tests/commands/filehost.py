@@ -10,12 +10,12 @@ import threading
 class Host:
     """Serves `files` (path → bytes), with Range and If-Range. `tricks` are taken one by one, a request each.
 
-    A trick is a function that is given the request handler and the file's bytes, and answers. Every request is noted
-    in `seen` as (path, headers). `release` ends all stalls.
+    A trick is a function that is given the request handler and the file's bytes, and answers. Those of `api_tricks`
+    answer what is asked of a repository. Every request is noted in `seen` as (path, headers). `release` ends stalls.
     """
 
     def __init__(self):
-        self.files, self.tricks, self.seen = {}, [], []
+        self.files, self.tricks, self.api_tricks, self.seen = {}, [], [], []
         self.repositories = {}
         self.etag = '"first"'
         self.release = threading.Event()
@@ -56,6 +56,8 @@ class Host:
 
     def answer(self, handler):
         path = handler.path.partition("?")[0]
+        if path.startswith("/api/") and self.api_tricks:
+            return self.api_tricks.pop(0)(handler, b"")
         if path in self.repositories:
             return say(handler, 200, json.dumps(self.repositories[path]).encode())
         if path not in self.files:
@@ -88,6 +90,17 @@ class Host:
             head = {"Content_Range": "bytes %d-%d/%d" % (first, len(data) - 1, len(data))} if asked else {}
             say(handler, 206 if asked else 200, body[:after], length=len(body), ETag=self.etag, **head)
             handler.close_connection = True
+
+        return trick
+
+    def pause(self, after):
+        """Send so many bytes, then wait for `release`, then send the rest."""
+
+        def trick(handler, data):
+            say(handler, 200, data[:after], length=len(data), ETag=self.etag)
+            handler.wfile.flush()
+            self.release.wait(60)
+            handler.wfile.write(data[after:])
 
         return trick
 

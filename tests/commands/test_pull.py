@@ -11,6 +11,7 @@ import struct
 import pytest
 from conftest import MODELS, ROOT, wait_until
 from filehost import Host, say, status
+from terminals import Terminal, screen
 
 from core.commands import pull, web
 from core.commands.download import BadDownload, Download, Watcher
@@ -196,6 +197,16 @@ def test_a_split_file_that_lacks_parts_is_refused(host):
 def test_a_list_of_files_that_makes_no_sense_is_refused(host, facts):
     host.repositories["/api/models/o/m/revision/main"] = facts
     with pytest.raises((NoChoice, WebError)):
+        Hub(Web(), host.url).offers("o/m")
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [(401, "set HF_TOKEN"), (403, "accept its terms at"), (404, "there is no repository"), (429, "too many requests")],
+)
+def test_a_repository_that_is_refused_says_what_to_do(host, number, said):
+    host.api_tricks = [status(number)]
+    with pytest.raises(WebError, match=said):
         Hub(Web(), host.url).offers("o/m")
 
 
@@ -536,6 +547,21 @@ def test_the_later_parts_of_a_split_model_need_no_header_of_their_own(host, star
 def test_what_fails_is_one_clear_line(host, start, tmp_path):
     code, program = run(start, tmp_path, "o/none", HF_ENDPOINT=host.url)
     assert code == 1 and len(program.errors) == 1 and "there is no repository" in program.errors[0]
+
+
+def test_a_terminal_shows_how_far_it_is_on_one_line_and_then_takes_that_away(host, tmp_path):
+    host.files["/m.gguf"] = DEMO
+    host.tricks = [host.pause(HALF)]
+    terminal = Terminal("comeapi.py", "pull", host.url + "/m.gguf", COMEAPI_MODELS=str(tmp_path / "models"))
+    try:
+        terminal.wait_for("⬇  m.gguf ")
+        terminal.wait_for(" of 4.6 MB, ")
+        host.release.set()
+        assert terminal.end() == 0
+    finally:
+        terminal.close()
+    shown = screen(terminal.text)
+    assert shown[0].startswith("✅ m.gguf is here") and not any("⬇" in line for line in shown)
 
 
 def test_a_pull_that_is_ended_by_ctrl_c_goes_on_the_next_time(host, start, tmp_path):
