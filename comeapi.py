@@ -7,8 +7,7 @@
     python comeapi.py pull Qwen/Qwen3-4B-GGUF      get a model
     python comeapi.py chat                         talk to it; status: how it is
     python comeapi.py bench                        how fast this machine is, in these and other shapes
-
-Commands: bench, chat, doctor, offline, pull, status; each explains itself with --help.
+    python comeapi.py COMMAND --help               a command: bench, chat, doctor, offline, pull, status
 
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.

@@ -1,6 +1,7 @@
 """comeapi.py chat and status: what a person sees and types, and what a script gets."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from conftest import PATIENCE, ROOT
 from services import HEALTHY, FakeService
 from terminals import Terminal, screen
 
+import comeapi
 from core.commands.chat import read_message
 from core.commands.status import state_of, table
 
@@ -38,6 +40,7 @@ def piped(*arguments, text=""):
     done = subprocess.run(
         [sys.executable, "comeapi.py"] + [str(each) for each in arguments], cwd=ROOT, input=text.encode("utf-8"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+        env=dict(os.environ, PYTHONIOENCODING="utf-8"),
     )  # fmt: skip
     return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
 
@@ -243,3 +246,11 @@ def test_the_real_balancer_is_understood(start, backend):
     balancer.wait_for_event("up")
     code, out, _ = piped("status", "--url", url)
     assert code == 0 and "demo.gguf" in out, json.dumps(out)
+
+
+def test_the_help_names_every_command_and_each_has_its_own():
+    text = piped("--help")[1]
+    for name in comeapi.COMMANDS:
+        assert name in text
+        code, own, _ = piped(name, "--help")
+        assert code == 0 and "python comeapi.py %s" % name in own

@@ -138,7 +138,8 @@ def doctor(*arguments, **environment):
     """Run it. Returns the exit status and its output."""
     done = subprocess.run(
         [sys.executable, "comeapi.py", "doctor", "--models", MODELS] + [str(each) for each in arguments], cwd=ROOT,
-        env=dict(os.environ, **environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+        env=dict(os.environ, PYTHONIOENCODING="utf-8", **environment),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
     )  # fmt: skip
     assert done.stderr == b""
     return done.returncode, done.stdout.decode("utf-8")
