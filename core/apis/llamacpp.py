@@ -18,7 +18,7 @@ from core.apis.openai_shapes import DEFAULTS, read_schema
 from core.bounds import PROMPTS
 from core.chat.conversation import ChatAsk, template_of
 from core.chat.markers import text_of
-from core.chat.template import read_messages
+from core.chat.messages import read_messages
 from core.chat.tools import read_tools
 from core.engine.ask import UNLIMITED, Ask, Prompt
 from core.engine.generation import Generation

@@ -17,8 +17,8 @@ from typing import Sequence as Many
 from core import fields
 from core.bounds import ALL_ANSWERS, ANSWERS, PROMPTS
 from core.chat.conversation import ChatAsk, Message
+from core.chat.messages import read_messages
 from core.chat.parser import Delta
-from core.chat.template import read_messages
 from core.chat.tools import read_tools
 from core.engine.ask import UNLIMITED, Prompt
 from core.engine.outcome import Embedded, Finished, Result

@@ -114,7 +114,6 @@ def test_answers_of_one_request_have_seeds_of_their_own():
 @pytest.mark.parametrize(
     "body",
     [
-        {"tools": [TOOL], "response_format": {"type": "json_object"}},
         {"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}},
         {"grammar": 'root ::= "a"', "tools": [TOOL]},
     ],

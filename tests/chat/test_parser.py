@@ -6,8 +6,9 @@ import random
 import pytest
 from toolcalls import NAMES, NOW, WEATHER, parse
 
-from core.chat.parser import AnswerParser
-from core.chat.syntaxes import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
+from core.chat.families import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
+from core.chat.parser import AnswerParser, Offer
+from core.chat.syntaxes import Style
 
 H_WEATHER = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 H_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
@@ -186,7 +187,8 @@ def test_what_is_read_as_arguments_is_what_json_allows():
 
 def released(answer, syntax=HERMES, thinking=False):
     """What each character of an answer releases, as text."""
-    parser = AnswerParser(syntax, NAMES, thinking, lambda: "id")
+    offer = Offer(dict.fromkeys(NAMES, frozenset())) if syntax else None
+    parser = AnswerParser(Style(syntax or HERMES), offer, thinking, lambda: "id")
     shown = []
     for char in answer:
         deltas = parser.push(char)

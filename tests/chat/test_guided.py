@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT
 from toolcalls import NOW, PLACE, WEATHER, tool
 
-from core.chat.forced import forced_grammar
-from core.chat.syntaxes import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
+from core.chat.families import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
+from core.chat.guided import Thinking, answer_grammar
+from core.chat.syntaxes import Style
 from core.chat.tools import read_tools
 from core.errors import APIError
 from core.grammar import schema
@@ -19,7 +20,7 @@ from core.grammar.kept import Kept
 
 def forced(syntax=HERMES, thinking=False, **body):
     body = dict({"tools": [tool(parameters=PLACE), tool("now")], "tool_choice": "required"}, **body)
-    return forced_grammar(syntax, read_tools(body), thinking)
+    return answer_grammar(Style(syntax), read_tools(body), None, Thinking.OPEN if thinking else Thinking.NONE)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 import pytest
 from toolcalls import NOW, WEATHER, parse
 
-from core.chat.syntaxes import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, syntax_of
+from core.chat.families import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, style_of
+from core.chat.syntaxes import Style
 
 
 @pytest.mark.parametrize(
@@ -19,13 +20,14 @@ from core.chat.syntaxes import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, syntax_of
     ],
 )
 def test_a_template_tells_its_familys_syntax(source, syntax):
-    assert syntax_of(source) is syntax
+    assert style_of(source).syntax is syntax
 
 
 def test_markers_are_what_the_engine_must_show():
-    assert set(HERMES.markers) == {"<tool_call>", "</tool_call>", "<think>", "</think>"}
-    assert "<|python_tag|>" in LLAMA.markers
-    assert {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"} < set(MISTRAL.markers) & set(MISTRAL_ARGS.markers)
+    assert set(Style(HERMES).markers) == {"<tool_call>", "</tool_call>", "<think>", "</think>"}
+    assert "<|python_tag|>" in Style(LLAMA).markers
+    for syntax in (MISTRAL, MISTRAL_ARGS):
+        assert {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"} < set(Style(syntax).markers)
 
 
 @pytest.mark.parametrize("syntax", [HERMES, LLAMA, MISTRAL, MISTRAL_ARGS])
