@@ -308,43 +308,45 @@ def _holds(*signs: str) -> _Sign:
     return lambda source: all(sign in source for sign in signs)
 
 
-class _Family(NamedTuple):
+class Family(NamedTuple):
+    """A syntax, and how to tell from a template that its model writes it."""
+
     syntax: Syntax
     sign: _Sign
 
 
-_FAMILIES: Tuple[_Family, ...] = (
-    _Family(MISTRAL_ARGS, _holds("[TOOL_CALLS]", "[ARGS]")),
-    _Family(MISTRAL, _holds("[TOOL_CALLS]")),
-    _Family(HARMONY, _holds("<|channel|>", "to=", "functions.")),
-    _Family(KIMI, _holds("<|tool_calls_section_begin|>")),
-    _Family(DEEPSEEK_V3_2, _holds("｜DSML｜", "function_calls")),
-    _Family(DEEPSEEK_V4, _holds("｜DSML｜", "tool_calls")),
-    _Family(DEEPSEEK_R1, _holds("<｜tool▁calls▁begin｜>", "```json")),
-    _Family(DEEPSEEK_V3_1, _holds("<｜tool▁calls▁begin｜>")),
-    _Family(COMMAND, _holds("<|START_ACTION|>")),
-    _Family(COMMAND_PLUS, _holds("<|CHATBOT_TOKEN|>", "Action:", "tool_name")),
-    _Family(GEMMA, _holds("<|tool_call>", "<tool_call|>")),
-    _Family(FUNCTION_GEMMA, _holds("<start_function_call>")),
-    _Family(HUNYUAN, _holds("<tool_calls:opensource>")),
-    _Family(SEED, _holds("<seed:tool_call>")),
-    _Family(MINIMAX, _holds("<minimax:tool_call>", "<invoke name=")),
-    _Family(MINICPM, _holds('<function name="', '<param name="')),
-    _Family(GLM_LINE, _holds("<arg_key>", "</arg_key><arg_value>")),
-    _Family(GLM, _holds("<arg_key>")),
-    _Family(QWEN_CODER, _holds("<tool_call>", "<function=", "<parameter=")),
-    _Family(APERTUS, _holds("<|tools_prefix|>")),
-    _Family(SOLAR, _holds("<|tool_call:begin|>")),
-    _Family(FUNCTIONARY, _holds("<function=", "</function>")),
-    _Family(PHI, _holds("<|tool_call|>", "<|/tool_call|>")),
-    _Family(GRANITE, _holds("<|tool_call|>")),
-    _Family(NEMOTRON, _holds("<TOOLCALL>")),
-    _Family(FIREFUNCTION, _holds("functools[")),
-    _Family(MINIMAX_LINES, _holds("<tool_calls>", "<end_of_sentence>")),
-    _Family(APRIEL, _holds("<tool_calls>[")),
-    _Family(GIGACHAT, _holds("<|function_call|>")),
-    _Family(HERMES, _holds("<tool_call>")),
-    _Family(LLAMA, _holds("ipython", '"parameters":')),  # Llama 3.2's does without <|python_tag|>
+FAMILIES: Tuple[Family, ...] = (
+    Family(MISTRAL_ARGS, _holds("[TOOL_CALLS]", "[ARGS]")),
+    Family(MISTRAL, _holds("[TOOL_CALLS]")),
+    Family(HARMONY, _holds("<|channel|>", "to=", "functions.")),
+    Family(KIMI, _holds("<|tool_calls_section_begin|>")),
+    Family(DEEPSEEK_V3_2, _holds("｜DSML｜", "function_calls")),
+    Family(DEEPSEEK_V4, _holds("｜DSML｜", "tool_calls")),
+    Family(DEEPSEEK_R1, _holds("<｜tool▁calls▁begin｜>", "```json")),
+    Family(DEEPSEEK_V3_1, _holds("<｜tool▁calls▁begin｜>")),
+    Family(COMMAND, _holds("<|START_ACTION|>")),
+    Family(COMMAND_PLUS, _holds("<|CHATBOT_TOKEN|>", "Action:", "tool_name")),
+    Family(GEMMA, _holds("<|tool_call>", "<tool_call|>")),
+    Family(FUNCTION_GEMMA, _holds("<start_function_call>")),
+    Family(HUNYUAN, _holds("<tool_calls:opensource>")),
+    Family(SEED, _holds("<seed:tool_call>")),
+    Family(MINIMAX, _holds("<minimax:tool_call>", "<invoke name=")),
+    Family(MINICPM, _holds('<function name="', '<param name="')),
+    Family(GLM_LINE, _holds("<arg_key>", "</arg_key><arg_value>")),
+    Family(GLM, _holds("<arg_key>")),
+    Family(QWEN_CODER, _holds("<tool_call>", "<function=", "<parameter=")),
+    Family(APERTUS, _holds("<|tools_prefix|>")),
+    Family(SOLAR, _holds("<|tool_call:begin|>")),
+    Family(FUNCTIONARY, _holds("<function=", "</function>")),
+    Family(PHI, _holds("<|tool_call|>", "<|/tool_call|>")),
+    Family(GRANITE, _holds("<|tool_call|>")),
+    Family(NEMOTRON, _holds("<TOOLCALL>")),
+    Family(FIREFUNCTION, _holds("functools[")),
+    Family(MINIMAX_LINES, _holds("<tool_calls>", "<end_of_sentence>")),
+    Family(APRIEL, _holds("<tool_calls>[")),
+    Family(GIGACHAT, _holds("<|function_call|>")),
+    Family(HERMES, _holds("<tool_call>")),
+    Family(LLAMA, _holds("ipython", '"parameters":')),  # Llama 3.2's does without <|python_tag|>
 )
 
 _THOUGHTS = (
@@ -368,7 +370,7 @@ def style_of(template_source: str) -> Style:
 
     What the template makes of a call may stand after its source: some templates put their tags together.
     """
-    syntax = next((family.syntax for family in _FAMILIES if family.sign(template_source)), HERMES)
+    syntax = next((family.syntax for family in FAMILIES if family.sign(template_source)), HERMES)
     if syntax is HARMONY:
         return Style(
             syntax, _THOUGHTS[0], True, _HARMONY_FRAMES, "<|channel|>final<|message|>",

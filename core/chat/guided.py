@@ -80,21 +80,19 @@ class _Answer:
 
     def _functions(self, tools: Tools) -> Dict[str, str]:
         """Return the rules for arguments, by the names of the functions that may be called."""
-        rules = {}
-        for index, tool in enumerate(tools.tools):
-            name = tool["function"]["name"]
-            if tools.choice == "function" and name != tools.name:
-                continue
-            try:
-                rules[name] = arguments(
-                    self._grammar, self._syntax, tool["function"]["parameters"], "arguments-%d" % index
-                )
-            except APIError as error:
-                if self._forced or name in tools.strict:
-                    place = "tools[%d].function.parameters" % index
-                    raise APIError(error.status, "%s: %s" % (place, error.message), error.code, place)
-                rules[name] = any_arguments(self._grammar, self._syntax)
-        return rules
+        functions = [tool["function"] for tool in tools.tools]
+        wanted = [each for each in enumerate(functions) if tools.choice != "function" or each[1]["name"] == tools.name]
+        return {function["name"]: self._arguments(tools, index, function) for index, function in wanted}
+
+    def _arguments(self, tools: Tools, index: int, function: Dict[str, Any]) -> str:
+        parameters, name = function["parameters"], "arguments-%d" % index
+        try:
+            return self._grammar.attempt(lambda: arguments(self._grammar, self._syntax, parameters, name))
+        except APIError as error:
+            if self._forced or function["name"] in tools.strict:
+                place = "tools[%d].function.parameters" % index
+                raise APIError(error.status, "%s: %s" % (place, error.message), error.code, place)
+            return any_arguments(self._grammar, self._syntax)
 
     def _calls(self, functions: Dict[str, str]) -> str:
         """Return the body for calls and nothing else."""

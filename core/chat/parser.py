@@ -285,7 +285,9 @@ class AnswerParser:
             if self._held.startswith(mark):
                 self._raw, self._held = mark, self._held[len(mark) :]
                 return marks[mark]()
-            if not self._final and mark.startswith(self._held):
+            if mark.startswith(self._held):
+                if self._final:  # the answer was cut short within it
+                    self._held = ""
                 return False
         return self._to_content()
 

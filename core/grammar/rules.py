@@ -68,6 +68,15 @@ class Rules:
         """Give a reserved rule its body."""
         self._rules[name] = body
 
+    def attempt(self, make: Callable[[], str]) -> str:
+        """Return the rule that `make` adds; where that raises APIError, no rule of its is left."""
+        before = dict(self._rules), dict(self._names), dict(self._counts), dict(self._machines)
+        try:
+            return make()
+        except APIError:
+            self._rules, self._names, self._counts, self._machines = before
+            raise
+
     def has(self, name: str) -> bool:
         """Whether there is a rule of this name."""
         return name in self._rules

@@ -1,6 +1,7 @@
-"""The grammar that forces a call, followed by llama.cpp itself."""
+"""The grammar of an answer that may or must call, or follow a schema, followed by llama.cpp itself."""
 
 import ctypes
+import json
 import os
 import sys
 
@@ -9,18 +10,44 @@ import pytest
 from conftest import ROOT
 from toolcalls import NOW, PLACE, WEATHER, tool
 
-from core.chat.families import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
+from core.chat.families import FAMILIES, GEMMA, HERMES, LLAMA, MISTRAL, QWEN_CODER, style_of
 from core.chat.guided import Thinking, answer_grammar
 from core.chat.syntaxes import Style
 from core.chat.tools import read_tools
 from core.errors import APIError
-from core.grammar import schema
+from core.grammar import gbnf, schema
 from core.grammar.kept import Kept
+from core.grammar.stacks import Stacks
+
+SYNTAXES = [family.syntax for family in FAMILIES]
+BY_NAME = {"ids": lambda syntax: syntax.name}
+TRIP = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "description": "Where to?"},
+        "unit": {"type": "string", "enum": ["C", "F"]},
+        "days": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "at": {"type": "object", "properties": {"hour": {"type": "integer"}}},
+    },
+    "required": ["city", "days"],
+}
 
 
 def forced(syntax=HERMES, thinking=False, **body):
     body = dict({"tools": [tool(parameters=PLACE), tool("now")], "tool_choice": "required"}, **body)
     return answer_grammar(Style(syntax), read_tools(body), None, Thinking.OPEN if thinking else Thinking.NONE)
+
+
+def fits(grammar, text):
+    """Whether a whole text follows a grammar, a character at a time."""
+    stacks = Stacks(gbnf.read(grammar), {})
+    for char in text:
+        after = stacks.after(0, char.encode())
+        if after is None:
+            return False
+        stacks.move(after)
+    return stacks.may_end()
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +59,8 @@ def accepts():
     vocab = llama_cpp.llama_model_get_vocab(model)
 
     def check(grammar, text):
+        if "\u2581" in text:  # it means a blank in this vocabulary
+            return fits(grammar, text)
         sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode("utf-8"), b"root")
         assert sampler, grammar
         raw = text.encode("utf-8")
@@ -54,17 +83,17 @@ def accepts():
     llama_cpp.llama_model_free(model)
 
 
-@pytest.mark.parametrize("syntax", [HERMES, LLAMA, MISTRAL, MISTRAL_ARGS])
+@pytest.mark.parametrize("syntax", SYNTAXES, **BY_NAME)
 def test_a_forced_answer_is_a_call_of_one_of_the_tools_and_nothing_else(syntax, accepts):
     grammar = forced(syntax)
     assert accepts(grammar, syntax.write([WEATHER])) and accepts(grammar, syntax.write([NOW]))
     assert not accepts(grammar, "Hello") and not accepts(grammar, "")
     assert not accepts(grammar, syntax.write([["nope", "{}"]]))
-    assert not accepts(grammar, syntax.write([["get_weather", '{"city": 7}']]))
+    assert not accepts(grammar, syntax.write([["get_weather", '{"town": "Oslo"}']]))
     assert not accepts(grammar, syntax.write([WEATHER]) + " Bye")
 
 
-@pytest.mark.parametrize("syntax", [HERMES, LLAMA, MISTRAL, MISTRAL_ARGS])
+@pytest.mark.parametrize("syntax", SYNTAXES, **BY_NAME)
 def test_further_calls_are_open_where_the_request_and_the_syntax_allow_them(syntax, accepts):
     calls = syntax.write([WEATHER, NOW, NOW])
     assert accepts(forced(syntax), calls) == syntax.several
@@ -91,6 +120,94 @@ def test_forced_arguments_have_no_members_that_plain_parameters_do_not_name(acce
     assert not accepts(forced(), more) and not accepts(forced(), HERMES.write([["now", '{"a": 1}']]))
     for room in ({"additionalProperties": True}, {"required": ["city", "more"]}):
         assert accepts(forced(tools=[tool(parameters=dict(PLACE, **room))]), more)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, **BY_NAME)
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_arguments_of_all_kinds_follow_their_schemas_in_every_form(syntax, choice, accepts):
+    grammar = forced(syntax, tools=[tool(parameters=TRIP)], tool_choice=choice)
+
+    def fits(**arguments):
+        return accepts(grammar, syntax.write([["get_weather", json.dumps(arguments)]]))
+
+    assert fits(city="Oslo", unit="C", days=3, tags=["a", "b"], at={"hour": 7}) and fits(city="Oslo", days=3)
+    assert not fits(city="Oslo") and not fits(city="Oslo", days="x") and not fits(city="Oslo", unit="K", days=3)
+    assert not fits(city="Oslo", days=3, tags=[1]) and not fits(city="Oslo", days=3, at={"hour": "7"})
+    assert not fits(city="Oslo", days=3, more=1)
+
+
+def free(syntax=HERMES, thinking=Thinking.POSSIBLE, **body):
+    tools = read_tools(dict({"tools": [tool(parameters=PLACE), tool("now")]}, **body))
+    return answer_grammar(Style(syntax), tools, None, thinking)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, **BY_NAME)
+def test_a_free_answer_is_bound_where_a_call_begins(syntax, accepts):
+    grammar, begin = free(syntax), "" if syntax.bare else "Hm. "
+    for text in ("", "Hello.", "a < b {} [", "<think>Hm.</think>Hello."):
+        assert accepts(grammar, text), text
+    for text in (begin, "<think>" + syntax.opener + "</think>\n"):
+        assert accepts(grammar, text + syntax.write([WEATHER])), text
+        assert not accepts(grammar, text + syntax.write([["get_weather", '{"town": "Oslo"}']])), text
+        assert not accepts(grammar, text + syntax.write([["nope", "{}"]])), text
+    assert not accepts(grammar, "Hm. " + syntax.opener)
+    calls = begin + syntax.write([WEATHER]) + "\n" + syntax.write([NOW])
+    assert accepts(grammar, calls) == syntax.several
+    assert not accepts(free(syntax, parallel_tool_calls=False), calls)
+
+
+def test_without_an_opener_only_what_begins_as_a_call_does_is_bound(accepts):
+    grammar = free(LLAMA)
+    for call in ('{"name": "now", "parameters": {}}', ' { "type": "function", "name":"now","arguments":{ } }'):
+        assert accepts(grammar, call) and accepts(grammar, "<think>Hm.</think>" + call)
+    for text in ('{"answer": {"name": 1}}', "{", "{}", 'See: {"name": "nobody"}', "{{name}}"):
+        assert accepts(grammar, text), text
+    for text in ('{"name": "nobody", "parameters": {}}', '{ "name": "now", "parameters": {"a": 1}}', '{"name": "now"}'):
+        assert not accepts(grammar, text), text
+
+
+def test_with_a_schema_the_answer_is_a_call_or_follows_it(accepts):
+    tools = read_tools({"tools": [tool(parameters=PLACE), tool("now")]})
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for thinking, before in ((Thinking.NONE, [""]), (Thinking.POSSIBLE, ["", "<think>{</think>\n"]),
+                             (Thinking.OPEN, ["<tool_call></think>\n\n"])):  # fmt: skip
+        grammar = answer_grammar(Style(HERMES), tools, schema, thinking)
+        alone = answer_grammar(Style(HERMES), None, schema, thinking)
+        for text in before:
+            assert accepts(grammar, text + HERMES.write([WEATHER, NOW])) and accepts(grammar, text + '{"a": 1}')
+            assert accepts(alone, text + '{"a": 1}') and not accepts(alone, text + HERMES.write([NOW]))
+            for wrong in ("Hello", '{"a": "1"}', '{"a": 1}' + HERMES.write([NOW]), ""):
+                assert not accepts(grammar, text + wrong) and not accepts(alone, text + wrong)
+
+
+def test_what_must_follow_a_schema_comes_in_the_final_channel(accepts):
+    style = style_of("<|channel|> to= functions.")
+    grammar = answer_grammar(style, None, {"type": "integer"}, Thinking.POSSIBLE)
+    thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    for text in ("", thought, thought + thought):
+        assert accepts(grammar, text + "<|channel|>final<|message|>7") and not accepts(grammar, text + "7")
+
+
+def test_a_text_in_tags_never_holds_the_tag_that_ends_it(accepts):
+    schema = {"type": "string", "pattern": "^.*$", "maxLength": 40}
+    for one in ({"type": "string"}, schema):
+        parameters = {"type": "object", "properties": {"a": one}, "required": ["a"]}
+        grammar = forced(QWEN_CODER, tools=[tool(parameters=parameters)])
+        assert accepts(grammar, QWEN_CODER.write([["get_weather", '{"a": "x < y"}']]))
+        assert not accepts(grammar, QWEN_CODER.write([["get_weather", '{"a": "x</parameter>y"}']]))
+
+
+BROKEN = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
+
+
+@pytest.mark.parametrize("syntax", [HERMES, QWEN_CODER, GEMMA], **BY_NAME)
+def test_a_function_that_is_not_strict_may_have_parameters_that_no_grammar_can_follow(syntax, accepts):
+    grammar = free(syntax, tools=[tool(parameters=BROKEN)])
+    assert accepts(grammar, syntax.write([["get_weather", '{"a": "x", "b": 1}']]))
+    assert not accepts(grammar, syntax.write([["nope", "{}"]]))
+    with pytest.raises(APIError) as caught:
+        free(syntax, tools=[tool(parameters=BROKEN, strict=True)])
+    assert (caught.value.status, caught.value.param) == (400, "tools[0].function.parameters")
 
 
 def test_parameters_that_no_grammar_can_follow_are_refused_with_their_place():
