@@ -234,13 +234,14 @@ class NativeRoutes:
             "is_processing": False,
             "params": settings_body(DEFAULTS, UNLIMITED, (), False),
         }
+        source = self._host.chat.template or model.chat_template
         return json_reply(
             {
                 "default_generation_settings": generation,
                 "total_slots": engine.settings.slots,
                 "model_path": model.path,
                 "model_alias": model.name,
-                "chat_template": template_of(self._host.template or model.chat_template, model.bos, model.eos).source,
+                "chat_template": template_of(source, model.bos, model.eos).source,
                 "bos_token": model.bos,
                 "eos_token": model.eos,
                 "modalities": {"vision": False, "audio": False},

@@ -119,9 +119,35 @@ def read_chat(body: Body) -> Tuple[ChatAsk, Streaming, Optional[int]]:
         stop=tuple(fields.texts(body, "stop")),
         count=fields.integer(body, "n", 1, 1, ANSWERS.most),
         cache_prompt=fields.flag(body, "cache_prompt", True),
-        template_options=fields.mapping(body, "chat_template_kwargs") or {},
+        template_options=read_template_options(body),
+        apart=read_reasoning_format(body),
     )
     return ask, read_streaming(body), logprobs
+
+
+def read_template_options(body: Body) -> Dict[str, Any]:
+    """Return the variables for the chat template; OpenAI's reasoning_effort is one. Raises APIError 400."""
+    options = fields.mapping(body, "chat_template_kwargs") or {}
+    effort = fields.text(body, "reasoning_effort", None)
+    if effort is None:
+        return options
+    if effort not in EFFORTS:
+        message = "'reasoning_effort' must be one of %s." % ", ".join(EFFORTS)
+        raise APIError(400, message, "invalid_value", "reasoning_effort")
+    said = {"enable_thinking": False} if effort == "none" else {"enable_thinking": True, "reasoning_effort": effort}
+    return dict(said, **options)
+
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")  # the OpenAI API reference's
+
+
+def read_reasoning_format(body: Body) -> Optional[bool]:
+    """Return whether thoughts are told apart from the content, None for the server's default. Raises APIError 400."""
+    given = fields.text(body, "reasoning_format", None)
+    if given not in (None, "auto", "deepseek", "none"):
+        message = "'reasoning_format' must be auto, deepseek or none."
+        raise APIError(400, message, "invalid_value", "reasoning_format")
+    return None if given in (None, "auto") else given != "none"
 
 
 def read_embeddings(body: Body) -> EmbeddingsAsk:

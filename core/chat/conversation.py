@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core.chat.arguments import texts_of
+from core.chat.defaults import ChatDefaults
 from core.chat.guided import Thinking, answer_grammar
 from core.chat.markers import markers_of, text_of
 from core.chat.parser import AnswerParser, Delta, Offer
@@ -43,6 +44,7 @@ class ChatAsk:
     count: int = 1
     cache_prompt: bool = True
     template_options: Dict[str, Any] = field(default_factory=dict)
+    apart: Optional[bool] = None  # thoughts are told apart from the content; None: as the server's options say
     own: Callable[[str], str] = str  # the client's path of a field, where this was translated (fields.named)
 
 
@@ -55,23 +57,25 @@ def template_of(source: str, bos: str, eos: str) -> ChatTemplate:
 class Conversation:
     """A request against one model. Raises APIError 400 for what can't be honoured.
 
-    `template` takes the place of the model's own. `prompt` is what the model continues; what a client wrote is plain in
+    `defaults` are what the server's options say. `prompt` is what the model continues; what a client wrote is plain in
     it where it holds special tokens (markers.py).
     """
 
-    def __init__(self, ask: ChatAsk, model: ModelFile, template: str = ""):
+    def __init__(self, ask: ChatAsk, model: ModelFile, defaults: ChatDefaults = ChatDefaults()):
         self.ask = ask
         self.model = model
-        renderer = template_of(template or model.chat_template, model.bos, model.eos)
+        renderer = template_of(defaults.template or model.chat_template, model.bos, model.eos)
         wanted = ask.tools if ask.tools and ask.tools.choice != "none" else None
         self._style = renderer.style
         self._offer = offer_of(wanted) if wanted else None
         tools = wanted.tools if wanted else None
+        options = dict(defaults.options, **ask.template_options)
         self.prompt = markers_of(model.controls, model.stubborn).prompt(
-            lambda change: renderer.render(ask.messages, tools, ask.template_options, change=change)
+            lambda change: renderer.render(ask.messages, tools, options, change=change)
         )
-        thinking = _thinking(self._style, text_of(self.prompt), ask)
+        thinking = _thinking(self._style, text_of(self.prompt), options)
         self.grammar = _grammar(ask, self._style, wanted, thinking)
+        self._apart = defaults.apart if ask.apart is None else ask.apart
         self._thinking = thinking is Thinking.OPEN and not ask.sampling.grammar
 
     def asks(self) -> List[Ask]:
@@ -93,7 +97,11 @@ class Conversation:
     def turn(self, nonce: str = "") -> "Turn":
         """Return what reads one of the answers. The ids of its calls are made of `nonce`: equal ones of equal ones."""
         numbers = itertools.count()
-        return Turn(AnswerParser(self._style, self._offer, self._thinking, lambda: call_id(nonce, next(numbers))))
+
+        def new_id() -> str:
+            return call_id(nonce, next(numbers))
+
+        return Turn(AnswerParser(self._style, self._offer, self._thinking, new_id, self._apart))
 
 
 def offer_of(tools: Tools) -> Offer:
@@ -130,13 +138,13 @@ def _grammar(ask: ChatAsk, style: Style, tools: Optional[Tools], thinking: Think
     return answer_grammar(style, tools, ask.schema, thinking)
 
 
-def _thinking(style: Style, prompt: str, ask: ChatAsk) -> Thinking:
-    """Return whether an answer has thoughts: the prompt's end tells, and what the request asks for."""
+def _thinking(style: Style, prompt: str, options: Dict[str, Any]) -> Thinking:
+    """Return whether an answer has thoughts: the prompt's end tells, and what the template is told."""
     end = prompt.rstrip()
     if end.endswith(style.thoughts.opener.strip()):
         return Thinking.OPEN
-    wanted = ask.template_options.get("enable_thinking") is not False
-    possible = style.thinks and wanted and not end.endswith(style.thoughts.closer.strip())
+    closed = end.endswith(style.thoughts.closer.strip())
+    possible = style.thinks and options.get("enable_thinking") is not False and not closed
     return Thinking.POSSIBLE if possible else Thinking.NONE
 
 

@@ -57,12 +57,15 @@ class AnswerParser:
 
     `calls` is None if there are no tools: then only the reasoning is split off. `offer` are the known functions; a call
     of any other stays content. `thinking` says that the prompt ends within a thought. `new_id` makes the ids of calls.
+    Without `apart`, thoughts are content like any other, with what they stand between.
 
     Only what is not certain yet is held back: what may be the beginning of a marker, white space before a marker that
     may follow, and a call up to where its arguments begin. The result is the same, however the text is cut into pieces.
     """
 
-    def __init__(self, style: Style, offer: Optional[Offer], thinking: bool, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, style: Style, offer: Optional[Offer], thinking: bool, new_id: Callable[[], str], apart: bool = True
+    ) -> None:
         self.calls = 0  # complete ones and begun ones
         self._style = style
         self._offer = offer or Offer()
@@ -71,6 +74,7 @@ class AnswerParser:
         self._marks = self._content_marks()
         self._thinking = thinking
         self._new_id = new_id
+        self._apart = apart
         self._held = ""  # the text that no state has taken yet
         self._final = False  # no more text will come
         self._out: List[Delta] = []
@@ -118,8 +122,9 @@ class AnswerParser:
         if not self._final and len(text) < len(opener) and opener.startswith(text):
             return False
         if text.startswith(opener):
+            self._say_mark(self._held[: len(self._held) - len(text)] + opener)
             self._held, self._thinking = text[len(opener) :], True
-        self._trim = self._thinking
+        self._trim = self._thinking and self._apart
         self._state = self._think if self._thinking else self._content
         return True
 
@@ -130,8 +135,9 @@ class AnswerParser:
             self._release("reasoning", [closer])
             return False
         self._held = rest
-        self._say("reasoning", thought.rstrip())
-        self._trim = True
+        self._say("reasoning", thought.rstrip() if self._apart else thought)
+        self._say_mark(closer)
+        self._said, self._trim = False, self._apart
         self._state = self._content
         return True
 
@@ -158,8 +164,14 @@ class AnswerParser:
     def _frame(self) -> bool:
         return True
 
+    def _say_mark(self, text: str) -> None:
+        """Say what a thought stands between, where it is content like any other."""
+        if not self._apart:
+            self._say("content", text)
+
     def _think_again(self) -> bool:
-        self._trim = True
+        self._say_mark(self._thoughts.opener)
+        self._trim = self._apart
         self._state = self._think
         return True
 
@@ -179,7 +191,8 @@ class AnswerParser:
         if text:
             self._trim = False
             self._said = self._said or kind == "content"
-            self._out.append(Delta(content=text) if kind == "content" else Delta(reasoning=text))
+            is_content = kind == "content" or not self._apart
+            self._out.append(Delta(content=text) if is_content else Delta(reasoning=text))
 
     def _cut_space(self) -> Tuple[str, str]:
         """Return what is held as the white space that it begins with, and the rest."""

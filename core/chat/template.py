@@ -115,7 +115,6 @@ class ChatTemplate:
             "datetime": now.strftime("%b %d %Y %H:%M:%S GMT"),  # firefunction-v2's, as its tools' texts are
             "functions": to_json(tools, indent=2) if tools else "",
             "strftime_now": now.strftime,
-            "enable_thinking": True,
         }
         given.update({"tools": tools} if tools else self._no_tools)
         return self._program.run(dict(given, **options))

@@ -8,6 +8,7 @@ from engines import DEMO, launch, result
 
 from core.apis import openai_shapes
 from core.chat.conversation import Conversation
+from core.chat.defaults import ChatDefaults
 from core.chat.template import CHATML
 from core.engine.generation import Generation
 
@@ -54,7 +55,7 @@ def answered(engine, seed, begun="", template=THINKING, max_tokens=250, **body):
     ended."""
     asked = {"messages": [{"role": "user", "content": "Hello, how are you?"}], "seed": seed, "temperature": 1.5}
     ask, _, _ = openai_shapes.read_chat(dict(asked, max_tokens=max_tokens, **body))
-    conversation = Conversation(ask, DEMO, template)
+    conversation = Conversation(ask, DEMO, ChatDefaults(template))
     tokens = engine.vocabulary().tokenize(begun, False, True) if begun else []
     generation = Generation(dataclasses.replace(conversation.asks()[0]), begun=tokens)
     engine.submit(generation)

@@ -22,7 +22,8 @@ WRITTEN = {
     '{"name": "now", "arguments": {}, "id": "call00002"}]',
     "mistral-args": '[TOOL_CALLS]get_weather[CALL_ID]call00001[ARGS]{"city": "Oslo"}'
     "[TOOL_CALLS]now[CALL_ID]call00002[ARGS]{}",
-    "granite": '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": "now", "arguments": {}}]',
+    "granite": '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Oslo"}}, '
+    '{"name": "now", "arguments": {}}]',
     "phi": '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": "now", "arguments": {}}]'
     "<|/tool_call|>",
     "apriel": '<tool_calls>[{"name": "get_weather", "arguments": {"city": "Oslo"}}, '
@@ -47,14 +48,15 @@ WRITTEN = {
     "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
     "deepseek-v3.1": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Oslo"}'
     "<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-    "harmony": '<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{"city": "Oslo"}<|call|>',
+    "harmony": "<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>"
+    '{"city": "Oslo"}<|call|>',
     "functionary": '<function=get_weather>{"city": "Oslo"}</function><function=now>{}</function>',
     "apertus": '<|tools_prefix|>[{"get_weather": {"city": "Oslo"}}, {"now": {}}]<|tools_suffix|>',
     "solar": "<|tool_calls|><|tool_call:begin|>call00001<|tool_call:name|>get_weather<|tool_call:args|>"
     '{"city": "Oslo"}<|tool_call:end|><|tool_call:begin|>call00002<|tool_call:name|>now<|tool_call:args|>{}'
     "<|tool_call:end|><|calls|>",
-    "qwen-coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>\n"
-    "<tool_call>\n<function=now>\n</function>\n</tool_call>",
+    "qwen-coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n"
+    "</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
     "seed": "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo</parameter>\n</function>\n</seed:tool_call>"
     "\n<seed:tool_call>\n<function=now>\n</function>\n</seed:tool_call>",
     "glm": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>\n"
@@ -69,7 +71,8 @@ WRITTEN = {
     "deepseek-v4": '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" '
     'string="true">Oslo</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name="now">\n\n</｜DSML｜invoke>\n'
     "</｜DSML｜tool_calls>",
-    "minicpm": '<function name="get_weather"><param name="city">Oslo</param></function>\n<function name="now"></function>',
+    "minicpm": '<function name="get_weather"><param name="city">Oslo</param></function>\n'
+    '<function name="now"></function>',
     "hunyuan": "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n"
     "<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Oslo</arg_value:opensource>\n"
     "</tool_call:opensource>\n<tool_call:opensource>now<tool_sep:opensource>\n</tool_call:opensource>\n"

@@ -216,3 +216,15 @@ def test_a_deep_nest_is_no_trouble():
     assert parse(HERMES.write([("now", deep)]))[2] == [["now", deep]]
     text = '<tool_call>{"name": ' + "[" * 50000
     assert parse(text)[1] == text
+
+
+def test_thoughts_may_stay_in_the_content():
+    text = "<think>\nHm.\n</think>\n\n" + H_WEATHER
+    for thinking, said in ((False, text), (True, text[len("<think>") :])):
+        offer = Offer(dict.fromkeys(NAMES, frozenset()))
+        for size in (1, 5, 100):
+            parser = AnswerParser(Style(HERMES), offer, thinking, lambda: "id", apart=False)
+            deltas = [each for at in range(0, len(said), size) for each in parser.push(said[at : at + size])]
+            deltas += parser.finish()
+            assert not any(delta.reasoning for delta in deltas) and parser.calls == 1
+            assert "".join(delta.content for delta in deltas) == said[: said.index("\n\n<tool_call>")]
