@@ -6,10 +6,11 @@ import itertools
 from typing import TYPE_CHECKING, Any, Iterable, Optional
 
 from core import fields
+from core.apis.response_store import ResponseStore
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.defaults import ChatDefaults
 from core.chat.markers import text_of
-from core.engine.ask import Prompt
+from core.engine.ask import UNLIMITED, Prompt
 from core.errors import APIError
 from core.models import ModelFile, ModelFolder
 
@@ -30,15 +31,24 @@ def _fingerprint(known: str, path: str, modified: float) -> str:
 
 
 class Host:
-    """A server's engine and models. `chat` is what its options say of chats; `fingerprint` says what computes."""
+    """A server's engine and models. `chat` is what its options say of chats; `fingerprint` says what computes.
+
+    `store` keeps answers of POST /v1/responses; without one, none are kept.
+    """
 
     def __init__(
-        self, engine: "Engine", folder: ModelFolder, chat: ChatDefaults = ChatDefaults(), fingerprint: str = ""
+        self,
+        engine: "Engine",
+        folder: ModelFolder,
+        chat: ChatDefaults = ChatDefaults(),
+        fingerprint: str = "",
+        store: Optional[ResponseStore] = None,
     ):
         self.engine = engine
         self.folder = folder
         self.chat = chat
         self.fingerprint = fingerprint
+        self.store = store or ResponseStore(most=0)
 
     def model(self, name: Optional[str], embeds: bool = False) -> ModelFile:
         """Return the model called `name`; without one, the model that is loaded, else the folder's default.
@@ -68,6 +78,10 @@ class Host:
         """Return what a chat asks of its model. Raises APIError 400, 404."""
         with fields.named(ask.own):
             return Conversation(ask, self.model(ask.model), self.chat)
+
+    def count(self, conversation: Conversation) -> int:
+        """Return how many tokens the loaded model would read of a conversation. Raises APIError 503."""
+        return len(self.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or [])
 
     def text(self, prompt: Prompt, field: str = "prompt") -> str:
         """Return a prompt as text, its tokens being the loaded model's. `field` is the request's.

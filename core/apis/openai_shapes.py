@@ -128,17 +128,23 @@ def read_chat(body: Body) -> Tuple[ChatAsk, Streaming, Optional[int]]:
 def read_template_options(body: Body) -> Dict[str, Any]:
     """Return the variables for the chat template; OpenAI's reasoning_effort is one. Raises APIError 400."""
     options = fields.mapping(body, "chat_template_kwargs") or {}
-    effort = fields.text(body, "reasoning_effort", None)
+    return dict(effort_options(body.get("reasoning_effort"), "reasoning_effort"), **options)
+
+
+# OpenAI's words for how much a model shall think, and the nearest one that templates know.
+EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+
+
+def effort_options(effort: Any, name: str) -> Dict[str, Any]:
+    """Return what a template is told of an effort; `name` is the request's field. Raises APIError 400."""
     if effort is None:
-        return options
-    if effort not in EFFORTS:
-        message = "'reasoning_effort' must be one of %s." % ", ".join(EFFORTS)
-        raise APIError(400, message, "invalid_value", "reasoning_effort")
-    said = {"enable_thinking": False} if effort == "none" else {"enable_thinking": True, "reasoning_effort": effort}
-    return dict(said, **options)
-
-
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")  # the OpenAI API reference's
+        return {}
+    if effort == "none":
+        return {"enable_thinking": False}
+    if not isinstance(effort, str) or effort not in EFFORTS:
+        message = "'%s' must be one of none, %s." % (name, ", ".join(EFFORTS))
+        raise APIError(400, message, "invalid_value", name)
+    return {"enable_thinking": True, "reasoning_effort": EFFORTS[effort]}
 
 
 def read_reasoning_format(body: Body) -> Optional[bool]:

@@ -16,12 +16,12 @@ from core import options, process
 from core.balancing.settings import RelaySettings
 from core.http import server
 from core.http.messages import http_url, local_host
-from core.settings import ChatSettings, EngineSettings
+from core.settings import ChatSettings, EngineSettings, ResponseSettings
 from core.system.plan import Plan
 
 _BACKEND_OPTIONS = [
     each.name
-    for settings in (EngineSettings, ChatSettings)
+    for settings in (EngineSettings, ChatSettings, ResponseSettings)
     for each in dataclasses.fields(settings)
     if each.name not in ("slots", "threads")
 ] + [
