@@ -9,13 +9,11 @@ Source: the OpenAI API reference for the deltas.
 """
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Callable, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
 
 from core.chat.calls import Envelope, Headed
 from core.chat.syntaxes import Style, Syntax
 from core.chat.tagged import Noted, Tagged, begun
-
-CallReader = Union[Envelope, Headed, Tagged, Noted]
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Delta:
 class AnswerParser:
     """Splits an answer, as it comes, into reasoning, content and tool calls.
 
-    `calls` is None if there are no tools: then only the reasoning is split off. `offer` are the known functions; a call
-    of any other stays content. `thinking` says that the prompt ends within a thought. `new_id` makes the ids of calls.
+    `offer` are the known functions, None where there are no tools: a call of any other stays content. `thinking` says
+    that the prompt ends within a thought. `new_id` makes the ids of calls.
     Without `apart`, thoughts are content like any other, with what they stand between.
 
     Only what is not certain yet is held back: what may be the beginning of a marker, white space before a marker that
@@ -83,12 +81,12 @@ class AnswerParser:
         self._said = False  # content has come, since the beginning or since the last call
         self._raw = ""  # a call's text, while it may still turn out to be content
         self._in_array = False  # of calls: [{...}, {...}]
-        self._reader: CallReader  # of the call that is being read; _read() sets it
+        self._reader: "CallReader"  # of the call that is being read; _read() sets it
         self._sent = False  # the call that is being read has been told of
 
     def _content_marks(self) -> Dict[str, Callable[[], bool]]:
         """Return what may come in the content, and what to do then."""
-        marks: Dict[str, Callable[[], bool]] = dict.fromkeys(self._style.frames, self._frame)
+        marks: Dict[str, Callable[[], bool]] = dict.fromkeys(self._style.frames, self._go_on)
         if self._thoughts.often:
             marks[self._thoughts.opener] = self._think_again
         if self._syntax:
@@ -143,10 +141,10 @@ class AnswerParser:
 
     def _content(self) -> bool:
         if self._syntax and self._syntax.bare and not self._said and self._held.lstrip().startswith("{"):
-            self._raw, self._held = self._cut_space()
+            self._raw, self._held = _cut_space(self._held)
             return self._read(Envelope(self._offer.names, strict=True))
         found = [(self._held.find(mark), -len(mark), mark) for mark in self._marks if mark in self._held]
-        if not found or self._may_be_longer(min(found)[2]):
+        if not found or (not self._final and _may_be_longer(self._held[min(found)[0] :], self._marks)):
             self._release("content", list(self._marks))
             return False
         mark = min(found)[2]
@@ -156,12 +154,7 @@ class AnswerParser:
         self._raw = before[len(sure) :] + mark
         return self._marks[mark]()
 
-    def _may_be_longer(self, mark: str) -> bool:
-        """Whether a mark that has come may be the beginning of another one, at the same place."""
-        rest = self._held[self._held.find(mark) :]
-        return not self._final and any(len(each) > len(rest) and each.startswith(rest) for each in self._marks)
-
-    def _frame(self) -> bool:
+    def _go_on(self) -> bool:
         return True
 
     def _say_mark(self, text: str) -> None:
@@ -194,16 +187,11 @@ class AnswerParser:
             is_content = kind == "content" or not self._apart
             self._out.append(Delta(content=text) if is_content else Delta(reasoning=text))
 
-    def _cut_space(self) -> Tuple[str, str]:
-        """Return what is held as the white space that it begins with, and the rest."""
-        rest = self._held.lstrip()
-        return self._held[: len(self._held) - len(rest)], rest
-
     # --- calls
 
     def _opened(self) -> bool:
         """After an opener, or a comma in an array."""
-        space, self._held = self._cut_space()
+        space, self._held = _cut_space(self._held)
         self._raw += space
         if not self._held:
             return self._final and self._give_back(0)
@@ -213,17 +201,9 @@ class AnswerParser:
         if self._held[0] == "[" and syntax.arrays and not self._in_array:
             self._raw, self._held, self._in_array = self._raw + "[", self._held[1:], True
             return True
-        return self._give_back(0) if self._in_array else self._read_other(syntax)
+        return self._give_back(0) if self._in_array else self._read(reader_of(syntax, self._offer))
 
-    def _read_other(self, syntax: Syntax) -> bool:
-        names = self._offer.names
-        if syntax.tags:
-            return self._read(Tagged(names, self._offer.texts, syntax, syntax.tags))
-        if syntax.notation:
-            return self._read(Noted(names, syntax, syntax.notation))
-        return self._read(Headed(names, syntax.named, syntax.head_end)) if syntax.named else self._give_back(0)
-
-    def _read(self, reader: CallReader) -> bool:
+    def _read(self, reader: "CallReader") -> bool:
         self._reader, self._sent = reader, False
         self._state = self._call
         return True
@@ -290,9 +270,9 @@ class AnswerParser:
         self._held = self._held.lstrip()
         syntax = self._style.syntax
         if self._in_array:
-            marks = {",": self._to_next_item, "]": self._leave_array}
+            marks = {",": self._open, "]": self._leave_array}
         else:
-            marks = dict.fromkeys(syntax.closers, self._after_closer)
+            marks = dict.fromkeys(syntax.closers, self._go_on)
             marks.update({syntax.again: self._to_next_call} if syntax.again else {})
         for mark in sorted(marks, key=len, reverse=True):
             if self._held.startswith(mark):
@@ -308,16 +288,9 @@ class AnswerParser:
         self._in_array = False
         return True
 
-    def _after_closer(self) -> bool:
-        return True
-
     def _to_next_call(self) -> bool:
         """A further call, which the reader reads from its beginning."""
         self._held, self._raw = self._raw + self._held, ""
-        self._state = self._opened
-        return True
-
-    def _to_next_item(self) -> bool:
         self._state = self._opened
         return True
 
@@ -325,3 +298,28 @@ class AnswerParser:
         self._in_array, self._said, self._trim = False, False, True
         self._state = self._content
         return True
+
+
+def _cut_space(text: str) -> Tuple[str, str]:
+    """Return a text as the white space that it begins with, and the rest."""
+    rest = text.lstrip()
+    return text[: len(text) - len(rest)], rest
+
+
+def _may_be_longer(text: str, marks: Collection[str]) -> bool:
+    """Whether a text that begins with a mark may be the beginning of a longer one."""
+    return any(len(mark) > len(text) and mark.startswith(text) for mark in marks)
+
+
+CallReader = Union[Envelope, Headed, Tagged, Noted]
+
+
+def reader_of(syntax: Syntax, offer: Offer) -> CallReader:
+    """Return what reads a call that does not begin with a brace."""
+    if syntax.tags:
+        return Tagged(offer.names, offer.texts, syntax, syntax.tags)
+    if syntax.notation:
+        return Noted(offer.names, syntax, syntax.notation)
+    if syntax.named:
+        return Headed(offer.names, syntax.named, syntax.head_end)
+    return Envelope(offer.names, strict=False)

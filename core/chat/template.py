@@ -96,7 +96,7 @@ class ChatTemplate:
     def _adapt(self, messages: List[Message], tools: Optional[List[Dict[str, Any]]]) -> List[Message]:
         """Return the messages as the template wants them; there are three cases."""
         if self._manner is not None:  # 1. it shows calls
-            messages = [self._manner.apply(message) for message in messages]
+            messages = [_with_thinking(self._manner.apply(message)) for message in messages]
         else:
             messages = [_with_call_as_text(message, self.style.syntax) for message in messages]
             if not self._knows_tools:  # 2. it shows neither tools nor calls, else: 3. it shows tools, but no calls
@@ -246,6 +246,13 @@ _TOOLS_PROMPT = """You can call functions. These are the functions and the param
 To call one, write its name and its arguments, a JSON object, in this form:
 %s
 You will be given what it returns in <tool_response></tool_response>."""
+
+
+def _with_thinking(message: Message) -> Message:
+    """Return a message with its thoughts by gpt-oss's name, too; its template refuses them beside a call's content."""
+    if not message.get("tool_calls") or message["content"] or "reasoning_content" not in message:
+        return message
+    return dict(message, thinking=message["reasoning_content"])
 
 
 def _with_system_in_first(messages: List[Message]) -> List[Message]:
