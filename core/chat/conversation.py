@@ -69,7 +69,7 @@ class Conversation:
         self._style = renderer.style
         self._offer = offer_of(wanted) if wanted else None
         tools = wanted.tools if wanted else None
-        options = dict(defaults.options, **ask.template_options)
+        options = dict({"enable_thinking": self._style.thinks}, **dict(defaults.options, **ask.template_options))
         self.prompt = markers_of(model.controls, model.stubborn).prompt(
             lambda change: renderer.render(ask.messages, tools, options, change=change)
         )

@@ -19,13 +19,14 @@ class ChatDefaults:
     """
 
     template: str = ""
-    options: Dict[str, Any] = field(default_factory=lambda: {"enable_thinking": True})
+    options: Dict[str, Any] = field(default_factory=dict)
     apart: bool = True
 
     @classmethod
     def of(cls, settings: ChatSettings) -> "ChatDefaults":
         """Return what the options say. Raises ValueError and OSError where there is no such template."""
-        thinks = settings.reasoning != "off" and settings.reasoning_budget != 0
-        given = json.loads(settings.chat_template_kwargs or "{}")
-        options = dict({"enable_thinking": thinks}, **given)
+        options = json.loads(settings.chat_template_kwargs or "{}")
+        if settings.reasoning_budget == 0 or settings.reasoning != "auto":
+            thinks = settings.reasoning == "on" and settings.reasoning_budget != 0
+            options = dict({"enable_thinking": thinks}, **options)
         return cls(template_source(settings.chat_template), options, settings.reasoning_format != "none")

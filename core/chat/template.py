@@ -112,7 +112,7 @@ class ChatTemplate:
             "bos_token": self._bos,
             "eos_token": self._eos,
             "date_string": now.strftime("%d %b %Y"),
-            "datetime": now.strftime("%b %d %Y %H:%M:%S GMT"),  # firefunction-v2's, as its tools' texts are
+            "datetime": now.strftime("%b %d %Y"),  # firefunction-v2's, as `functions` are
             "functions": to_json(tools, indent=2) if tools else "",
             "strftime_now": now.strftime,
         }
@@ -262,7 +262,7 @@ def _with_system_in_first(messages: List[Message]) -> List[Message]:
     if not systems or not others:
         return messages
     first = next((index for index, message in enumerate(others) if message["role"] == "user"), 0)
-    text = "\n\n".join(systems + [others[first]["content"] or ""])
+    text = "\n".join(systems + [others[first]["content"] or ""])
     return others[:first] + [dict(others[first], content=text)] + others[first + 1 :]
 
 

@@ -324,7 +324,7 @@ def test_options_are_variables_but_not_the_servers_own():
 
 def test_a_template_that_takes_no_system_message_gets_its_text_with_the_users():
     prompt = render(GEMMA, system("Be kind."), user("Hi"), system("Be brief."))
-    assert prompt == render(GEMMA, user("Be kind.\n\nBe brief.\n\nHi"))
+    assert prompt == render(GEMMA, user("Be kind.\nBe brief.\nHi"))
 
 
 def test_a_template_may_change_lists_of_its_own_and_no_others():
