@@ -17,6 +17,8 @@ from core.grammar.schema import Grammar
 _NOTES = frozenset(("title", "description", "default", "examples", "deprecated", "$comment"))  # they restrict nothing
 _PLAIN = _NOTES | {"$schema", "$defs", "definitions", "type", "properties", "required", "additionalProperties"}
 
+_ANY_TEXT = "any-text"
+
 Schema = Dict[str, Any]
 
 
@@ -108,8 +110,11 @@ class _Tagged:
         return "%s %s %s" % (head, self._grammar.texts(schema, key, self._closer), literal(tags.close))
 
     def _any_text(self) -> str:
-        """Return the rule for a text and its closing tag."""
-        return Free(self._grammar, "text", {self._closer: literal(self._rest) if self._rest else ""}, False).text()
+        """Return the rule for a text and its closing tag; all such texts share it."""
+        if not self._grammar.has(_ANY_TEXT):
+            free = Free(self._grammar, "text", {self._closer: literal(self._rest) if self._rest else ""}, False)
+            self._grammar.define(_ANY_TEXT, free.text())
+        return _ANY_TEXT
 
     def any(self) -> str:
         """Return the rule for any arguments; their values are read as JSON, or as texts."""
@@ -146,8 +151,10 @@ class _Noted:
         return self._grammar.rule(name, "%s %s %s" % (quote, self._grammar.texts(schema, name, self._quote), quote))
 
     def _any_text(self) -> str:
-        """Return the rule for a text and the quote after it."""
-        return Free(self._grammar, "quoted", {self._quote: ""}, False).text()
+        """Return the rule for a text and the quote after it; all such texts share it."""
+        if not self._grammar.has(_ANY_TEXT):
+            self._grammar.define(_ANY_TEXT, Free(self._grammar, "text", {self._quote: ""}, False).text())
+        return _ANY_TEXT
 
     def _object(self, schema: Schema, shared: Schema, name: str) -> str:
         """Add the rules for an object: of what may stand first, and of what follows each member."""

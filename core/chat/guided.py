@@ -22,6 +22,7 @@ from core.chat.syntaxes import Style
 from core.chat.tools import Tools
 from core.errors import APIError
 from core.grammar.free import Free
+from core.grammar.gbnf import MAX_BYTES
 from core.grammar.rules import json_literal, literal
 from core.grammar.schema import Grammar, kept_text
 
@@ -42,25 +43,42 @@ def answer_grammar(style: Style, tools: Optional[Tools], schema: Any, thinking: 
 
     Where `parallel` and the syntax allow it, the model may go on to further calls, except of a named function, which is
     wanted once. The grammar for the same request as before is kept. Raises APIError 400 for what no grammar can follow.
-    Parameters are refused where a call is demanded or the function is strict; other functions get any arguments then.
+    wanted once. The grammar for the same request as before is kept. Raises APIError 400 for what no grammar follows.
+    all of them do where the grammar would be too large.
     """
     wanted = [dataclasses.astuple(style), thinking.name, schema is not None, schema]
     if tools:
         functions = [tool["function"] for tool in tools.tools]
         wanted += [tools.choice, tools.name, tools.parallel, sorted(tools.strict)]
         wanted += [[function["name"], function["parameters"]] for function in functions]
-    return kept_text("answer", wanted, lambda: _Answer(style, tools, schema, thinking).text())
+
+    def make() -> str:
+        may_be_loose = tools is not None and tools.choice == "auto"
+        try:
+            text = _Answer(style, tools, schema, thinking).text()
+            if len(text) <= MAX_BYTES or not may_be_loose:
+                return text
+        except APIError:
+            if not may_be_loose:
+                raise
+        return _Answer(style, tools, schema, thinking, loose=True).text()
+
+    return kept_text("answer", wanted, make)
 
 
 class _Answer:
     """One grammar under construction."""
 
-    def __init__(self, style: Style, tools: Optional[Tools], schema: Any, thinking: Thinking):
+    def __init__(
+        self, style: Style, tools: Optional[Tools], schema: Any, thinking: Thinking, loose: bool = False
+    ):  # fmt: skip
+        """`loose`: functions that are not strict get any arguments."""
         self._style = style
         self._syntax = style.syntax
         self._tools = tools
         self._schema = schema
         self._thinking = thinking
+        self._loose = loose
         self._grammar = Grammar("tools" if tools else "response_format")
         self._forced = tools is not None and tools.choice in ("required", "function")
         named = tools is not None and tools.choice == "function"
@@ -86,6 +104,8 @@ class _Answer:
 
     def _arguments(self, tools: Tools, index: int, function: Dict[str, Any]) -> str:
         parameters, name = function["parameters"], "arguments-%d" % index
+        if self._loose and function["name"] not in tools.strict:
+            return any_arguments(self._grammar, self._syntax)
         try:
             return self._grammar.attempt(lambda: arguments(self._grammar, self._syntax, parameters, name))
         except APIError as error:

@@ -40,6 +40,13 @@ _RESERVED = (
 )  # fmt: skip
 
 
+# Templates' names for showing the model all thoughts that a client sends back: so the prompt's beginning stays as it was,
+# and need not be evaluated again. llama-server has it so, too.
+_KEEPING_THOUGHTS = {
+    "preserve_thinking": True, "clear_thinking": False, "truncate_history_thinking": False, "drop_thinking": False,
+}  # fmt: skip
+
+
 class ChatTemplate:
     """A model's chat template; it may be rendered by many threads at once.
 
@@ -116,6 +123,7 @@ class ChatTemplate:
             "functions": to_json(tools, indent=2) if tools else "",
             "strftime_now": now.strftime,
         }
+        given.update(_KEEPING_THOUGHTS)
         given.update({"tools": tools} if tools else self._no_tools)
         return self._program.run(dict(given, **options))
 

@@ -210,6 +210,15 @@ def test_a_function_that_is_not_strict_may_have_parameters_that_no_grammar_can_f
     assert (caught.value.status, caught.value.param) == (400, "tools[0].function.parameters")
 
 
+def test_as_many_tools_as_a_request_may_offer_make_a_grammar_that_can_be_read(accepts):
+    names = {"type": "string", "enum": ["value-%d" % number for number in range(16)]}
+    large = {"type": "object", "properties": {"member-%d" % number: names for number in range(30)}}
+    tools = [tool("tool-%d" % number, parameters=large) for number in range(128)]
+    grammar = free(tools=tools)
+    assert accepts(grammar, HERMES.write([["tool-77", '{"member-3": "value-5"}']]))
+    assert not accepts(grammar, HERMES.write([["tool-128", "{}"]]))
+
+
 def test_parameters_that_no_grammar_can_follow_are_refused_with_their_place():
     broken = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
     with pytest.raises(APIError) as caught:
