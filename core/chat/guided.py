@@ -42,9 +42,9 @@ def answer_grammar(style: Style, tools: Optional[Tools], schema: Any, thinking: 
     """Return the GBNF grammar of an answer that may, or must, call a tool, or follows a schema (None: there is none).
 
     Where `parallel` and the syntax allow it, the model may go on to further calls, except of a named function, which is
-    wanted once. The grammar for the same request as before is kept. Raises APIError 400 for what no grammar can follow.
-    wanted once. The grammar for the same request as before is kept. Raises APIError 400 for what no grammar follows.
-    all of them do where the grammar would be too large.
+    wanted once. The grammar for the same request as before is kept. Raises APIError 400 for what no grammar can follow:
+    parameters too, where a call is demanded or the function is strict. Other functions get any arguments then, as all
+    of them do where the grammar would be too large.
     """
     wanted = [dataclasses.astuple(style), thinking.name, schema is not None, schema]
     if tools:
