@@ -40,8 +40,8 @@ _RESERVED = (
 )  # fmt: skip
 
 
-# Templates' names for showing the model all thoughts that a client sends back: so the prompt's beginning stays as it was
-# and need not be evaluated again. llama-server has it so, too.
+# Templates' names for showing the model all thoughts that a client sends back. So the prompt's beginning stays as it
+# was and need not be evaluated again. llama-server has it so, too.
 _KEEPING_THOUGHTS = {
     "preserve_thinking": True, "clear_thinking": False, "truncate_history_thinking": False, "drop_thinking": False,
 }  # fmt: skip
