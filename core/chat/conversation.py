@@ -31,7 +31,11 @@ from core.models import ModelFile
 
 @dataclass(frozen=True)
 class ChatAsk:
-    """What a request asks for. `schema` is a JSON schema that the answer must follow; `count` answers are wanted."""
+    """What a request asks for. `schema` is a JSON schema that the answer must follow; `count` answers are wanted.
+
+    `begins_answer`: the prompt ends with the template's beginning of an answer. `continues`: a last message of the
+    assistant's is continued.
+    """
 
     messages: List[Dict[str, Any]]
     model: Optional[str] = None
@@ -43,6 +47,8 @@ class ChatAsk:
     count: int = 1
     cache_prompt: bool = True
     template_options: Dict[str, Any] = field(default_factory=dict)
+    begins_answer: bool = True
+    continues: bool = True
     own: Callable[[str], str] = str  # the client's path of a field, where this was translated (fields.named)
 
 
@@ -69,7 +75,10 @@ class Conversation:
         self._calls: Optional[Syntax] = self._syntax if wanted else None
         tools = wanted.tools if wanted else None
         self.prompt = markers_of(model.controls, model.stubborn).prompt(
-            lambda change: renderer.render(ask.messages, tools, ask.template_options, change=change)
+            lambda change: renderer.render(
+                ask.messages, tools, ask.template_options, change=change, begins=ask.begins_answer,
+                continues=ask.continues,
+            )  # fmt: skip
         )
         thinking = text_of(self.prompt).rstrip().endswith(THINK)
         self.grammar = _grammar(ask, self._syntax, wanted, thinking)

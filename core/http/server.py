@@ -22,7 +22,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
@@ -36,11 +36,8 @@ from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
 from core.http.requesthead import bad_request
 from core.http.routing import Handler, Route, Router
-from core.http.sockets import readable, shake_hands
+from core.http.sockets import readable, shake_hands, tls_context
 from core.options import between, setting
-
-if TYPE_CHECKING:
-    import ssl
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
@@ -59,17 +56,25 @@ _seconds = between(0.05, 86400, float)
 class ServerConfig:
     """A service's settings: each is a name, a default and a reason."""
 
-    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network")
+    host: str = setting(
+        "127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network", variables=("LLAMA_ARG_HOST",)
+    )
     port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     listen_fd: int = setting(
         -1, "number of a listening socket that this program is started with; -1 to bind one", "other",
         check=between(-1, 1 << 20),
     )  # fmt: skip
-    tls_cert: str = setting("", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE")
-    tls_key: str = setting("", "its private key, where that is in another file", "network", check=_file, metavar="FILE")
+    tls_cert: str = setting(
+        "", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE",
+        flags=("--ssl-cert-file",), variables=("LLAMA_ARG_SSL_CERT_FILE",),
+    )  # fmt: skip
+    tls_key: str = setting(
+        "", "its private key, where that is in another file", "network", check=_file, metavar="FILE",
+        flags=("--ssl-key-file",), variables=("LLAMA_ARG_SSL_KEY_FILE",),
+    )  # fmt: skip
     api_key: Tuple[str, ...] = setting(
         (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
-        check=check_key, metavar="KEY",
+        commas=True, check=check_key, metavar="KEY", variables=("LLAMA_API_KEY",),
     )  # fmt: skip
     key_requests: int = setting(
         0, "requests that each API key may have at once; more get 429; 0 for any number", "access",
@@ -84,8 +89,9 @@ class ServerConfig:
         "access", many=True, check=check_name, metavar="NAME",
     )  # fmt: skip
     cors_origin: Tuple[str, ...] = setting(
-        (), "an origin whose web pages may call, such as https://chat.example.com, or * for any; repeatable", "access",
-        many=True, check=check_origin,
+        (), "an origin whose web pages may call, such as https://chat.example.com; localhost for those of this "
+        "machine, * for any; repeatable", "access", flags=("--cors-origins",), many=True, commas=True,
+        check=check_origin, variables=("LLAMA_ARG_CORS_ORIGINS",),
     )  # fmt: skip
     access_log: bool = setting(False, "log one line a request to stderr", "access")
     max_body: int = setting(4 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
@@ -120,7 +126,7 @@ class _Server(ThreadingHTTPServer):
         self.service = service
         self.short = False  # no descriptor was left for a connection
         self._complained = float("-inf")
-        self.tls = _tls_context(service.config)
+        self.tls = tls_context(service.config.tls_cert, service.config.tls_key)
         host, port = service.config.host, service.config.port
         self._woken, self._wake = socket.socketpair()
         self._ended = threading.Event()
@@ -268,20 +274,6 @@ class _Server(ThreadingHTTPServer):
         self.shutdown_request(sock)
 
 
-def _tls_context(config: ServerConfig) -> "Optional[ssl.SSLContext]":
-    """Return the TLS context, or None where TLS is off. Raises OSError where certificate or key can't be used."""
-    if not config.tls_cert:
-        return None
-    import ssl  # here, so that a Python without it can still serve HTTP
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key or None)
-    except ssl.SSLError as error:
-        raise OSError("the certificate in %s can't be used: %s" % (config.tls_cert, error))
-    return context
-
-
 class Service:
     """An HTTP server: routes requests to handlers, counts them, and stops without losing one.
 
@@ -387,7 +379,7 @@ class Service:
         try:
             self._check_host(request)
             if _is_preflight(request):
-                return Reply(status=204, headers=self._origins.preflight(request.headers))
+                return Reply(headers=self._origins.preflight(request.headers), content_type="text/plain")
             if request.target == "*":
                 return self._about_all(request)
             route = self._authorized_route(request)
