@@ -115,7 +115,7 @@ class Defaults:
         if breakers:
             given["dry_sequence_breakers"] = () if breakers == ("none",) else breakers
         limit = settings.n_predict
-        return cls(given, None if limit is None or limit < 0 else limit, settings.cache_prompt, verbose)
+        return cls(given, UNLIMITED if limit is not None and limit < 0 else limit, settings.cache_prompt, verbose)
 
     def over(self, own: Sampling) -> Sampling:
         """Return an API's own parameters, with those in their place that options name."""
