@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from core import llamaserver, memory, options, process
-from core.apis import anthropic, generate, llamacpp, ollama, openai
+from core.apis import anthropic, generate, llamacpp, ollama, openai, responses
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.measuring import measure
+from core.apis.response_store import ResponseStore
 from core.balancing.registration import Registrar, reachable_url
 from core.cookie import shared_secret
 from core.engine.defaults import Defaults, SamplingSettings
@@ -40,7 +41,7 @@ from core.names import Names, check_alias
 from core.opening import Opening, loaded
 from core.options import between, setting
 from core.process import BOOT_FAILURE
-from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSettings
+from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSettings, ResponseSettings
 
 
 def _names(text: str) -> str:
@@ -53,7 +54,8 @@ def _names(text: str) -> str:
 
 @dataclass(frozen=True)
 class Config(
-    server.ServerConfig, EngineSettings, SamplingSettings, FolderSettings, ChildSettings, CarrySettings
+    server.ServerConfig, EngineSettings, SamplingSettings, FolderSettings, ResponseSettings, ChildSettings,
+    CarrySettings,
 ):  # fmt: skip
     """A backend's settings. They have llama-server's names, so that its command lines start a backend."""
 
@@ -170,15 +172,18 @@ class Backend:
     def _apis(self) -> "list[Route]":
         """Return the routes of the APIs: its own, and those that other servers have, too."""
         endpoint = Endpoint(self._host, self.config.ping_interval, self._carry_secret)
-        dialects = (generate, openai, llamacpp, anthropic, ollama)
+        dialects = (generate, openai, responses, llamacpp, anthropic, ollama)
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
 
     def _make_host(self) -> Host:
         config = self.config
         own = [name for name in config.alias if "=" not in name]
         names = Names([name for name in config.alias if "=" in name], own, self._first_model() if own else "")
+        store = ResponseStore(
+            config.responses_dir, config.responses_max, config.responses_max_bytes, config.responses_days
+        )
         return Host(
-            self.engine, self.folder, _text_of(config.chat_template), self.engine.build,
+            self.engine, self.folder, _text_of(config.chat_template), self.engine.build, store,
             Defaults.of(config, config.verbose), names, config.tags, not config.no_slots,
         )  # fmt: skip
 
@@ -258,6 +263,7 @@ class Backend:
             "busy_slots": engine.busy(),
             "queued": engine.queued(),
             "heartbeat_age": round(time.monotonic() - engine.heartbeat, 3),
+            "stalled": bool(engine.stalled()),
             "largest_batch": engine.tally.largest_batch,
             "prompt_tokens": engine.tally.counts["prompt_tokens"],
             "cached_tokens": engine.tally.counts["cached_tokens"],

@@ -377,7 +377,8 @@ def test_what_can_not_be_done_is_refused_by_name_with_what_helps(capsys, argv, s
 # The options of llama-server's --help that people's scripts have, and what is made of them.
 SCRIPTS = [
     ("-m x.gguf -c 4096 -np 4 --port 8080 -ngl 99 --jinja -fa on --temp 0.7 --seed 42",
-     {"ctx_size": 4096, "slots": 4, "port": 8080, "gpu_layers": 99, "flash_attn": "on", "temperature": 0.7, "seed": 42}),
+     {"ctx_size": 4096, "slots": 4, "port": 8080, "gpu_layers": 99, "flash_attn": "on", "temperature": 0.7,
+      "seed": 42}),
     ("--model x.gguf --host 0.0.0.0 -t 8 -tb 16 -b 2048 -ub 512 --mlock --no-mmap --cont-batching --metrics --slots",
      {"host": "0.0.0.0", "threads": 8, "threads_batch": 16, "batch_size": 2048, "ubatch_size": 512, "mlock": True,
       "no_mmap": True, "slots": 4}),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Optional
 from typing import Sequence as Many
 
 from core import fields
+from core.apis.response_store import ResponseStore
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.markers import text_of
 from core.engine.ask import UNLIMITED, Ask, Prompt
@@ -35,6 +36,7 @@ def _fingerprint(known: str, path: str, modified: float) -> str:
 class Host:
     """A server's engine and models. `template` takes the place of the models' own; `fingerprint` says what computes.
 
+    `store` keeps answers of POST /v1/responses; without one, none are kept.
     `defaults` are what requests begin with; `names` are further names of its models; `tags` are told of the one that
     has names of its own; `shows_slots`: GET /slots is there.
     """
@@ -45,6 +47,7 @@ class Host:
         folder: ModelFolder,
         template: str = "",
         fingerprint: str = "",
+        store: Optional[ResponseStore] = None,
         defaults: Defaults = Defaults(),
         names: Names = Names(),
         tags: Many[str] = (),
@@ -54,6 +57,7 @@ class Host:
         self.folder = folder
         self.template = template
         self.fingerprint = fingerprint
+        self.store = store or ResponseStore(most=0)
         self.defaults = defaults
         self.names = names
         self.tags = sorted(set(tags))
@@ -105,6 +109,10 @@ class Host:
         """Return what a chat asks of its model. Raises APIError 400, 404."""
         with fields.named(ask.own):
             return Conversation(ask, self.model(ask.model), self.template)
+
+    def count(self, conversation: Conversation) -> int:
+        """Return how many tokens the loaded model would read of a conversation. Raises APIError 503."""
+        return len(self.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or [])
 
     def text(self, prompt: Prompt, field: str = "prompt") -> str:
         """Return a prompt as text, its tokens being the loaded model's. `field` is the request's.

@@ -39,6 +39,7 @@ class Chat(ChatDialect):
     def __init__(self, call: Call, host: Host):
         refuse_openai(call.body)
         ask, self._streaming, logprobs = openai_shapes.read_chat(call.body, host.defaults)
+        openai_shapes.check_end(ask.messages)
         self._extras = Extras.read(call.body, host)
         conversation = host.conversation(ask)
         super().__init__(conversation, call, self._streaming.on)

@@ -143,6 +143,13 @@ def read_streaming(body: Body) -> Streaming:
     return Streaming(fields.flag(body, "stream", False), fields.flag(options, "include_usage", False))
 
 
+def check_end(messages: Many[Body]) -> None:
+    """Raise APIError 400 where two messages of the assistant's stand at the end: which is to be continued? As there."""
+    if [message["role"] for message in messages[-2:]] == ["assistant", "assistant"]:
+        message = "'messages' may end with one message of the assistant's, which is continued, not with two."
+        raise APIError(400, message, "invalid_value", "messages")
+
+
 def read_template(body: Body) -> Dict[str, Any]:
     """Return what a body says of its chat template, as fields of a ChatAsk. Raises APIError 400."""
     options = fields.mapping(body, "chat_template_kwargs") or {}

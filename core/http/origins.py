@@ -65,11 +65,12 @@ class Hosts:
 
     def __init__(self, listens_on: str, allowed: Sequence[str]):
         machine = socket.gethostname().lower()
+        addresses = [address.strip().lower() for address in listens_on.split(",")]
         self._any = ANY in allowed
-        self._names = {"localhost", machine, machine.partition(".")[0], listens_on.lower()}
+        self._names = {"localhost", machine, machine.partition(".")[0], *addresses}
         self._names |= {name[1:] if name.startswith(".") else name for name in allowed}
         self._below = (".localhost",) + tuple(name for name in allowed if name.startswith("."))
-        self._open = not _is_loopback(listens_on)
+        self._open = not all(_is_loopback(address) for address in addresses)
 
     def allow(self, host: str) -> bool:
         """Whether a Host header, which is well-formed or empty, is one of ours. An empty one comes from no browser."""

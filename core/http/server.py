@@ -22,7 +22,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
-from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
@@ -30,7 +30,7 @@ from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
 from core.http.descriptors import is_short, room
-from core.http.listening import BACKLOG, listening_socket
+from core.http.listening import BACKLOG, listening_sockets
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
 from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
@@ -57,8 +57,9 @@ class ServerConfig:
     """A service's settings: each is a name, a default and a reason."""
 
     host: str = setting(
-        "127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network", variables=("LLAMA_ARG_HOST",)
-    )
+        "127.0.0.1", "address to listen on, or several with commas between; 0.0.0.0 for every interface", "network",
+        variables=("LLAMA_ARG_HOST",),
+    )  # fmt: skip
     port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     listen_fd: int = setting(
         -1, "number of a listening socket that this program is started with; -1 to bind one", "other",
@@ -127,18 +128,20 @@ class _Server(ThreadingHTTPServer):
         self.short = False  # no descriptor was left for a connection
         self._complained = float("-inf")
         self.tls = tls_context(service.config.tls_cert, service.config.tls_key)
-        host, port = service.config.host, service.config.port
+        host, port = service.config.host.split(",")[0], service.config.port
         self._woken, self._wake = socket.socketpair()
         self._ended = threading.Event()
+        self._listening: List[socket.socket] = []
         super().__init__((host, port), Connection)
 
     def server_bind(self) -> None:
-        """Take the socket that is to be listened on, in place of the one that socketserver has made.
+        """Take the sockets that are to be listened on, in place of the one that socketserver has made.
 
         HTTPServer looks up the host's name here, which can hang where there is no DNS.
         """
         self.socket.close()
-        self.socket = listening_socket(self.service.config)
+        self._listening = listening_sockets(self.service.config)
+        self.socket = self._listening[0]  # of which socketserver accepts: each in its turn
         self.server_address = self.socket.getsockname()
         host, self.server_port = self.server_address[:2]
         self.server_name = str(host)
@@ -150,10 +153,10 @@ class _Server(ThreadingHTTPServer):
         """Accept connections until shutdown(), which wakes this loop at once; socketserver's own loop polls."""
         try:
             while True:
-                ready = readable([self.socket, self._woken], poll_interval)
+                ready = readable([*self._listening, self._woken], poll_interval)
                 if self._woken in ready:
                     return
-                if ready:
+                for self.socket in ready:
                     self._accept()
         finally:
             self._ended.set()
@@ -179,6 +182,8 @@ class _Server(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Close all sockets of the accept loop."""
         super().server_close()
+        for sock in self._listening:
+            sock.close()
         self._woken.close()
         self._wake.close()
 
@@ -254,10 +259,11 @@ class _Server(ThreadingHTTPServer):
     def accept_the_rest(self) -> None:
         """Accept the connections that wait in the kernel's backlog: their clients count on an answer."""
         self.short = False
-        for _ in range(BACKLOG):
-            if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
-                return
-            self._accept()
+        for self.socket in self._listening:
+            for _ in range(BACKLOG):
+                if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
+                    break
+                self._accept()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log an exception that nothing has caught: a defect of this program, never the client's fault."""
