@@ -28,6 +28,7 @@ from core.apis.host import Host
 from core.apis.measuring import measure
 from core.apis.response_store import ResponseStore
 from core.balancing.registration import Registrar, reachable_url
+from core.chat.defaults import ChatDefaults
 from core.cookie import shared_secret
 from core.engine.defaults import Defaults, SamplingSettings
 from core.errors import APIError
@@ -41,7 +42,14 @@ from core.names import Names, check_alias
 from core.opening import Opening, loaded
 from core.options import between, setting
 from core.process import BOOT_FAILURE
-from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSettings, ResponseSettings
+from core.settings import (
+    CarrySettings,
+    ChatSettings,
+    ChildSettings,
+    EngineSettings,
+    FolderSettings,
+    ResponseSettings,
+)  # fmt: skip
 
 
 def _names(text: str) -> str:
@@ -54,8 +62,8 @@ def _names(text: str) -> str:
 
 @dataclass(frozen=True)
 class Config(
-    server.ServerConfig, EngineSettings, SamplingSettings, FolderSettings, ResponseSettings, ChildSettings,
-    CarrySettings,
+    server.ServerConfig, EngineSettings, ChatSettings, SamplingSettings, FolderSettings, ResponseSettings,
+    ChildSettings, CarrySettings,
 ):  # fmt: skip
     """A backend's settings. They have llama-server's names, so that its command lines start a backend."""
 
@@ -107,7 +115,7 @@ class Backend:
     """One model server. start() binds and begins to load; stop() lets running requests finish.
 
     `announce(what, sentence, **facts)` is told what happens; `on_failure(message, status)` is called, in the engine's
-    thread, when the engine ended by a defect.
+    thread, when the engine ended by a defect. Raises ValueError and OSError where there is no such chat template.
     """
 
     def __init__(
@@ -120,6 +128,7 @@ class Backend:
 
         self.config = config
         self.folder = ModelFolder(config.models)
+        self._chat = ChatDefaults.of(config)
         self._announce = announce
         self._on_failure = on_failure
         self._ready = False  # a model has passed its self-test since the start
@@ -183,7 +192,7 @@ class Backend:
             config.responses_dir, config.responses_max, config.responses_max_bytes, config.responses_days
         )
         return Host(
-            self.engine, self.folder, _text_of(config.chat_template), self.engine.build, store,
+            self.engine, self.folder, self._chat, self.engine.build, store,
             Defaults.of(config, config.verbose), names, config.tags, not config.no_slots,
         )  # fmt: skip
 
@@ -300,14 +309,6 @@ class Backend:
         self._on_failure("the engine failed; see above", 1)
 
 
-def _text_of(path: str) -> str:
-    """Return a file's text, "" where none is named. Raises OSError, UnicodeDecodeError."""
-    if not path:
-        return ""
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
 # --------------------------------------------------------------------------------------------- the program
 
 
@@ -323,7 +324,10 @@ def main() -> None:
     config = _with_models(config)
     _require_llama()
     process.warn_if_open(config)
-    backend = Backend(config, announce, _die)
+    try:
+        backend = Backend(config, announce, _die)
+    except (ValueError, OSError) as error:
+        options.fail("--chat-template: %s" % error, BOOT_FAILURE)
     pulse.look = backend.look
     try:
         backend.start(None if config.lazy else lambda: choose(config.models, config.model))

@@ -67,6 +67,8 @@ _WITHOUT_EFFECT = """
     --cors-credentials --no-cors-credentials       | nothing here goes by cookies
     --models-max *                                 | one model is loaded at a time
     --models-autoload --no-models-autoload         | a model is loaded when a request names it
+    --reasoning-preserve --no-reasoning-preserve   | the template says which thoughts are told again
+    --reasoning-budget-message *                   | no thought is cut short
     --prefill-assistant                            | a last message of the assistant's is continued, always
     -e --escape --no-escape                        | no option holds a prompt
     --keep *                                       | contexts are never shifted
@@ -113,6 +115,7 @@ _REFUSED = """
     --no-op-offload                                | only whole layers can be kept off the GPU (--gpu-layers)
     --no-host                                      | llama.cpp chooses where weights are kept
     -lm --load-mode *                              | say --mlock or --no-mmap
+    --reasoning-effort *                           | say it with --chat-template-kwargs, by the template's name for it
     --no-prefill-assistant                         | a last message of the assistant's is continued, always
     --skip-chat-parsing                            | thoughts and tool calls are taken out of the text, always
     --override-kv *                                | a model is used as its file describes it

@@ -28,7 +28,6 @@ _REFUSED: Dict[str, Tuple[Tuple[Any, ...], str]] = {
     "grammar_triggers": (([],), "a grammar holds from the answer's beginning"),
     "reasoning_budget_tokens": ((-1,), "thoughts may be as long as the answer"),
     "reasoning_control": ((False,), "thoughts can't be ended from outside"),
-    "reasoning_format": (("auto", "deepseek"), "thoughts are told apart as 'reasoning_content'"),
     "parse_tool_calls": ((True,), "tool calls are always taken out of the text"),
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),

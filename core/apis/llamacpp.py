@@ -22,7 +22,7 @@ from core.apis.prompts import read_prompts
 from core.bounds import ALL_ANSWERS, ANSWERS
 from core.chat.conversation import ChatAsk, seed_of, template_of
 from core.chat.markers import text_of
-from core.chat.template import read_messages
+from core.chat.messages import read_messages
 from core.chat.tools import read_tools
 from core.engine.ask import UNLIMITED, Ask, Prompt
 from core.engine.defaults import Defaults
@@ -254,13 +254,14 @@ class NativeRoutes:
             "is_processing": False,
             "params": settings_body(defaults.over(DEFAULTS), defaults.limit(UNLIMITED), (), False),
         }
+        source = self._host.chat.template or model.chat_template
         return json_reply(
             {
                 "default_generation_settings": generation,
                 "total_slots": engine.settings.slots,
                 "model_path": model.path,
                 "model_alias": self._host.name_of(model),
-                "chat_template": template_of(self._host.template or model.chat_template, model.bos, model.eos).source,
+                "chat_template": template_of(source, model.bos, model.eos).source,
                 "bos_token": model.bos,
                 "eos_token": model.eos,
                 "modalities": {"vision": False, "audio": False},

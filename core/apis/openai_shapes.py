@@ -19,8 +19,8 @@ from core import fields
 from core.apis.prompts import read_prompts
 from core.bounds import ALL_ANSWERS, ANSWERS
 from core.chat.conversation import ChatAsk, Message
+from core.chat.messages import read_messages
 from core.chat.parser import Delta
-from core.chat.template import read_messages
 from core.chat.tools import read_tools
 from core.engine.ask import UNLIMITED, Prompt
 from core.engine.defaults import Defaults
@@ -123,8 +123,40 @@ def read_chat(body: Body, defaults: Defaults = Defaults()) -> Tuple[ChatAsk, Str
         count=fields.integer(body, "n", 1, 1, ANSWERS.most),
         cache_prompt=fields.flag(body, "cache_prompt", defaults.cache_prompt),
         **read_template(body),
+        apart=read_reasoning_format(body),
     )
     return ask, read_streaming(body), logprobs
+
+
+def read_template_options(body: Body) -> Dict[str, Any]:
+    """Return the variables for the chat template; OpenAI's reasoning_effort is one. Raises APIError 400."""
+    options = fields.mapping(body, "chat_template_kwargs") or {}
+    return dict(effort_options(body.get("reasoning_effort"), "reasoning_effort"), **options)
+
+
+# OpenAI's words for how much a model shall think, and the nearest one that templates know.
+EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+
+
+def effort_options(effort: Any, name: str) -> Dict[str, Any]:
+    """Return what a template is told of an effort; `name` is the request's field. Raises APIError 400."""
+    if effort is None:
+        return {}
+    if effort == "none":
+        return {"enable_thinking": False}
+    if not isinstance(effort, str) or effort not in EFFORTS:
+        message = "'%s' must be one of none, %s." % (name, ", ".join(EFFORTS))
+        raise APIError(400, message, "invalid_value", name)
+    return {"enable_thinking": True, "reasoning_effort": EFFORTS[effort]}
+
+
+def read_reasoning_format(body: Body) -> Optional[bool]:
+    """Return whether thoughts are told apart from the content, None for the server's default. Raises APIError 400."""
+    given = fields.text(body, "reasoning_format", None)
+    if given not in (None, "auto", "deepseek", "none"):
+        message = "'reasoning_format' must be auto, deepseek or none."
+        raise APIError(400, message, "invalid_value", "reasoning_format")
+    return None if given in (None, "auto") else given != "none"
 
 
 def read_embeddings(body: Body) -> EmbeddingsAsk:
@@ -152,17 +184,13 @@ def check_end(messages: Many[Body]) -> None:
 
 def read_template(body: Body) -> Dict[str, Any]:
     """Return what a body says of its chat template, as fields of a ChatAsk. Raises APIError 400."""
-    options = fields.mapping(body, "chat_template_kwargs") or {}
-    effort = fields.text(body, "reasoning_effort", None)
-    if effort is not None:
-        options = dict({"reasoning_effort": effort}, **options)
     begins = fields.flag(body, "add_generation_prompt", True)
     continues = fields.flag(body, "continue_final_message", True)
     both = None not in (body.get("add_generation_prompt"), body.get("continue_final_message"))
     if both and begins and continues:
         message = "'add_generation_prompt' and 'continue_final_message' can't both be true."
         raise APIError(400, message, "contradiction", "continue_final_message")
-    return {"template_options": options, "begins_answer": begins, "continues": continues}
+    return {"template_options": read_template_options(body), "begins_answer": begins, "continues": continues}
 
 
 def read_schema(body: Body) -> Any:

@@ -55,8 +55,10 @@ NOT_IN_CHATS = {"return_tokens", "n_cmpl", "echo", "n_probs"}  # fields of compl
 NOT_IN_COMPLETIONS = {
     "reasoning_effort", "modalities", "audio", "web_search_options", "functions", "function_call", "return_tokens",
     "n_cmpl", "continue_final_message", "add_generation_prompt", "chat_template_kwargs", "json_schema", "n_probs",
+    "reasoning_format",
 }  # fmt: skip
 NOT_IN_NATIVE = {"continue_final_message", "add_generation_prompt", "chat_template_kwargs", "stream_options"}
+NOT_IN_NATIVE.add("reasoning_format")  # of chats
 
 
 class Watched(dict):
