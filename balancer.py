@@ -211,6 +211,7 @@ class Balancer:
         return [
             Route("GET", "/", self.root),
             Route("GET", "/health", self.health, public=True),
+            Route("GET", "/v1/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
         ] + self._catalogue.routes() + self._admin.routes()
@@ -269,12 +270,10 @@ class Balancer:
             return Wish(who, name)
         fields = read_body(request.body)
         named = model_of(fields)
-        model = self._catalogue.real_name(named)
+        model = self._catalogue.meant(named, request)
         if model != named:
             fields.update({field: model for field in MODEL_FIELDS if field in fields})
             request.body = json.dumps(fields).encode("ascii")
-        if model:
-            self._catalogue.require(model, request)
         marks = beginnings(fields) if by_prompt else ()
         return Wish(who, model, beginnings=marks)
 

@@ -46,7 +46,7 @@ def leave_out_the_users_surroundings():
     Locale, umask, HOME, TMPDIR, TZ, and SIGINT or SIGHUP where they are ignored, stay: the programs must do with them.
     """
     for name in list(os.environ):
-        setting = name.startswith("COMEAPI_") and not name.startswith(OWN_VARIABLES)
+        setting = name.startswith(("COMEAPI_", "LLAMA_A")) and not name.startswith(OWN_VARIABLES)
         if setting or name in MEDDLING or name.lower().endswith("_proxy"):
             del os.environ[name]
     if hasattr(signal, "SIGCHLD"):
