@@ -14,7 +14,7 @@ from typing import Any, Dict, Tuple
 from core import hardware
 from core.models import ModelFile
 
-TUNABLE = {"flash_attn": str, "no_repack": bool, "ubatch_size": int, "backends": int, "slots": int}
+TUNABLE = {"flash_attn": str, "safe_mode": bool, "ubatch_size": int, "backends": int, "slots": int}
 
 
 def path_of(model: ModelFile) -> str:

@@ -16,7 +16,7 @@ from core.models import ModelFolder
 class Config:
     flash_attn: str = "auto"
     backends: int = 0
-    no_repack: bool = False
+    safe_mode: bool = False
     port: int = 9000
 
 
@@ -64,4 +64,4 @@ def test_a_broken_file_is_told_and_ignored(model, text):
 
 def test_what_the_user_asks_for_wins():
     config = Config(flash_attn="on", port=1)
-    assert tuned.apply(config, {"flash_attn": "off", "backends": 1, "no_repack": True}) == Config("on", 1, True, 1)
+    assert tuned.apply(config, {"flash_attn": "off", "backends": 1, "safe_mode": True}) == Config("on", 1, True, 1)

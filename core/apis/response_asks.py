@@ -11,11 +11,12 @@ import functools
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from core import fields
-from core.apis.openai_shapes import read_chat
+from core.apis.openai_shapes import effort_options, read_chat
 from core.apis.response_items import Item, Messages, read_items
 from core.apis.response_store import ID, Record, ResponseStore
 from core.bounds import TOOLS
 from core.chat.conversation import ChatAsk
+from core.engine.defaults import Defaults
 from core.errors import APIError, json_type
 
 Body = Dict[str, Any]
@@ -42,7 +43,6 @@ _INCLUDABLE = {
     "web_search_call.action.sources", "web_search_call.results", "file_search_call.results",
     "code_interpreter_call.outputs", "computer_call_output.output.image_url",
 }  # fmt: skip
-_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
 
 class ResponseAsk(NamedTuple):
@@ -63,7 +63,9 @@ class Caller(NamedTuple):
     owner: str
 
 
-def read_response(body: Body, caller: Caller, store: ResponseStore) -> ResponseAsk:
+def read_response(
+    body: Body, caller: Caller, store: ResponseStore, defaults: Defaults = Defaults()
+) -> ResponseAsk:
     """Return what a body asks for, with what `store` has of earlier answers. Raises APIError 400."""
     _refuse(body)
     before = _before(body, caller, store)
@@ -72,7 +74,7 @@ def read_response(body: Body, caller: Caller, store: ResponseStore) -> ResponseA
     translated, paths = _translated(body, before, own)
     back = functools.partial(fields.own_path, paths)
     with fields.named(back):
-        chat, streaming, logprobs = read_chat(translated)
+        chat, streaming, logprobs = read_chat(translated, defaults)
     chat = dataclasses.replace(chat, own=back)
     keep = fields.flag(body, "store", True)
     return ResponseAsk(chat, before + own, _told(body, chat, keep), logprobs, keep, streaming.on)
@@ -216,14 +218,8 @@ def _template_options(body: Body) -> Body:
         raise _wrong("reasoning.context", "must be 'auto': the model's template says which thoughts it is told again")
     if reasoning.get("mode") not in (None, "standard"):
         raise _wrong("reasoning.mode", "must be 'standard'")
-    effort = reasoning.get("effort")
     given = fields.mapping(body, "chat_template_kwargs") or {}
-    if effort is None:
-        return given
-    if effort != "none" and (not isinstance(effort, str) or effort not in _EFFORTS):
-        raise _wrong("reasoning.effort", "must be one of none, %s" % ", ".join(_EFFORTS))
-    wanted = {"enable_thinking": False} if effort == "none" else {"reasoning_effort": _EFFORTS[effort]}
-    return dict(dict({"enable_thinking": True}, **wanted), **given)
+    return dict(effort_options(reasoning.get("effort"), "reasoning.effort"), **given)
 
 
 def _tools(body: Body, paths: Dict[str, str]) -> Body:

@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from core import hardware, options, tuned
 from core.commands.driving import drive
-from core.commands.serving import ROOT, advice, served
+from core.commands.serving import ROOT, served
 from core.models import BadModel, ModelFile, choose, locate
 from core.options import between, setting
 from core.settings import FolderSettings
@@ -43,7 +43,6 @@ class Config(FolderSettings):
     """What to tune for."""
 
     seconds: int = setting(150, "about how long to measure", "tune", check=between(20, 3600))
-    safe_mode: bool = setting(False, "measure in safe mode", "tune")
     dry_run: bool = setting(False, "print the result, and keep nothing", "tune")
     measure: str = setting("", "only measure with these settings, as JSON", "other", metavar="JSON")
 
@@ -62,7 +61,7 @@ class Question:
 class _Load:
     """What each client asks for while plans are compared."""
 
-    safe_mode: bool = False
+    safe_mode: bool = False  # as chosen before
     requests: int = 1
     tokens: int = 32
     prompt_tokens: int = 32
@@ -70,7 +69,7 @@ class _Load:
 
 _CLIENTS = ("1 client", "5 clients", "8 clients")
 _QUESTIONS = (
-    Question("weights", "no_repack", (False, True), ("prompt", "1 stream", "8 streams")),
+    Question("weights", "safe_mode", (False, True), ("prompt", "1 stream", "8 streams")),
     Question("attention", "flash_attn", ("auto", "off"), ("deep prompt", "deep streams")),
     Question("ubatch", "ubatch_size", (0, 128), ("prompt", "deep prompt")),
 )
@@ -106,7 +105,7 @@ class Tuning:
         self.version = ""
         self.table: List[Dict[str, Any]] = []
         self._model = model
-        self._config = config
+        self._failure = ""
         self._until = time.monotonic() + config.seconds
 
     def run(self) -> Dict[str, Any]:
@@ -114,7 +113,7 @@ class Tuning:
         print("%s (%.1f GB) on %s, %d cores" % (
             self._model.name, self._model.size / 1e9, hardware.processor(), hardware.cores()))  # fmt: skip
         if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
-            print("  ⚠️  Other processes are busy here (load %.1f): a quiet machine gives truer figures." % os.getloadavg()[0])
+            print("  ⚠️  Others are busy here (load %.1f): a quiet machine gives truer figures." % os.getloadavg()[0])
         choices: Dict[str, Any] = {}
         for question in _QUESTIONS:
             if time.monotonic() > self._until:
@@ -138,8 +137,11 @@ class Tuning:
         default = question.values[0]
         best = max(scores, key=lambda value: scores[value])
         best = best if scores[best] > scores[default] * BETTER else default
+        if not scores[best]:
+            options.fail(self._failure)
         for value in question.values:
-            self._tell(question, value, seen[value], scores[value] / scores[default], value == best)
+            ratio = scores[value] / (scores[default] or scores[best])
+            self._tell(question, value, seen[value], ratio, value == best)
         return best
 
     def _ask_plan(self, choices: Dict[str, Any]) -> Dict[str, Any]:
@@ -151,7 +153,7 @@ class Tuning:
         seen: Dict[Any, List[Figures]] = {backends: [] for backends in shapes}
         for _ in range(ROUNDS):
             for backends, shape in shapes.items():
-                with served(self._model, _Load(self._config.safe_mode), shape, balanced=True, more=choices) as service:
+                with served(self._model, _Load(), shape, balanced=True, more=choices) as service:
                     figures = {
                         name: drive("", service, _Load(), count).tokens_per_second
                         for name, count in zip(_CLIENTS, (1, 5, 8))
@@ -163,15 +165,12 @@ class Tuning:
 
     def _measured(self, question: Question, settings: Dict[str, Any]) -> Figures:
         """Measure in a process of its own: a crash there is an answer, too."""
-        model, wanted = self._model, dict(settings, figures=list(question.figures), safe_mode=self._config.safe_mode)
+        model, wanted = self._model, dict(settings, figures=list(question.figures))
         command = [sys.executable, "-m", "core.commands.tune", "--models=" + os.path.dirname(model.path)]
         command += ["--model=" + model.name, "--measure=" + json.dumps(wanted)]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        if done.returncode and not settings.get(question.name):
-            why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-            options.fail("measuring ended with status %d%s %s" % (
-                done.returncode, advice(done.returncode), "".join(why)))  # fmt: skip
         if done.returncode:
+            self._failure = "measuring ended with status %d%s" % (done.returncode, _last_line(done.stderr))
             return {name: 0.0 for name in question.figures}
         figures = json.loads(done.stdout.decode("utf-8"))
         self.version = figures.pop("version")
@@ -184,6 +183,10 @@ class Tuning:
         print("  %-10s %-12s %-5s %5.2fx  %s%s" % (question.what, question.name, value, ratio, figures, mark))
         sys.stdout.flush()
         self.table.append({"setting": question.name, "value": value, "ratio": round(ratio, 3), "figures": means})
+
+
+def _last_line(output: bytes) -> str:
+    return "".join(": " + line for line in output.decode("utf-8", "replace").strip().splitlines()[-1:])
 
 
 def score(seen: Sequence[Figures], names: Sequence[str]) -> float:

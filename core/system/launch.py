@@ -16,12 +16,15 @@ from core import options, process
 from core.balancing.settings import RelaySettings
 from core.http import server
 from core.http.messages import http_url, local_host
-from core.settings import EngineSettings, ResponseSettings
+from core.settings import ChatSettings, EngineSettings, ResponseSettings
 from core.system.plan import Plan
 
 _BACKEND_OPTIONS = [
-    each.name for each in dataclasses.fields(EngineSettings) if each.name not in ("slots", "threads", "board")
-] + [each.name for each in dataclasses.fields(ResponseSettings)] + [
+    each.name
+    for settings in (EngineSettings, ChatSettings, ResponseSettings)
+    for each in dataclasses.fields(settings)
+    if each.name not in ("slots", "threads", "board")
+] + [
     "max_body", "access_log", "drain_timeout", "header_timeout", "body_timeout", "write_timeout", "ping_interval",
     "allowed_host",
 ]  # fmt: skip
@@ -107,5 +110,6 @@ class Launch:
 
 def own_environment() -> Dict[str, str]:
     """Return our environment without options of ours: a child that read them would not be the one that is planned."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(options.PREFIX)}
+    taken = (options.PREFIX, "LLAMA_ARG_", "LLAMA_API_KEY")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
     return dict(environment, PYTHONIOENCODING="utf-8")

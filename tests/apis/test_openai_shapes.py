@@ -47,7 +47,7 @@ def test_a_chats_wrong_field_is_named(field, value):
 @pytest.mark.parametrize(
     "body, param",
     [
-        ({}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [True]}, "prompt"), ({"prompt": ["a", 5]}, "prompt"),
+        ({}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [True]}, "prompt"), ({"prompt": ["a", None]}, "prompt"),
         ({"prompt": "x", "best_of": 3}, "best_of"), ({"prompt": "x", "echo": True, "logprobs": 2}, "echo"),
         ({"prompt": "x", "logprobs": 99}, "logprobs"), ({"prompt": "x", "suffix": 4}, "suffix"),
     ],
@@ -84,11 +84,12 @@ def test_the_newer_name_of_max_tokens_wins():
     "given, prompts",
     [
         ("a", ("a",)), (["a", "b"], ("a", "b")), ([1, 2], ((1, 2),)), ([[1, 2], [3]], ((1, 2), (3,))),
-        (["a", [1]], ("a", (1,))),
+        (["a", [1]], ("a", (1,))), (["a", 5], (("a", 5),)),
     ],
 )  # fmt: skip
 def test_prompts_come_in_every_shape(given, prompts):
-    assert openai_shapes.read_prompts({"prompt": given}, "prompt") == prompts
+    assert openai_shapes.read_completion({"prompt": given}).prompts == prompts
+    assert openai_shapes.read_embeddings({"input": given}).inputs == prompts
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,20 @@ def test_native_prompts_come_in_every_shape(given, prompts, several):
     assert ask.prompts == prompts and ask.several is several
 
 
+def test_a_template_is_told_of_the_effort_and_the_request_says_where_thoughts_go():
+    def options(**body):
+        return openai_shapes.read_chat(dict(body, messages=HELLO))[0]
+
+    assert options(reasoning_effort="none").template_options == {"enable_thinking": False}
+    given = options(reasoning_effort="minimal", chat_template_kwargs={"enable_thinking": False}).template_options
+    assert given == {"enable_thinking": False, "reasoning_effort": "low"}
+    assert [options(reasoning_format=each).apart for each in (None, "auto", "none", "deepseek")] == [
+        None, None, False, True,
+    ]  # fmt: skip
+    for wrong in ({"reasoning_effort": "much"}, {"reasoning_format": "deepseek-legacy"}):
+        assert refusal(openai_shapes.read_chat, dict(wrong, messages=HELLO)).param == next(iter(wrong))
+
+
 # ------------------------------------------------------------------------------------------- conversations
 
 
@@ -114,7 +129,6 @@ def test_answers_of_one_request_have_seeds_of_their_own():
 @pytest.mark.parametrize(
     "body",
     [
-        {"tools": [TOOL], "response_format": {"type": "json_object"}},
         {"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}},
         {"grammar": 'root ::= "a"', "tools": [TOOL]},
     ],

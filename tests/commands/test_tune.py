@@ -43,8 +43,8 @@ def test_nothing_changes_where_nothing_is_clearly_better(tuning):
 
 def test_what_is_faster_is_chosen_and_what_follows_is_measured_with_it(tuning, capsys):
     made = tuning({"true": 1.2, '"off"': 1.3, "128": 0.9})
-    assert made.run() == {"no_repack": True, "flash_attn": "off"}
-    assert made.asked[-1] == {"no_repack": True, "flash_attn": "off", "ubatch_size": 128}
+    assert made.run() == {"safe_mode": True, "flash_attn": "off"}
+    assert made.asked[-1] == {"safe_mode": True, "flash_attn": "off", "ubatch_size": 128}
     assert [row["ratio"] for row in made.table] == [1.0, 1.2, 1.0, 1.3, 1.0, 0.9]
     assert capsys.readouterr().out.count("<-") == 3
 
@@ -52,11 +52,23 @@ def test_what_is_faster_is_chosen_and_what_follows_is_measured_with_it(tuning, c
 def test_each_value_is_measured_in_turn(tuning):
     made = tuning({})
     made.run()
-    assert [each["no_repack"] for each in made.asked[:4]] == [False, True, False, True]
+    assert [each["safe_mode"] for each in made.asked[:4]] == [False, True, False, True]
 
 
 def test_a_setting_that_crashes_is_not_chosen(tuning):
     assert tuning({"true": 0.0}).run() == {}
+
+
+def test_where_the_default_crashes_another_one_is_chosen(tuning):
+    assert tuning({"false": 0.0}).run() == {"safe_mode": True}
+
+
+def test_where_all_crash_the_program_ends_with_the_reason(tuning, capsys):
+    made = tuning({"false": 0.0, "true": 0.0})
+    made._failure = "measuring ended with status -11"
+    with pytest.raises(SystemExit):
+        made.run()
+    assert "status -11" in capsys.readouterr().err
 
 
 def test_it_ends_when_its_time_is_up(tuning, capsys):
