@@ -217,9 +217,10 @@ class Backend:
 
     def look(self, now: float, paused: bool) -> Dict[str, Any]:
         """Look whether the engine hangs (see Engine.look). Returns what the parent must know."""
+        generated = self.engine.tally.counts["generated_tokens"]
         if not self.engine.look(now, paused):
-            return {"wedged": False}
-        return {"wedged": True, "why": self._hangs()}
+            return {"wedged": False, "generated_tokens": generated}
+        return {"wedged": True, "why": self._hangs(), "generated_tokens": generated}
 
     def _problem(self) -> Optional[APIError]:
         """Return why no request should come here, or None."""

@@ -184,7 +184,7 @@ def _add_foreign(parser: argparse.ArgumentParser, foreign: Sequence[Foreign]) ->
 
 
 def _add_positional(parser: argparse.ArgumentParser, fields: Sequence[Any]) -> None:
-    group = parser.add_argument_group("by position, as the original did")
+    group = parser.add_argument_group("by position")
     for each in fields:
         group.add_argument(
             each.name, nargs="?", type=_checked(each), default=argparse.SUPPRESS, help=_flag(each.name) + " below"

@@ -217,8 +217,10 @@ def running(pid):
 class Program:
     """One of the programs, as a process of its own; its output comes line by line."""
 
+    python = sys.executable
+
     def __init__(self, name, *arguments, **environment):
-        command = [sys.executable, os.path.join(ROOT, name)] + [str(each) for each in arguments]
+        command = [self.python, os.path.join(ROOT, name)] + [str(each) for each in arguments]
         clean = {key: value for key, value in os.environ.items() if not key.startswith("COMEAPI_")}
         if MODELS != os.path.join(ROOT, "models"):
             clean["COMEAPI_MODELS"] = MODELS

@@ -17,7 +17,7 @@ TOP = {
 }  # fmt: skip
 # What a package may reach, itself and the files beside it included, through whatever it imports.
 GROUND = {"errors", "bounds", "jsonbody", "options", "loops", "fields", "models", "hardware", "settings", "process"}
-GROUND |= {"opening", "output", "names", "carriage", "owners", "cookie", "memory", "needs", "llamaserver"}
+GROUND |= {"opening", "output", "names", "carriage", "owners", "cookie", "memory", "needs", "terminal", "llamaserver"}
 LAW = {
     "http": {"errors", "options"},
     "balancing": GROUND | {"http"},

@@ -46,8 +46,24 @@ log = logging.getLogger("comeapi.llama")
 
 
 def build_facts() -> Dict[str, Any]:
-    """Return llama-cpp-python's version, and whether its build can use a GPU (llama_supports_gpu_offload)."""
-    return {"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "version": llama_cpp.__version__}
+    """Return llama-cpp-python's version, whether its build can use a GPU, and what else it was built for.
+
+    llama_supports_gpu_offload; `features` is llama_print_system_info: "CPU : AVX2 = 1 | … | OPENMP = 1 |".
+    """
+    return {
+        "gpu": bool(llama_cpp.llama_supports_gpu_offload()),
+        "version": llama_cpp.__version__,
+        "features": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
+    }
+
+
+def quantize(source: str, target: str) -> None:
+    """Write a copy of an unquantized GGUF file in Q4_K_M (llama_model_quantize). Raises APIError 500."""
+    _start_llama(verbose=False)
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    if llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)):
+        raise APIError(500, "llama.cpp can't quantize %s." % source, "quantize_failed")
 
 
 def uses_gpu(settings: EngineSettings) -> bool:
