@@ -1,6 +1,7 @@
 """The web page's feed: GET /events tells once a second, as server-sent events, how the balancer is.
 
-    event: history   first: {"history": columns of the last ten minutes, "changes": […], "policy", "seconds"}
+    event: history   first: {"history": columns of the last ten minutes, "changes": […], "policy", "seconds"};
+                     again when earlier seconds are known better, before the "now" of its last second
     event: now       then each second: {"sample": its figures, "backends": […], "changes": the new ones}
 
 One thread takes the sample and writes its event; all who watch are sent the same bytes. One who reads too slowly misses
@@ -73,8 +74,8 @@ class Feed:
         backends, totals, queued = self._pool.describe(), self._counts.totals(), self._pool.queued()
         with self._told:
             news = self._history.add(self._clock(), totals, queued, backends)
-            self._newest = event(news, "now")
             self._number += 1
+            self._newest = (self._all() if self._history.corrected else b"") + event(news, "now")
             self._told.notify_all()
             watched = self._watchers > 0
         if watched:
@@ -98,9 +99,11 @@ class Feed:
             seen, told = self._number, self._all()
         self._probing.watch(_WATCH_SECONDS)
         yield told
-        while not self.loop.stopped:
+        while True:
             with self._told:
                 self._told.wait_for(lambda: self._number > seen or self.loop.stopped, _SILENCE_SECONDS)
+                if self.loop.stopped:
+                    return
                 told = self._newest if self._number > seen else PING
                 seen = self._number
             yield told

@@ -41,15 +41,24 @@ class _Pace:
             self.rate = min(_MOST_RATE, (count - before) / (told_at - self.since))
         return True
 
+    @property
+    def coarse(self) -> bool:
+        """Whether the rate is the average of more than a moment."""
+        return self.told_at - self.since > _FRESH_SECONDS
+
     def at(self, now: float) -> Optional[float]:
         """Return the rate where it is one of this moment; else None."""
-        return self.rate if now - self.since <= 2 * _FRESH_SECONDS else None
+        return None if self.coarse or now - self.told_at > _FRESH_SECONDS else self.rate
 
 
 class History:
-    """The samples of the last SECONDS seconds, and the last changes. Moments are time.time()."""
+    """The samples of the last SECONDS seconds, and the last changes. Moments are time.time().
+
+    `corrected`: the second that was added last has told something new of earlier ones.
+    """
 
     def __init__(self) -> None:
+        self.corrected = False
         self._changes: Deque[Dict[str, Any]] = collections.deque(maxlen=MOST_CHANGES)
         self._samples: Deque[Sample] = collections.deque(maxlen=SECONDS)
         self._totals: Optional[Totals] = None
@@ -61,6 +70,7 @@ class History:
         last, self._totals = self._totals or totals, totals
         seconds = max(0.1, now - self._samples[-1]["t"]) if self._samples else 1.0
         firsts = totals.first_pieces - last.first_pieces
+        self.corrected = False
         backends = [dict(backend, tokens_per_second=self._pace(now, backend)) for backend in backends]
         sample: Sample = {
             "t": round(now, 1),
@@ -85,13 +95,14 @@ class History:
     def _pace(self, now: float, backend: Dict[str, Any]) -> Optional[float]:
         told_at, count = backend["last_check"], backend["generated_tokens"]
         pace = self._paces.setdefault(backend["url"], _Pace(told_at, count))
-        if pace.note(told_at, count) and pace.rate and told_at - pace.since > _FRESH_SECONDS:
+        if pace.note(told_at, count) and pace.rate and pace.coarse:
             self._fill(pace)
         rate = pace.at(now)
         return None if rate is None else round(rate, 1)
 
     def _fill(self, pace: _Pace) -> None:
         """Put the average between two looks that are far apart into the seconds between them."""
+        self.corrected = True
         for sample in self._samples:
             if pace.since < sample["t"] <= pace.told_at:
                 sample["tokens"] = round(sample["tokens"] + (pace.rate or 0.0), 1)

@@ -18,7 +18,7 @@
     feed.js        the balancer's feed, /events, while the page is seen
     http.js        requests with the key; server-sent events
     dom.js         makes elements
-    words.js       all words, in English and Japanese; numbers and times
+    words.js       the words, by the browser's language (english.js, japanese.js); numbers and times
 
 What a model or a backend says is hostile: it becomes text nodes. Nothing here sets innerHTML, and the browser is told
 to refuse it (Content-Security-Policy: require-trusted-types-for). Paths are relative, so that the page works behind a

@@ -9,10 +9,10 @@ const GAP = 5; // seconds without a sample that break the line
 
 /** A chart. `lines`: [{column, kind: "area" | "line" | "dots", smooth}]; the first one is told in figures. */
 export class Chart {
-  constructor(name, unit, lines, onpoint) {
-    this.unit = unit;
+  constructor(name, lines, onpoint, format = number) {
+    this.format = format;
     this.lines = lines;
-    this.value = h("span", { class: "value" }, "–");
+    this.value = h("div", { class: "value" }, "–");
     this.aside = h("span", { class: "soft" });
     this.paths = lines.map((line) => [svg("path", { class: "fill " + line.kind }), svg("path", { class: "stroke " + line.kind })]);
     this.marks = svg("path", { class: "marks" });
@@ -26,7 +26,7 @@ export class Chart {
     }, svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, this.paths.flat(), this.marks, this.cross));
     this.element = h("div", { class: "card chart" },
       h("div", { class: "row" }, h("span", { class: "name" }, name), this.aside),
-      h("div", {}, this.value, unit && h("span", { class: "unit" }, unit)),
+      this.value,
       this.picture,
       h("div", { class: "row axis soft", "aria-hidden": "true" }, h("span", {}, t("ago")), h("span", {}, t("nowAxis"))));
     this.at = 0;
@@ -66,11 +66,12 @@ export class Chart {
 
   tell(times, series, moment, peak) {
     const told = series.map((values, index) => valueAt(times, values, moment, this.at === 0 && this.lines[index].kind === "dots"));
-    say(this.value, number(told[0]));
-    const words = number(told[0]) + (this.unit ? " " + this.unit : "");
-    say(this.aside, this.at ? timeOf(moment) : told[1] ? t("waiting", number(told[1])) : t("peak", number(peak)));
+    const value = this.format(told[0]);
+    const most = this.format(peak);
+    say(this.value, value);
+    say(this.aside, this.at ? timeOf(moment) : told[1] ? t("waiting", number(told[1])) : t("peak", most));
     this.picture.setAttribute("aria-valuenow", this.at);
-    this.picture.setAttribute("aria-valuetext", this.at ? t("atTime", timeOf(moment), words) : t("chartNow", words, number(peak)));
+    this.picture.setAttribute("aria-valuetext", this.at ? t("atTime", timeOf(moment), value) : t("chartNow", value, most));
   }
 }
 

@@ -178,7 +178,7 @@ class MessageView {
     this.meta = h("p", { class: "meta soft" });
     this.actions = h("div", { class: "row actions-row" });
     this.element = h("article", { class: "message " + node.role, "aria-label": node.role === "user" ? t("you") : t("assistant") },
-      this.reasoning, this.text, this.meta, this.actions);
+      node.role === "assistant" && this.reasoning, this.text, this.meta, this.actions);
   }
 
   get running() {
@@ -229,7 +229,7 @@ class MessageView {
   edit() {
     const area = h("textarea", { rows: Math.min(12, this.node.text.split("\n").length + 1), "aria-label": t("message") });
     area.value = this.node.text;
-    const back = () => this.element.replaceChildren(this.reasoning, this.text, this.meta, this.actions);
+    const back = () => this.element.replaceChildren(this.text, this.meta, this.actions);
     const done = () => {
       back();
       if (area.value.trim() && !running) answer(thread.add(this.node.parent, "user", area.value).id);

@@ -30,12 +30,14 @@ function take({ name, data }) {
     return;
   }
   if (name !== "now") return;
+  known.sample = event.sample;
+  known.backends = event.backends;
+  const { t } = known.columns;
+  if (t[t.length - 1] === event.sample.t) return tell(event.changes); // a new history has told it already
   for (const [column, values] of Object.entries(known.columns)) {
     values.push(event.sample[column]);
     if (values.length > KEPT) values.shift();
   }
-  known.sample = event.sample;
-  known.backends = event.backends;
   known.changes = known.changes.concat(event.changes).slice(-50);
   tell(event.changes);
 }

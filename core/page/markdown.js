@@ -149,7 +149,7 @@ function build(block, depth) {
   const inner = (blocks) => blocks.map((each) => build(each, depth + 1));
   switch (block.kind) {
     case "heading":
-      return h("h" + Math.min(6, block.level + 3), { class: "level" + block.level }, inline(block.text));
+      return h("h3", { class: "level" + block.level }, inline(block.text)); // one level: a model's may be in any order
     case "rule":
       return h("hr");
     case "code":
@@ -161,7 +161,7 @@ function build(block, depth) {
         block.items.map((item) => h("li", {}, item.length === 1 && item[0].kind === "paragraph" ? inline(item[0].text) : inner(item))));
     case "table": {
       const row = (tag, texts) => h("tr", {}, block.sides.map((side, at) => h(tag, { class: side }, inline(texts[at] || ""))));
-      return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("table") },
+      return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": t("table") },
         h("table", {}, h("thead", {}, row("th", block.head)), h("tbody", {}, block.rows.map((texts) => row("td", texts)))));
     }
     default:
@@ -172,7 +172,7 @@ function build(block, depth) {
 function code({ language, text }) {
   return h("div", { class: "code" },
     h("div", { class: "bar" }, h("span", {}, language || t("code")), copyButton({ copy: t("copy"), copied: t("copied") }, () => text)),
-    h("pre", { tabindex: 0, role: "region", "aria-label": t("code") }, h("code", {}, text)));
+    h("pre", { tabindex: 0, role: "group", "aria-label": t("code") }, h("code", {}, text)));
 }
 
 // ---- inside a block

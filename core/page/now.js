@@ -5,7 +5,7 @@ import { Chart } from "./chart.js";
 import { $, announce, button, h, say } from "./dom.js";
 import { known, watch } from "./feed.js";
 import { askKey } from "./http.js";
-import { megabytes, nameOf, number, percent, t, timeOf } from "./words.js";
+import { duration, megabytes, nameOf, number, percent, t, timeOf } from "./words.js";
 
 const MOST_PIPS = 16;
 const MOST_TOLD = 12;
@@ -20,10 +20,10 @@ export function startNow() {
     drawCharts();
   };
   charts = [
-    new Chart(t("tokens"), "", [{ column: "tokens", kind: "area" }], point),
-    new Chart(t("requests"), "", [{ column: "requests", kind: "area", smooth: 10 }], point),
-    new Chart(t("first"), t("secondsUnit"), [{ column: "first_token", kind: "dots" }], point),
-    new Chart(t("load"), "", [{ column: "busy", kind: "area" }, { column: "queued", kind: "line" }], point),
+    new Chart(t("tokens"), [{ column: "tokens", kind: "area" }], point),
+    new Chart(t("requests"), [{ column: "requests", kind: "area", smooth: 10 }], point),
+    new Chart(t("first"), [{ column: "first_token", kind: "dots" }], point, duration),
+    new Chart(t("load"), [{ column: "busy", kind: "area" }, { column: "queued", kind: "line" }], point),
   ];
   $("charts").append(...charts.map((chart) => chart.element));
   $("happened").append(h("li", { class: "soft" }, t("nothingYet")));

@@ -18,8 +18,8 @@ export function startTryIt() {
   const words = { copy: t("copy"), copied: t("copied") };
   const block = (name, title) => {
     lines[name] = h("code");
-    return h("section", { class: "code", "aria-label": title },
-      h("div", { class: "bar" }, h("h3", {}, title), copyButton(words, () => lines[name].textContent)), h("pre", { tabindex: 0, role: "region", "aria-label": title }, lines[name]));
+    return h("div", { class: "code" },
+      h("div", { class: "bar" }, h("h3", {}, title), copyButton(words, () => lines[name].textContent)), h("pre", { tabindex: 0, role: "group", "aria-label": title }, lines[name]));
   };
   const address = block("base", t("base"));
   $("try-inside").append(h("div", { class: "stack" }, h("div", {}, h("label", { for: "try-prompt" }, t("prompt")), prompt),
@@ -69,7 +69,8 @@ ${keys.api ? "import os\n" : ""}import urllib.request
 
 body = ${literal(json, "")}
 headers = {"Content-Type": "application/json"${key}}
-request = urllib.request.Request("${base}/v1/chat/completions", json.dumps(body).encode(), headers)
+url = "${base}/v1/chat/completions"
+request = urllib.request.Request(url, json.dumps(body).encode(), headers)
 with urllib.request.urlopen(request) as answer:
     print(json.load(answer)["choices"][0]["message"]["content"])`;
 }
