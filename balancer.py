@@ -227,7 +227,7 @@ class Balancer:
     def root(self, request: Request) -> Reply:
         """GET /: who this is, and its state; for a browser, the web page."""
         if page.wanted(request):
-            return self._page.reply()
+            return self._page.reply(request)
         return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()}, headers=[("Vary", "Accept")])
 
     def health(self, request: Request) -> Reply:

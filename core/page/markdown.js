@@ -45,30 +45,27 @@ function parse(lines, depth) {
 /** Return the block that begins at a line, and the line after it. */
 function one(lines, at, depth) {
   const line = lines[at];
-  const deep = depth >= DEEPEST;
-  if (FENCE.test(line)) return fence(lines, at);
   const heading = HEADING.exec(line);
-  if (heading) return [{ kind: "heading", level: heading[1].length, text: unhashed(heading[2]) }, at + 1];
+  if (FENCE.test(line)) return fence(lines, at);
+  if (heading) return [{ kind: "heading", level: heading[1].length, text: unhashed(heading[2].trim()) }, at + 1];
   if (isRule(line)) return [{ kind: "rule" }, at + 1];
-  if (!deep && QUOTE.test(line)) return quote(lines, at, depth);
-  if (!deep && ITEM.test(line)) return list(lines, at, depth);
+  if (depth < DEEPEST && QUOTE.test(line)) return quote(lines, at, depth);
+  if (depth < DEEPEST && ITEM.test(line)) return list(lines, at, depth);
   if (isTable(lines, at)) return table(lines, at);
   let end = at + 1;
-  while (end < lines.length && !blank(lines[end]) && !interrupts(lines, end, deep)) end++;
+  while (end < lines.length && !blank(lines[end]) && (depth >= DEEPEST || !interrupts(lines, end))) end++;
   return [{ kind: "paragraph", text: lines.slice(at, end).map((each) => each.trim()).join("\n") }, end];
 }
 
 const isRule = (line) => line.length < 200 && RULE.test(line.trim());
 
-function interrupts(lines, at, deep) {
-  const line = lines[at];
-  return FENCE.test(line) || HEADING.test(line) || isRule(line) || (!deep && (QUOTE.test(line) || /^ *(?:[-*+]|1[.)]) /.test(line))) || isTable(lines, at);
-}
+const interrupts = (lines, at) =>
+  [FENCE, HEADING, QUOTE, /^ *(?:[-*+]|1[.)]) /].some((begin) => begin.test(lines[at])) || isRule(lines[at]) || isTable(lines, at);
 
 function unhashed(text) {
-  let end = text.trimEnd().length;
-  while (end && text[end - 1] === "#") end--;
-  return (end && text[end - 1] !== " " && end !== text.trimEnd().length ? text : text.slice(0, end)).trim();
+  let end = text.length;
+  while (text[end - 1] === "#") end--;
+  return text[end - 1] === " " ? text.slice(0, end).trim() : text;
 }
 
 function fence(lines, at) {
@@ -86,21 +83,19 @@ function quote(lines, at, depth) {
 }
 
 function list(lines, at, depth) {
-  const ordered = /\d/.test(ITEM.exec(lines[at])[2]);
-  const start = ordered ? parseInt(ITEM.exec(lines[at])[2], 10) : 1;
+  const start = parseInt(ITEM.exec(lines[at])[2], 10);
   const items = [];
   let end = at;
   for (;;) {
     const item = end < lines.length && ITEM.exec(lines[end]);
-    if (!item || /\d/.test(item[2]) !== ordered || isRule(lines[end])) break;
+    if (!item || isNaN(parseInt(item[2], 10)) !== isNaN(start) || isRule(lines[end])) break;
     const margin = item[1].length + item[2].length + 1;
     const within = [lines[end++].slice(margin)];
     while (end < lines.length && belongs(lines, end, item[1].length)) within.push(lines[end].slice(Math.min(indent(lines[end++]), margin)));
-    while (within.length && blank(within[within.length - 1])) within.pop();
     items.push(parse(within, depth + 1));
     while (end < lines.length && blank(lines[end]) && end + 1 < lines.length && ITEM.test(lines[end + 1])) end++;
   }
-  return [{ kind: "list", ordered, start, items }, end];
+  return [{ kind: "list", start, items }, end];
 }
 
 const indent = (line) => line.length - line.trimStart().length;
@@ -109,7 +104,7 @@ const indent = (line) => line.length - line.trimStart().length;
 function belongs(lines, at, margin) {
   if (blank(lines[at])) return at + 1 < lines.length && !blank(lines[at + 1]) && indent(lines[at + 1]) > margin;
   if (indent(lines[at]) > margin) return true;
-  return !blank(lines[at - 1]) && !ITEM.test(lines[at]) && !interrupts(lines, at, false);
+  return !blank(lines[at - 1]) && !ITEM.test(lines[at]) && !interrupts(lines, at);
 }
 
 function isTable(lines, at) {
@@ -123,12 +118,9 @@ function cells(line) {
   let code = false;
   const text = line.trim();
   for (let at = text[0] === "|" ? 1 : 0; at < text.length; at++) {
-    if (text[at] === "\\" && text[at + 1] === "|") found[found.length - 1] += text[++at];
-    else if (text[at] === "|" && !code) found.push("");
-    else {
-      if (text[at] === "`") code = !code;
-      found[found.length - 1] += text[at];
-    }
+    if (text[at] === "`") code = !code;
+    if (text[at] === "|" && !code) found.push("");
+    else found[found.length - 1] += text[at] === "\\" && text[at + 1] === "|" ? text[++at] : text[at];
   }
   if (found.length > 1 && !found[found.length - 1].trim()) found.pop();
   return found.map((cell) => cell.trim());
@@ -157,7 +149,7 @@ function build(block, depth) {
     case "quote":
       return h("blockquote", {}, inner(block.blocks));
     case "list":
-      return h(block.ordered ? "ol" : "ul", { start: block.start !== 1 && block.start },
+      return h(block.start >= 0 ? "ol" : "ul", { start: block.start > 1 && block.start },
         block.items.map((item) => h("li", {}, item.length === 1 && item[0].kind === "paragraph" ? inline(item[0].text) : inner(item))));
     case "table": {
       const row = (tag, texts) => h("tr", {}, block.sides.map((side, at) => h(tag, { class: side }, inline(texts[at] || ""))));

@@ -1,7 +1,6 @@
 """What the tests of the web page share: a backend that says what a test wants, and what a user does on the page."""
 
 import json
-import os
 import queue
 import shutil
 
@@ -21,10 +20,9 @@ CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-
 TABS = ("now", "chat", "try")
 
 
-def found_browser(chromium):
-    """Return where a Chromium is: the system's, or playwright's own."""
-    known = [shutil.which(name) for name in CHROMIUMS] + [chromium.executable_path]
-    return next((path for path in known if path and os.path.exists(path)), None)
+def system_browser():
+    """Return where the system has a Chromium; None where it has none: then playwright may have its own."""
+    return next(filter(None, map(shutil.which, CHROMIUMS)), None)
 
 
 class Talker:

@@ -4,7 +4,7 @@ import pytest
 from conftest import PATIENCE
 
 from balancer import Balancer, Config
-from page.browsing import Talker, found_browser, playwright
+from page.browsing import Talker, playwright, system_browser
 
 
 @pytest.fixture(scope="module")
@@ -12,10 +12,10 @@ def browser():
     if playwright is None:
         pytest.skip("playwright is not installed")
     with playwright.sync_playwright() as running:
-        path = found_browser(running.chromium)
-        if not path:
-            pytest.skip("no Chromium is installed")
-        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            chromium = running.chromium.launch(executable_path=system_browser(), args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip("no Chromium can be started: %s" % str(error).splitlines()[0])
         yield chromium
         chromium.close()
 

@@ -1,5 +1,6 @@
 """The web page's files: who gets them, with which headers, and what is in them. No browser is needed."""
 
+import gzip
 import os
 import re
 
@@ -72,10 +73,15 @@ def test_nothing_in_the_files_comes_from_elsewhere_or_makes_markup_of_text():
         assert not re.search(MARKUP, text), name
 
 
-def test_a_visit_loads_less_than_80_kb():
-    sizes = {name: len(source(name).encode()) for name in list(FILES) + ["page.html"]}
-    for other in ("english.js", "japanese.js"):
-        assert sum(sizes.values()) - sizes[other] < 80000
+def test_all_files_together_are_small_on_the_wire(locked):
+    packed = dict(BROWSER, **{"Accept-Encoding": "gzip, deflate, br"})
+    size = 0
+    for path in ["/"] + ["/page/" + name for name in FILES]:
+        answer = call(locked.url + path, headers=packed)
+        assert answer.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in answer.headers["Vary"]
+        assert gzip.decompress(answer.body).decode() == source(path.rpartition("/")[2] or "page.html")
+        size += len(answer.body)
+    assert size < 45000
 
 
 def test_both_languages_have_the_same_words_and_all_that_are_used():
