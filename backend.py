@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from core import memory, options, process
-from core.apis import anthropic, generate, llamacpp, ollama, openai
+from core.apis import anthropic, generate, llamacpp, ollama, openai, responses
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
+from core.apis.response_store import ResponseStore
 from core.balancing.registration import Registrar, reachable_url
 from core.cookie import shared_secret
 from core.errors import APIError
@@ -36,11 +37,11 @@ from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, l
 from core.opening import Opening, loaded
 from core.options import between, setting
 from core.process import BOOT_FAILURE
-from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSettings
+from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSettings, ResponseSettings
 
 
 @dataclass(frozen=True)
-class Config(server.ServerConfig, EngineSettings, FolderSettings, ChildSettings, CarrySettings):
+class Config(server.ServerConfig, EngineSettings, FolderSettings, ResponseSettings, ChildSettings, CarrySettings):
     """A backend's settings."""
 
     port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
@@ -130,9 +131,13 @@ class Backend:
     def _apis(self) -> "list[Route]":
         """Return the routes of the APIs: its own, and those that other servers have, too."""
         fingerprint = "comeapi-" + self.engine.fingerprint
-        host = Host(self.engine, self.folder, _text_of(self.config.chat_template), fingerprint)
+        config = self.config
+        store = ResponseStore(
+            config.responses_dir, config.responses_max, config.responses_max_bytes, config.responses_days
+        )
+        host = Host(self.engine, self.folder, _text_of(config.chat_template), fingerprint, store)
         endpoint = Endpoint(host, self.config.ping_interval, self._carry_secret)
-        dialects = (generate, openai, llamacpp, anthropic, ollama)
+        dialects = (generate, openai, responses, llamacpp, anthropic, ollama)
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
 
     def root(self, request: Request) -> Any:

@@ -196,6 +196,26 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class ResponseSettings:
+    """What is kept of the answers of POST /v1/responses, so that a conversation can go on with them."""
+
+    responses_dir: str = setting(
+        "", "folder for stored answers of /v1/responses; backends that are to know each other's name the same one "
+        "(default: comeapi/responses in this user's state folder)", "responses", metavar="DIR",
+    )  # fmt: skip
+    responses_max: int = setting(
+        10000, "most answers of /v1/responses that are stored; the oldest go first; 0 to store none", "responses",
+        check=between(0, 1 << 24),
+    )  # fmt: skip
+    responses_max_bytes: int = setting(
+        1 << 30, "most bytes that they take; the oldest go first", "responses", check=between(1 << 10, 1 << 50)
+    )
+    responses_days: float = setting(
+        30.0, "days after which they are removed", "responses", check=between(0.001, 36500, float)
+    )
+
+
+@dataclass(frozen=True)
 class ChildSettings:
     """How a program behaves when another one has started it."""
 

@@ -198,7 +198,9 @@ def collect(value, where, said):
             collect(each, where, said)
 
 
-@pytest.mark.parametrize("mishap, pause", [("kill", 1.5), ("kill_all", 3.0), ("stop_and_kill", 2.0), ("hang_and_kill", 2.0)])
+@pytest.mark.parametrize(
+    "mishap, pause", [("kill", 1.5), ("kill_all", 3.0), ("stop_and_kill", 2.0), ("hang_and_kill", 2.0)]
+)
 def test_every_stream_through_dying_backends_is_whole_and_the_same(backends, start, mishap, pause):
     urls = [option for port in backends.ports for option in ("--backend", "http://127.0.0.1:%d" % port)]
     balancer = start("balancer.py", "--child", "--port", 0, "--migrations", 50, "--health-interval", 1, *urls)

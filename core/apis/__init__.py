@@ -4,4 +4,8 @@
     host.py          what a dialect may ask of the server
     generate.py      ComeAPI's own                         openai.py, openai_shapes.py
     llamacpp.py      llama.cpp's server's                  anthropic.py   ollama.py
+    responses.py     OpenAI's Responses API                response_items.py, response_asks.py   from bodies to asks
+    response_store.py   its answers on disk                response_events.py                    from answers to bodies
+
+README.md says of each API's fields which are served, refused or ignored, and why.
 """

@@ -6,9 +6,10 @@ import itertools
 from typing import TYPE_CHECKING, Any, Iterable, Optional
 
 from core import fields
+from core.apis.response_store import ResponseStore
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.markers import text_of
-from core.engine.ask import Prompt
+from core.engine.ask import UNLIMITED, Prompt
 from core.errors import APIError
 from core.models import ModelFile, ModelFolder
 
@@ -29,13 +30,24 @@ def _fingerprint(known: str, path: str, modified: float) -> str:
 
 
 class Host:
-    """A server's engine and models. `template` takes the place of the models' own; `fingerprint` says what computes."""
+    """A server's engine and models. `template` takes the place of the models' own; `fingerprint` says what computes.
 
-    def __init__(self, engine: "Engine", folder: ModelFolder, template: str = "", fingerprint: str = ""):
+    `store` keeps answers of POST /v1/responses; without one, none are kept.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine",
+        folder: ModelFolder,
+        template: str = "",
+        fingerprint: str = "",
+        store: Optional[ResponseStore] = None,
+    ):
         self.engine = engine
         self.folder = folder
         self.template = template
         self.fingerprint = fingerprint
+        self.store = store or ResponseStore(most=0)
 
     def model(self, name: Optional[str], embeds: bool = False) -> ModelFile:
         """Return the model called `name`; without one, the model that is loaded, else the folder's default.
@@ -65,6 +77,10 @@ class Host:
         """Return what a chat asks of its model. Raises APIError 400, 404."""
         with fields.named(ask.own):
             return Conversation(ask, self.model(ask.model), self.template)
+
+    def count(self, conversation: Conversation) -> int:
+        """Return how many tokens the loaded model would read of a conversation. Raises APIError 503."""
+        return len(self.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or [])
 
     def text(self, prompt: Prompt, field: str = "prompt") -> str:
         """Return a prompt as text, its tokens being the loaded model's. `field` is the request's.

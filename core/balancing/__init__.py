@@ -12,6 +12,7 @@
     errand.py         one request on its way: what was tried for it, what is known of its answer
     admission.py      a request's way to a place: at once, or after a wait in the queue
     forwarding.py     its way to its backend and back: the table of retries
+    elsewhere.py      stored answers that a backend of another machine may have
     carrying.py       an answer that another backend goes on with
     watching.py       how a request waits for bytes of its backend
     keepalive.py      which bytes are a sign of life

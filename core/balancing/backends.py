@@ -45,6 +45,7 @@ class Backend:
         self.carries = False  # it can go on with an answer that another one has begun
         self.stalled = False  # it says that its engine does not go on now
         self.prompt = False  # its /health answers at once, however busy it is: silence there means that it is dead
+        self.foreign = False  # it has told of itself, and is none of ours
         self.last_check = 0.0  # time.time()
         self.checked = float("-inf")  # when its last probe ended
 

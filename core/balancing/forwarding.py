@@ -17,6 +17,7 @@ Retries. The client does not see them; it gets its answer later, or the last fai
        if that one dies too → 500; equal requests get the same for ten minutes, without being sent (quarantine.py)
     9  one of 4 to 6, of a backend that tells of its answer in frames → another backend goes on where that one was, as
        the same answer, `migrations` times at most after a byte was sent (carrying.py)
+   10  it has not the stored answer that is asked for   → a backend of another machine, once each (elsewhere.py)
 
 The other backend is never one that this request was sent to before, unless it has come up again since (7, 8). Rows 3, 4
 and 8 happen `retries` times at most, together. Any other answer of a backend goes to the client as it is. keepalive.py
@@ -34,6 +35,7 @@ from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
 from core.balancing.deaths import Deaths
+from core.balancing.elsewhere import may_be_elsewhere, neighbours
 from core.balancing.errand import Errand, Visit
 from core.balancing.keepalive import Patience, Pings
 from core.balancing.pool import Pool
@@ -48,6 +50,7 @@ from core.http.client import Client
 from core.http.failures import Broken, Slow, Unreachable
 from core.http.messages import Reply, Request, Stream, error_reply
 from core.http.sse import EVENT_STREAM, PING, error_event
+from core.owners import OWNER, is_owned, owner_of
 
 _BROKE, _DIED = "broken", "died"
 _NOT_CARRIED = (400, 403, 404, 409, 413)  # of a backend that does not go on with another one's answer
@@ -132,7 +135,12 @@ class Forwarder:
         Raises APIError 504 where the backend is too slow.
         """
         try:
-            return self._attempt(visit)  # 3, 9 where it refuses
+            reply = self._attempt(visit)  # 3, 9 where it refuses
+            if isinstance(reply, Reply) and may_be_elsewhere(visit.errand.request.path, reply):  # 10
+                visit.errand.failure = reply
+                visit.errand.tried.update(neighbours(visit.backend, self._pool.everyone()))
+                return None
+            return reply
         except Unreachable:  # 1
             return None
         except Leaving as error:  # 9
@@ -194,6 +202,8 @@ class Forwarder:
         errand, _, backend = visit
         request = errand.request
         body, headers = request.body, self._credentials.sent_on(request, backend.spec)
+        if is_owned(request.path) and not backend.foreign:
+            headers[OWNER] = owner_of(request.key)
         if not (backend.carries and self._carry_secret and errand.wish.works and request.method == "POST"):
             return body, headers
         if errand.begun:

@@ -151,7 +151,7 @@ class Probing:
         backend.model = report.model
         if report.told:
             backend.set_models(report.models)
-            backend.carries = report.carries
+            backend.carries, backend.foreign = report.carries, not report.prompt
         backend.note_life(report.life)
 
     def _note_stall(self, backend: Backend, stalled: bool) -> None:
@@ -161,6 +161,6 @@ class Probing:
 
     def _note_end(self, backend: Backend, why: str) -> None:
         """A backend has gone down: what comes up at its URL may be another server."""
-        backend.life, backend.prompt, backend.carries = None, False, False
+        backend.life, backend.prompt, backend.carries, backend.foreign = None, False, False, False
         if backend.vitals.seen:  # else it is just being started, or its URL is wrong: /status says why
             log.warning("🔴 %s is down: %s", backend.url, why)

@@ -4,9 +4,9 @@
                               └─ ran to its end alone ──> forgotten
 
 So a request that ends every process it reaches ends two of them. One that dies alone in the same moment as a backend
-that never had it gets another chance, EXCUSES times: somebody ends them all. The requests that shared the first one with it are
-suspects, too: they run alone, and survive. Fingerprints are remembered, so that an equal request is recognized. A
-stream of which the client has seen a part is not sent again; it is a suspect when the client asks again.
+that never had it gets another chance, EXCUSES times: somebody ends them all. The requests that shared the first one
+with it are suspects, too: they run alone, and survive. Fingerprints are remembered, so that an equal request is
+recognized. A stream of which the client has seen a part is not sent again; it is a suspect when the client asks again.
 
     Quarantine    suspects and guilty requests, for a while      has_died    whether a backend's process has ended
 

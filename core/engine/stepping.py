@@ -5,6 +5,7 @@
 """
 
 import time
+
 from core.engine.admission import make_ready
 from core.engine.choosing import Choosing
 from core.engine.decoding import Decoding
