@@ -55,7 +55,8 @@ export class Chart {
     series.forEach((values, index) => {
       const [fill, stroke] = this.paths[index];
       const { kind } = this.lines[index];
-      const path = kind === "dots" ? dots(times, values, now, top) : line(times, values, now, top);
+      const empty = index > 0 && !values.some((value) => value > 0); // nothing but zeros would be drawn over the first
+      const path = empty ? "" : (kind === "dots" ? dots : line)(times, values, now, top);
       stroke.setAttribute("d", path);
       if (kind === "area") fill.setAttribute("d", area(path));
     });

@@ -25,6 +25,7 @@ export function startChat() {
   $("composer").append(composer());
   showList();
   showThread();
+  addEventListener("pagehide", () => running?.thread.save());
   let loaded = "";
   watch(() => {
     const now = known.backends.map((backend) => backend.model + backend.healthy).join();
@@ -45,7 +46,7 @@ function side() {
   list = h("ul", { id: "threads" });
   const file = h("input", { type: "file", accept: "application/json", class: "unseen", tabindex: -1, "aria-label": t("import"), onchange: () => take(file) });
   return [
-    button("+ " + t("newChat"), () => open(new Thread()), { class: "main wide" }), list,
+    button("+ " + t("newChat"), () => open(new Thread()), { class: "wide" }), list,
     h("div", { class: "row" }, button(t("export"), () => save("comeapi-conversations.json", exported()), { class: "quiet" }),
       button(t("import"), () => file.click(), { class: "quiet" }), file),
   ];

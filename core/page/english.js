@@ -42,7 +42,7 @@ export default {
   conversations: "Conversations", newChat: "New conversation", untitled: "Untitled", export: "Export", import: "Import",
   imported: (n) => `${n} ${n === 1 ? "conversation" : "conversations"} imported.`, importFailed: "This file holds no conversations.",
   deleteChat: "Delete", askDelete: "Delete this conversation?", full: "The browser keeps no more. Export and delete some conversations.",
-  settings: "Settings", model: "Model", anyModel: "the one that is loaded", system: "System prompt",
+  settings: "Settings", model: "Model", anyModel: "Loaded model", system: "System prompt",
   systemHint: "How the model is to behave", temperature: "Temperature", top_p: "Top p", top_k: "Top k", max_tokens: "Most tokens",
   seed: "Seed", auto: "auto",
   message: "Message", messageHint: "Write a message…", send: "Send", stop: "Stop", enterSends: "Enter sends, Shift+Enter starts a new line",

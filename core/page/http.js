@@ -39,6 +39,7 @@ function keep(name, value) {
 
 let ask = null; // asks the user for the key: page.js sets it
 let asking = null; // the question that is open; all requests wait for the same one
+let declined = false; // the user had no key: he is asked again only when he wants to be
 
 export function askKeyBy(question) {
   ask = question;
@@ -49,7 +50,8 @@ export function askKey(wrong) {
   asking ||= ask(wrong).then((key) => {
     asking = null;
     if (key) keys.api = key;
-    return Boolean(key);
+    declined = !key;
+    return !declined;
   });
   return asking;
 }
@@ -71,7 +73,7 @@ export async function call(path, { method, json, signal, admin } = {}) {
     if (answer.ok) return answer;
     const failure = await failureOf(answer);
     if (answer.status !== 401 || admin) throw failure;
-    if (key === keys.api && !(await askKey(Boolean(key)))) throw failure;
+    if (key === keys.api && (declined || !(await askKey(Boolean(key))))) throw failure;
   }
 }
 

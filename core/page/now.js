@@ -20,7 +20,7 @@ export function startNow() {
     drawCharts();
   };
   charts = [
-    new Chart(t("tokens"), [{ column: "tokens", kind: "area" }], point),
+    new Chart(t("tokens"), [{ column: "tokens", kind: "area", smooth: 5 }], point),
     new Chart(t("requests"), [{ column: "requests", kind: "area", smooth: 10 }], point),
     new Chart(t("first"), [{ column: "first_token", kind: "dots" }], point, duration),
     new Chart(t("load"), [{ column: "busy", kind: "area" }, { column: "queued", kind: "line" }], point),

@@ -235,9 +235,9 @@ def test_code_and_tables_are_rendered(chat):
 PIECES = ["*a ", "**", "`", "[", "[a](", "_a_", "> ", "- ", "|", "~~", "http://", "\\", "# ", "``` ", "![", "*_`"]
 
 
-@pytest.mark.parametrize("piece", PIECES + ["  - a\n", "|a\n|-\n"])
-def test_no_text_hangs_the_page(chat, piece):
-    assert chat.evaluate(RENDER, [piece * (60000 // len(piece)), 1])[1] < 3000
+def test_no_text_hangs_the_page(chat):
+    for piece in PIECES + ["  - a\n", "|a\n|-\n"]:
+        assert chat.evaluate(RENDER, [piece * (60000 // len(piece)), 1])[1] < 3000, piece
 
 
 # ---- a backend that dies
