@@ -8,7 +8,8 @@
     now.js         the view Now: a sentence, charts, backends, what has happened
     chart.js       one chart of the last ten minutes, as SVG
     admin.js       drain, restart, add: with the admin key
-    chat.js        the view Chat: the conversation on the screen, the composer
+    chat.js        the view Chat: conversations, settings, the composer
+    messages.js    messages on the screen
     answers.js     one streamed answer
     threads.js     conversations: a tree of messages each, kept in the browser
     settings.js    model, system prompt and sampling, shared by Chat and Try it
@@ -22,5 +23,5 @@
 
 What a model or a backend says is hostile: it becomes text nodes. Nothing here sets innerHTML, and the browser is told
 to refuse it (Content-Security-Policy: require-trusted-types-for). Paths are relative, so that the page works behind a
-proxy that puts a prefix before them.
+proxy that puts a prefix before them. The scripts are formatted as by `prettier --print-width 120`.
 """

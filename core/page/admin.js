@@ -9,10 +9,34 @@ let show; // whether the admin key was accepted
 
 export function startAdmin() {
   const key = h("input", { id: "admin-key", type: "password", autocomplete: "off", required: true });
-  const locked = h("form", { class: "row wrap", onsubmit: (event) => { event.preventDefault(); unlock(key.value); key.value = ""; } },
-    h("label", { for: "admin-key" }, t("adminKey")), key, h("button", { class: "main" }, t("unlock")));
-  const inside = h("div", { class: "stack" }, adding(), h("div", { class: "row wrap" },
-    button(t("restartAll"), restartAll), button(t("lock"), () => { keys.admin = ""; show(false); })));
+  const locked = h(
+    "form",
+    {
+      class: "row wrap",
+      onsubmit: (event) => {
+        event.preventDefault();
+        unlock(key.value);
+        key.value = "";
+      },
+    },
+    h("label", { for: "admin-key" }, t("adminKey")),
+    key,
+    h("button", { class: "main" }, t("unlock")),
+  );
+  const inside = h(
+    "div",
+    { class: "stack" },
+    adding(),
+    h(
+      "div",
+      { class: "row wrap" },
+      button(t("restartAll"), restartAll),
+      button(t("lock"), () => {
+        keys.admin = "";
+        show(false);
+      }),
+    ),
+  );
   show = (open) => {
     locked.hidden = open;
     inside.hidden = !open;
@@ -82,6 +106,13 @@ function adding() {
     const fields = { url: url.value, ...(slots.value && { slots: Number(slots.value) }) };
     act(() => call("admin/backends", { json: fields, admin: true })).then(() => announce(t("done")));
   };
-  return h("form", { class: "row wrap", onsubmit: add },
-    h("label", { for: "admin-url" }, t("address")), url, h("label", { for: "admin-slots" }, t("slotsAuto")), slots, h("button", {}, t("add")));
+  return h(
+    "form",
+    { class: "row wrap", onsubmit: add },
+    h("label", { for: "admin-url" }, t("address")),
+    url,
+    h("label", { for: "admin-slots" }, t("slotsAuto")),
+    slots,
+    h("button", {}, t("add")),
+  );
 }

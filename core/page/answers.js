@@ -4,8 +4,8 @@ import { call, events } from "./http.js";
 import { sampling, settings, withSystem } from "./settings.js";
 
 /**
- * Ask for an answer to messages and put it into `node` as it comes: text, reasoning, and in meta the model, the backend,
- * tokens, tokens per second, and how much of the prompt was cached. Calls `tell()` whenever something is new. Throws
+ * Ask for an answer to messages and put it into `node` as it comes: text, reasoning, and in meta the model, the
+ * backend, tokens, tokens per second, and how much of the prompt was cached. Calls `tell()` whenever something is new. Throws
  * Failure, and AbortError where `signal` stops it.
  */
 export async function stream(messages, node, signal, tell) {

@@ -14,21 +14,43 @@ export class Chart {
     this.lines = lines;
     this.value = h("div", { class: "value" }, "–");
     this.aside = h("span", { class: "soft" });
-    this.paths = lines.map((line) => [svg("path", { class: "fill " + line.kind }), svg("path", { class: "stroke " + line.kind })]);
+    this.paths = lines.map((line) => [
+      svg("path", { class: "fill " + line.kind }),
+      svg("path", { class: "stroke " + line.kind }),
+    ]);
     this.marks = svg("path", { class: "marks" });
     this.cross = svg("path", { class: "cross" });
-    this.picture = h("div", {
-      class: "picture", tabindex: 0, role: "slider", "aria-label": `${name}, ${t("charts")}`, "aria-valuemin": -WIDTH, "aria-valuemax": 0, "aria-valuenow": 0,
-      onpointermove: (event) => onpoint(Math.round((1 - this.share(event)) * -WIDTH)),
-      onpointerleave: () => onpoint(0),
-      onblur: () => onpoint(0),
-      onkeydown: (event) => this.step(event, onpoint),
-    }, svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, this.paths.flat(), this.marks, this.cross));
-    this.element = h("div", { class: "card chart" },
+    this.picture = h(
+      "div",
+      {
+        class: "picture",
+        tabindex: 0,
+        role: "slider",
+        "aria-label": `${name}, ${t("charts")}`,
+        "aria-valuemin": -WIDTH,
+        "aria-valuemax": 0,
+        "aria-valuenow": 0,
+        onpointermove: (event) => onpoint(Math.round((1 - this.share(event)) * -WIDTH)),
+        onpointerleave: () => onpoint(0),
+        onblur: () => onpoint(0),
+        onkeydown: (event) => this.step(event, onpoint),
+      },
+      svg(
+        "svg",
+        { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+        this.paths.flat(),
+        this.marks,
+        this.cross,
+      ),
+    );
+    this.element = h(
+      "div",
+      { class: "card chart" },
       h("div", { class: "row" }, h("span", { class: "name" }, name), this.aside),
       this.value,
       this.picture,
-      h("div", { class: "row axis soft", "aria-hidden": "true" }, h("span", {}, t("ago")), h("span", {}, t("nowAxis"))));
+      h("div", { class: "row axis soft", "aria-hidden": "true" }, h("span", {}, t("ago")), h("span", {}, t("nowAxis"))),
+    );
     this.at = 0;
   }
 
@@ -38,7 +60,14 @@ export class Chart {
   }
 
   step(event, onpoint) {
-    const to = { ArrowLeft: this.at - 5, ArrowRight: this.at + 5, PageUp: this.at - 60, PageDown: this.at + 60, Home: 1 - WIDTH, End: 0 }[event.key];
+    const to = {
+      ArrowLeft: this.at - 5,
+      ArrowRight: this.at + 5,
+      PageUp: this.at - 60,
+      PageDown: this.at + 60,
+      Home: 1 - WIDTH,
+      End: 0,
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     onpoint(Math.max(1 - WIDTH, Math.min(0, to)));
@@ -66,13 +95,18 @@ export class Chart {
   }
 
   tell(times, series, moment, peak) {
-    const told = series.map((values, index) => valueAt(times, values, moment, this.at === 0 && this.lines[index].kind === "dots"));
+    const told = series.map((values, index) =>
+      valueAt(times, values, moment, this.at === 0 && this.lines[index].kind === "dots"),
+    );
     const value = this.format(told[0]);
     const most = this.format(peak);
     say(this.value, value);
     say(this.aside, this.at ? timeOf(moment) : told[1] ? t("waiting", number(told[1])) : t("peak", most));
     this.picture.setAttribute("aria-valuenow", this.at);
-    this.picture.setAttribute("aria-valuetext", this.at ? t("atTime", timeOf(moment), value) : t("chartNow", value, most));
+    this.picture.setAttribute(
+      "aria-valuetext",
+      this.at ? t("atTime", timeOf(moment), value) : t("chartNow", value, most),
+    );
   }
 }
 
@@ -98,7 +132,8 @@ const nice = (peak) => {
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= peak * 1.05) || 20 * power;
 };
 
-const place = (time, value, now, top) => `${(WIDTH + time - now).toFixed(1)} ${(HEIGHT - 2 - (value / top) * (HEIGHT - 4)).toFixed(1)}`;
+const place = (time, value, now, top) =>
+  `${(WIDTH + time - now).toFixed(1)} ${(HEIGHT - 2 - (value / top) * (HEIGHT - 4)).toFixed(1)}`;
 
 function line(times, values, now, top) {
   let path = "";
@@ -109,12 +144,19 @@ function line(times, values, now, top) {
   return path;
 }
 
-const area = (path) => path.split("M").slice(1).map((part) => {
-  const points = part.split("L");
-  const x = (point) => point.split(" ")[0];
-  return `M${x(points[0])} ${HEIGHT}L${points.join("L")}L${x(points[points.length - 1])} ${HEIGHT}Z`;
-}).join("");
+const area = (path) =>
+  path
+    .split("M")
+    .slice(1)
+    .map((part) => {
+      const points = part.split("L");
+      const x = (point) => point.split(" ")[0];
+      return `M${x(points[0])} ${HEIGHT}L${points.join("L")}L${x(points[points.length - 1])} ${HEIGHT}Z`;
+    })
+    .join("");
 
 function dots(times, values, now, top) {
-  return values.map((value, at) => (value === null || times[at] < now - WIDTH ? "" : `M${place(times[at], value, now, top)}h.01`)).join("");
+  return values
+    .map((value, at) => (value === null || times[at] < now - WIDTH ? "" : `M${place(times[at], value, now, top)}h.01`))
+    .join("");
 }

@@ -1,15 +1,13 @@
 // The view Chat: the conversation on the screen, the composer, the list of conversations.
 
 import { stream } from "./answers.js";
-import { $, announce, button, confirmed, copyButton, h, save, say } from "./dom.js";
+import { $, announce, button, confirmed, h, save, say } from "./dom.js";
 import { known, watch } from "./feed.js";
 import { call } from "./http.js";
-import { render } from "./markdown.js";
+import { Follower, MessageView } from "./messages.js";
 import { NUMBERS, set, settings } from "./settings.js";
 import { Thread, exported, imported, listed, load, onFull, threads } from "./threads.js";
-import { nameOf, number, t } from "./words.js";
-
-const PAUSE = 1200; // milliseconds without a token, after which the answer seems to pause
+import { t } from "./words.js";
 
 let thread = new Thread();
 let running = null; // {controller, node, thread}: the answer that is being written
@@ -36,7 +34,10 @@ export function startChat() {
 
 /** Return what Try it shows as the prompt. */
 export function lastPrompt() {
-  const asked = thread.path().filter((node) => node.role === "user").pop();
+  const asked = thread
+    .path()
+    .filter((node) => node.role === "user")
+    .pop();
   return asked ? asked.text : "";
 }
 
@@ -44,21 +45,46 @@ export function lastPrompt() {
 
 function side() {
   list = h("ul", { id: "threads" });
-  const file = h("input", { type: "file", accept: "application/json", class: "unseen", tabindex: -1, "aria-label": t("import"), onchange: () => take(file) });
+  const file = h("input", {
+    type: "file",
+    accept: "application/json",
+    class: "unseen",
+    tabindex: -1,
+    "aria-label": t("import"),
+    onchange: () => take(file),
+  });
   return [
-    button("+ " + t("newChat"), () => open(new Thread()), { class: "wide" }), list,
-    h("div", { class: "row" }, button(t("export"), () => save("comeapi-conversations.json", exported()), { class: "quiet" }),
-      button(t("import"), () => file.click(), { class: "quiet" }), file),
+    button("+ " + t("newChat"), () => open(new Thread()), { class: "wide" }),
+    list,
+    h(
+      "div",
+      { class: "row" },
+      button(t("export"), () => save("comeapi-conversations.json", exported()), { class: "quiet" }),
+      button(t("import"), () => file.click(), { class: "quiet" }),
+      file,
+    ),
   ];
 }
 
 function bar() {
-  const sideButton = button(t("conversations"), () => toggle($("side"), sideButton, "open"), { class: "quiet narrow", "aria-expanded": "false", "aria-controls": "side" });
-  const settingsButton = button(t("settings"), () => {
-    $("settings").hidden = !$("settings").hidden;
-    settingsButton.setAttribute("aria-expanded", String(!$("settings").hidden));
-  }, { class: "quiet", "aria-expanded": "false", "aria-controls": "settings" });
-  models = h("select", { id: "model", "aria-label": t("model"), onchange: () => set("model", models.value) }, h("option", { value: "" }, t("anyModel")));
+  const sideButton = button(t("conversations"), () => toggle($("side"), sideButton, "open"), {
+    class: "quiet narrow",
+    "aria-expanded": "false",
+    "aria-controls": "side",
+  });
+  const settingsButton = button(
+    t("settings"),
+    () => {
+      $("settings").hidden = !$("settings").hidden;
+      settingsButton.setAttribute("aria-expanded", String(!$("settings").hidden));
+    },
+    { class: "quiet", "aria-expanded": "false", "aria-controls": "settings" },
+  );
+  models = h(
+    "select",
+    { id: "model", "aria-label": t("model"), onchange: () => set("model", models.value) },
+    h("option", { value: "" }, t("anyModel")),
+  );
   return [sideButton, models, settingsButton];
 }
 
@@ -70,40 +96,70 @@ async function listModels() {
   let names = [];
   try {
     names = (await (await call("v1/models")).json()).data.map((model) => String(model.id));
-  } catch { /* the one that is loaded answers */ }
+  } catch {
+    /* the one that is loaded answers */
+  }
   if (settings.model && names.length && !names.includes(settings.model)) set("model", "");
-  const options = names.length === 1 ? [h("option", { value: "" }, names[0])]
-    : [h("option", { value: "" }, t("anyModel")), ...names.map((name) => h("option", { value: name }, name))];
+  const options =
+    names.length === 1
+      ? [h("option", { value: "" }, names[0])]
+      : [h("option", { value: "" }, t("anyModel")), ...names.map((name) => h("option", { value: name }, name))];
   models.replaceChildren(...options);
   models.value = names.length === 1 ? "" : settings.model;
 }
 
 function settingsForm() {
-  const system = h("textarea", { id: "system", rows: 3, placeholder: t("systemHint"), oninput: () => set("system", system.value) });
+  const system = h("textarea", {
+    id: "system",
+    rows: 3,
+    placeholder: t("systemHint"),
+    oninput: () => set("system", system.value),
+  });
   system.value = settings.system;
   const numbers = Object.entries(NUMBERS).map(([name, range]) => {
-    const field = h("input", { id: "set-" + name, type: "number", inputmode: "decimal", placeholder: t("auto"), ...range,
-      oninput: () => set(name, field.value === "" || !field.validity.valid ? null : Number(field.value)) });
+    const field = h("input", {
+      id: "set-" + name,
+      type: "number",
+      inputmode: "decimal",
+      placeholder: t("auto"),
+      ...range,
+      oninput: () => set(name, field.value === "" || !field.validity.valid ? null : Number(field.value)),
+    });
     field.value = settings[name] ?? "";
     return h("div", {}, h("label", { for: "set-" + name }, t(name)), field);
   });
-  return h("form", { class: "card stack", onsubmit: (event) => event.preventDefault() },
-    h("div", {}, h("label", { for: "system" }, t("system")), system), h("div", { class: "fields" }, numbers));
+  return h(
+    "form",
+    { class: "card stack", onsubmit: (event) => event.preventDefault() },
+    h("div", {}, h("label", { for: "system" }, t("system")), system),
+    h("div", { class: "fields" }, numbers),
+  );
 }
 
 function composer() {
   notice = h("p", { class: "notice", role: "status" });
   notice.hidden = true;
-  input = h("textarea", { id: "input", rows: 1, "aria-label": t("message"), placeholder: t("messageHint"), title: t("enterSends"),
-    oninput: fit, onkeydown: (event) => {
-      const enter = event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229; // 229: an input method's
-      if (enter) {
+  input = h("textarea", {
+    id: "input",
+    rows: 1,
+    "aria-label": t("message"),
+    placeholder: t("messageHint"),
+    title: t("enterSends"),
+    oninput: fit,
+    onkeydown: (event) => {
+      const composing = event.isComposing || event.keyCode === 229; // an input method's Enter
+      if (event.key === "Enter" && !event.shiftKey && !composing) {
         event.preventDefault();
         submit();
       }
-    } });
+    },
+  });
   send = button(t("send"), () => (running ? running.controller.abort() : submit()), { class: "main", id: "send" });
-  document.addEventListener("keydown", (event) => event.key === "Escape" && running && !document.querySelector("dialog[open]") && running.controller.abort());
+  document.addEventListener(
+    "keydown",
+    (event) =>
+      event.key === "Escape" && running && !document.querySelector("dialog[open]") && running.controller.abort(),
+  );
   return h("div", {}, notice, h("div", { class: "card composer" }, input, send));
 }
 
@@ -127,9 +183,35 @@ function open(other) {
 }
 
 function showList() {
-  list.replaceChildren(...listed().map((each) => h("li", {},
-    h("button", { type: "button", class: "quiet thread", "aria-current": each === thread && "true", onclick: () => open(each) }, each.title || t("untitled")),
-    h("button", { type: "button", class: "quiet cut", title: t("deleteChat"), "aria-label": `${t("deleteChat")}: ${each.title || t("untitled")}`, onclick: () => forget(each) }, "×"))));
+  list.replaceChildren(
+    ...listed().map((each) =>
+      h(
+        "li",
+        {},
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet thread",
+            "aria-current": each === thread && "true",
+            onclick: () => open(each),
+          },
+          each.title || t("untitled"),
+        ),
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet cut",
+            title: t("deleteChat"),
+            "aria-label": `${t("deleteChat")}: ${each.title || t("untitled")}`,
+            onclick: () => forget(each),
+          },
+          "×",
+        ),
+      ),
+    ),
+  );
 }
 
 async function forget(each) {
@@ -157,7 +239,7 @@ function showThread() {
   const path = thread.path();
   for (const id of [...views.keys()]) if (!path.some((node) => node.id === id)) views.delete(id);
   const elements = path.map((node) => {
-    if (!views.has(node.id)) views.set(node.id, new MessageView(node));
+    if (!views.has(node.id)) views.set(node.id, new MessageView(node, host));
     views.get(node.id).show();
     return views.get(node.id).element;
   });
@@ -166,86 +248,40 @@ function showThread() {
 }
 
 function welcome() {
-  return h("div", { class: "welcome" }, h("p", { class: "big" }, t("welcome")), h("p", { class: "soft" }, t("welcomeHint")),
-    h("div", { class: "row wrap center" }, t("samples").map((text) => button(text, () => { input.value = text; submit(); }, { class: "chip" }))));
+  return h(
+    "div",
+    { class: "welcome" },
+    h("p", { class: "big" }, t("welcome")),
+    h("p", { class: "soft" }, t("welcomeHint")),
+    h(
+      "div",
+      { class: "row wrap center" },
+      t("samples").map((text) =>
+        button(
+          text,
+          () => {
+            input.value = text;
+            submit();
+          },
+          { class: "chip" },
+        ),
+      ),
+    ),
+  );
 }
 
-class MessageView {
-  constructor(node) {
-    this.node = node;
-    this.thought = h("div", { class: "prose" });
-    this.reasoning = h("details", { class: "reasoning" }, h("summary", {}, t("reasoning")), this.thought);
-    this.text = h("div", { class: "prose", dir: "auto" });
-    this.meta = h("p", { class: "meta soft" });
-    this.actions = h("div", { class: "row actions-row" });
-    this.element = h("article", { class: "message " + node.role, "aria-label": node.role === "user" ? t("you") : t("assistant") },
-      node.role === "assistant" && this.reasoning, this.text, this.meta, this.actions);
-  }
-
-  get running() {
-    return running?.node === this.node;
-  }
-
-  show() {
-    const { node } = this;
-    this.reasoning.hidden = !node.reasoning;
-    if (node.reasoning) render(this.thought, node.reasoning);
-    if (node.role === "user") say(this.text, node.text);
-    else render(this.text, node.text);
-    this.element.setAttribute("aria-busy", String(this.running));
-    this.element.classList.toggle("running", this.running);
-    this.showMeta();
-    this.showActions();
-  }
-
-  showMeta() {
-    const { meta = {}, error, text, role } = this.node;
-    const { backend, model, tokens, rate, prompt, cached } = meta;
-    const told = [model, backend && h("span", { title: t("backendTitle") }, nameOf(backend)), tokens && t("metaTokens", number(tokens)),
-      rate && t("metaRate", number(rate)), prompt && Number.isFinite(cached) && t("metaCached", number(cached), number(prompt))];
-    const parts = told.filter(Boolean).flatMap((part, index) => (index ? [" · ", part] : [part]));
-    const ended = role === "assistant" && !this.running;
-    const problem = error || (ended && !text && !this.node.reasoning ? t("empty") : "");
-    this.meta.replaceChildren(...(problem ? [h("strong", { class: "problem" }, problem), " "] : []), ...parts);
-    this.meta.hidden = !this.meta.childNodes.length;
-  }
-
-  showActions() {
-    const { node } = this;
-    const siblings = thread.siblings(node);
-    const key = [siblings.length, siblings.indexOf(node), Boolean(running)].join();
-    if (this.key === key) return;
-    this.key = key;
-    const at = siblings.indexOf(node);
-    const turn = (step, name) => h("button", { type: "button", class: "quiet", "aria-label": t(name), title: t(name), disabled: !siblings[at + step], onclick: () => choose(siblings[at + step]) }, step < 0 ? "‹" : "›");
-    const free = !running;
-    this.actions.replaceChildren(...[
-      ...(siblings.length > 1 ? [turn(-1, "earlier"), h("span", { class: "soft", "aria-label": t("branch", at + 1, siblings.length) }, `${at + 1}/${siblings.length}`), turn(1, "later")] : []),
-      !this.running && copyButton({ copy: t("copy"), copied: t("copied") }, () => node.text),
-      free && (node.role === "user" ? button(t("edit"), () => this.edit(), { class: "quiet" }) : button(t("regenerate"), () => answer(node.parent), { class: "quiet" })),
-    ].filter(Boolean));
-  }
-
-  /** Let the user change his message: what he sends is a branch. */
-  edit() {
-    const area = h("textarea", { rows: Math.min(12, this.node.text.split("\n").length + 1), "aria-label": t("message") });
-    area.value = this.node.text;
-    const back = () => this.element.replaceChildren(this.text, this.meta, this.actions);
-    const done = () => {
-      back();
-      if (area.value.trim() && !running) answer(thread.add(this.node.parent, "user", area.value).id);
-    };
-    this.element.replaceChildren(h("form", { class: "stack edit", onsubmit: (event) => { event.preventDefault(); done(); } }, area,
-      h("div", { class: "row end" }, button(t("cancel"), back), h("button", { class: "main" }, t("save")))));
-    area.focus();
-  }
-}
-
-function choose(node) {
-  thread.chosen[node.parent] = node.id;
-  thread.save();
-  showThread();
-}
+/** What messages may ask for. */
+const host = {
+  written: () => running?.node,
+  siblings: (node) => thread.siblings(node),
+  choose(node) {
+    thread.chosen[node.parent] = node.id;
+    thread.save();
+    showThread();
+  },
+  regenerate: (node) => answer(node.parent),
+  resend: (node, text) => running || answer(thread.add(node.parent, "user", text).id),
+};
 
 // ---- asking
 
@@ -270,7 +306,7 @@ async function answer(parent) {
   showThread();
   say(send, t("stop"));
   announce(t("answering"));
-  const follow = new Follower(node);
+  const follow = new Follower(() => views.get(node.id));
   try {
     await stream(before, node, running.controller.signal, () => follow.more());
     announce(t("answered"));
@@ -284,45 +320,4 @@ async function answer(parent) {
   say(send, t("send"));
   if (own === thread) for (const view of views.values()) view.show();
   if (document.activeElement === document.body) input.focus();
-}
-
-/** Shows an answer as it comes, no more often than the screen and the page's own work allow. */
-class Follower {
-  constructor(node) {
-    this.node = node;
-    this.due = false;
-    this.cost = 0;
-    this.watch();
-  }
-
-  more() {
-    this.watch();
-    if (this.due) return;
-    this.due = true;
-    setTimeout(() => requestAnimationFrame(() => this.draw()), Math.min(500, this.cost * 3));
-  }
-
-  draw() {
-    this.due = false;
-    const view = views.get(this.node.id);
-    if (!view) return;
-    const started = performance.now();
-    const page = document.documentElement;
-    const atEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 80;
-    view.show();
-    if (atEnd) window.scrollTo(0, page.scrollHeight);
-    this.cost = performance.now() - started;
-  }
-
-  /** The caret breathes while nothing comes: the backend loads, or another one goes on. */
-  watch() {
-    clearTimeout(this.timer);
-    views.get(this.node.id)?.element.classList.remove("waiting");
-    this.timer = setTimeout(() => views.get(this.node.id)?.element.classList.add("waiting"), PAUSE);
-  }
-
-  end() {
-    clearTimeout(this.timer);
-    views.get(this.node.id)?.element.classList.remove("waiting");
-  }
 }

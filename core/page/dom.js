@@ -17,7 +17,8 @@ export const $ = (id) => document.getElementById(id);
 function fill(element, props, children) {
   for (const [name, value] of Object.entries(props || {})) {
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+    else if (value !== null && value !== undefined && value !== false)
+      element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
@@ -40,16 +41,20 @@ export function button(text, onclick, props) {
 
 /** Return a button that copies what `text()` returns, and says so. */
 export function copyButton(words, text, props) {
-  const copy = button(words.copy, async () => {
-    try {
-      await navigator.clipboard.writeText(text());
-    } catch {
-      copyByHand(text()); // the clipboard is only for https and this machine
-    }
-    copy.textContent = words.copied;
-    announce(words.copied);
-    setTimeout(() => (copy.textContent = words.copy), 1500);
-  }, { class: "quiet", ...props });
+  const copy = button(
+    words.copy,
+    async () => {
+      try {
+        await navigator.clipboard.writeText(text());
+      } catch {
+        copyByHand(text()); // the clipboard is only for https and this machine
+      }
+      copy.textContent = words.copied;
+      announce(words.copied);
+      setTimeout(() => (copy.textContent = words.copy), 1500);
+    },
+    { class: "quiet", ...props },
+  );
   return copy;
 }
 
@@ -72,9 +77,23 @@ export function save(name, text) {
 /** Ask a question in a dialog; resolves to whether it was confirmed. */
 export function confirmed(question, yes, no) {
   return new Promise((resolve) => {
-    const dialog = h("dialog", { "aria-label": question, onclose: () => { dialog.remove(); resolve(dialog.returnValue === "yes"); } },
+    const dialog = h(
+      "dialog",
+      {
+        "aria-label": question,
+        onclose: () => {
+          dialog.remove();
+          resolve(dialog.returnValue === "yes");
+        },
+      },
       h("p", {}, question),
-      h("div", { class: "row end" }, button(no, () => dialog.close("")), button(yes, () => dialog.close("yes"), { class: "main" })));
+      h(
+        "div",
+        { class: "row end" },
+        button(no, () => dialog.close("")),
+        button(yes, () => dialog.close("yes"), { class: "main" }),
+      ),
+    );
     document.body.append(dialog);
     dialog.showModal();
   });

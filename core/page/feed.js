@@ -6,7 +6,15 @@ const KEPT = 600; // seconds
 const SILENCE = 15000; // milliseconds after which the connection counts as dead
 
 /** What is known: `columns` of samples, `changes`, `backends`; `live` tells whether it is of now. */
-export const known = { live: false, locked: false, policy: "", columns: { t: [] }, changes: [], backends: [], sample: null };
+export const known = {
+  live: false,
+  locked: false,
+  policy: "",
+  columns: { t: [] },
+  changes: [],
+  backends: [],
+  sample: null,
+};
 
 const listeners = [];
 
@@ -64,10 +72,11 @@ async function listen() {
   }
 }
 
-const seen = () => new Promise((resolve) => {
-  if (!document.hidden) return resolve();
-  document.addEventListener("visibilitychange", () => resolve(), { once: true });
-});
+const seen = () =>
+  new Promise((resolve) => {
+    if (!document.hidden) return resolve();
+    document.addEventListener("visibilitychange", () => resolve(), { once: true });
+  });
 
 /** Read the feed for ever. */
 export async function run() {

@@ -14,10 +14,18 @@ export class Failure extends Error {
 
 /** The keys, kept for this tab alone. */
 export const keys = {
-  get api() { return kept(KEY); },
-  set api(key) { keep(KEY, key); },
-  get admin() { return kept(ADMIN); },
-  set admin(key) { keep(ADMIN, key); },
+  get api() {
+    return kept(KEY);
+  },
+  set api(key) {
+    keep(KEY, key);
+  },
+  get admin() {
+    return kept(ADMIN);
+  },
+  set admin(key) {
+    keep(ADMIN, key);
+  },
 };
 
 const memory = {}; // where the browser keeps nothing
@@ -34,7 +42,9 @@ function keep(name, value) {
   memory[name] = value;
   try {
     sessionStorage.setItem(name, value);
-  } catch { /* kept in memory */ }
+  } catch {
+    /* kept in memory */
+  }
 }
 
 let ask = null; // asks the user for the key: page.js sets it
@@ -65,7 +75,12 @@ export async function call(path, { method, json, signal, admin } = {}) {
     if (json) headers["Content-Type"] = "application/json";
     let answer;
     try {
-      answer = await fetch(path, { method: method || (json ? "POST" : "GET"), headers, body: json && JSON.stringify(json), signal });
+      answer = await fetch(path, {
+        method: method || (json ? "POST" : "GET"),
+        headers,
+        body: json && JSON.stringify(json),
+        signal,
+      });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Failure(0, "unreachable", error.message);
@@ -81,8 +96,14 @@ async function failureOf(answer) {
   let error = {};
   try {
     error = (await answer.json()).error || {};
-  } catch { /* not one of ours */ }
-  return new Failure(answer.status, String(error.code || ""), String(error.message || answer.statusText || answer.status));
+  } catch {
+    /* not one of ours */
+  }
+  return new Failure(
+    answer.status,
+    String(error.code || ""),
+    String(error.message || answer.statusText || answer.status),
+  );
 }
 
 /** Yield the events of an answer: {name, data}. */

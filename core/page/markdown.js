@@ -29,7 +29,7 @@ const blank = (line) => !line.trim();
 
 function parse(lines, depth) {
   const blocks = [];
-  for (let at = 0; at < lines.length; ) {
+  for (let at = 0; at < lines.length;) {
     if (blank(lines[at])) {
       at++;
       continue;
@@ -54,13 +54,24 @@ function one(lines, at, depth) {
   if (isTable(lines, at)) return table(lines, at);
   let end = at + 1;
   while (end < lines.length && !blank(lines[end]) && (depth >= DEEPEST || !interrupts(lines, end))) end++;
-  return [{ kind: "paragraph", text: lines.slice(at, end).map((each) => each.trim()).join("\n") }, end];
+  return [
+    {
+      kind: "paragraph",
+      text: lines
+        .slice(at, end)
+        .map((each) => each.trim())
+        .join("\n"),
+    },
+    end,
+  ];
 }
 
 const isRule = (line) => line.length < 200 && RULE.test(line.trim());
 
 const interrupts = (lines, at) =>
-  [FENCE, HEADING, QUOTE, /^ *(?:[-*+]|1[.)]) /].some((begin) => begin.test(lines[at])) || isRule(lines[at]) || isTable(lines, at);
+  [FENCE, HEADING, QUOTE, /^ *(?:[-*+]|1[.)]) /].some((begin) => begin.test(lines[at])) ||
+  isRule(lines[at]) ||
+  isTable(lines, at);
 
 function unhashed(text) {
   let end = text.length;
@@ -73,13 +84,25 @@ function fence(lines, at) {
   let end = at + 1;
   const closes = (line) => line.trim().length >= mark.length && line.trim() === mark[0].repeat(line.trim().length);
   while (end < lines.length && !closes(lines[end])) end++;
-  return [{ kind: "code", language: language.trim().split(" ")[0].slice(0, 30), text: lines.slice(at + 1, end).join("\n") }, end + 1];
+  return [
+    { kind: "code", language: language.trim().split(" ")[0].slice(0, 30), text: lines.slice(at + 1, end).join("\n") },
+    end + 1,
+  ];
 }
 
 function quote(lines, at, depth) {
   let end = at;
   while (end < lines.length && QUOTE.test(lines[end])) end++;
-  return [{ kind: "quote", blocks: parse(lines.slice(at, end).map((line) => line.replace(QUOTE, "")), depth + 1) }, end];
+  return [
+    {
+      kind: "quote",
+      blocks: parse(
+        lines.slice(at, end).map((line) => line.replace(QUOTE, "")),
+        depth + 1,
+      ),
+    },
+    end,
+  ];
 }
 
 function list(lines, at, depth) {
@@ -91,7 +114,8 @@ function list(lines, at, depth) {
     if (!item || isNaN(parseInt(item[2], 10)) !== isNaN(start) || isRule(lines[end])) break;
     const margin = item[1].length + item[2].length + 1;
     const within = [lines[end++].slice(margin)];
-    while (end < lines.length && belongs(lines, end, item[1].length)) within.push(lines[end].slice(Math.min(indent(lines[end++]), margin)));
+    while (end < lines.length && belongs(lines, end, item[1].length))
+      within.push(lines[end].slice(Math.min(indent(lines[end++]), margin)));
     items.push(parse(within, depth + 1));
     while (end < lines.length && blank(lines[end]) && end + 1 < lines.length && ITEM.test(lines[end + 1])) end++;
   }
@@ -110,7 +134,11 @@ function belongs(lines, at, margin) {
 function isTable(lines, at) {
   if (!lines[at].includes("|") || at + 1 >= lines.length) return false;
   const marks = cells(lines[at + 1]);
-  return lines[at + 1].includes("-") && marks.every((mark) => /^:?-+:?$/.test(mark)) && marks.length === cells(lines[at]).length;
+  return (
+    lines[at + 1].includes("-") &&
+    marks.every((mark) => /^:?-+:?$/.test(mark)) &&
+    marks.length === cells(lines[at]).length
+  );
 }
 
 function cells(line) {
@@ -128,7 +156,9 @@ function cells(line) {
 
 function table(lines, at) {
   const head = cells(lines[at]);
-  const sides = cells(lines[at + 1]).map((mark) => (mark.endsWith(":") ? (mark[0] === ":" ? "center" : "right") : "left"));
+  const sides = cells(lines[at + 1]).map((mark) =>
+    mark.endsWith(":") ? (mark[0] === ":" ? "center" : "right") : "left",
+  );
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|") && !blank(lines[end])) end++;
   const rows = lines.slice(at + 2, end).map((line) => cells(line).slice(0, head.length));
@@ -149,12 +179,34 @@ function build(block, depth) {
     case "quote":
       return h("blockquote", {}, inner(block.blocks));
     case "list":
-      return h(block.start >= 0 ? "ol" : "ul", { start: block.start > 1 && block.start },
-        block.items.map((item) => h("li", {}, item.length === 1 && item[0].kind === "paragraph" ? inline(item[0].text) : inner(item))));
+      return h(
+        block.start >= 0 ? "ol" : "ul",
+        { start: block.start > 1 && block.start },
+        block.items.map((item) =>
+          h("li", {}, item.length === 1 && item[0].kind === "paragraph" ? inline(item[0].text) : inner(item)),
+        ),
+      );
     case "table": {
-      const row = (tag, texts) => h("tr", {}, block.sides.map((side, at) => h(tag, { class: side }, inline(texts[at] || ""))));
-      return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": t("table") },
-        h("table", {}, h("thead", {}, row("th", block.head)), h("tbody", {}, block.rows.map((texts) => row("td", texts)))));
+      const row = (tag, texts) =>
+        h(
+          "tr",
+          {},
+          block.sides.map((side, at) => h(tag, { class: side }, inline(texts[at] || ""))),
+        );
+      return h(
+        "div",
+        { class: "scroll", tabindex: 0, role: "group", "aria-label": t("table") },
+        h(
+          "table",
+          {},
+          h("thead", {}, row("th", block.head)),
+          h(
+            "tbody",
+            {},
+            block.rows.map((texts) => row("td", texts)),
+          ),
+        ),
+      );
     }
     default:
       return h("p", {}, inline(block.text));
@@ -162,9 +214,17 @@ function build(block, depth) {
 }
 
 function code({ language, text }) {
-  return h("div", { class: "code" },
-    h("div", { class: "bar" }, h("span", {}, language || t("code")), copyButton({ copy: t("copy"), copied: t("copied") }, () => text)),
-    h("pre", { tabindex: 0, role: "group", "aria-label": t("code") }, h("code", {}, text)));
+  return h(
+    "div",
+    { class: "code" },
+    h(
+      "div",
+      { class: "bar" },
+      h("span", {}, language || t("code")),
+      copyButton({ copy: t("copy"), copied: t("copied") }, () => text),
+    ),
+    h("pre", { tabindex: 0, role: "group", "aria-label": t("code") }, h("code", {}, text)),
+  );
 }
 
 // ---- inside a block
@@ -182,7 +242,7 @@ function inline(text, depth = 0) {
     if (plain) nodes.push(plain);
     plain = "";
   };
-  for (let at = 0; at < text.length; ) {
+  for (let at = 0; at < text.length;) {
     const found = depth < DEEPEST && span(text, at, depth, missing);
     if (found) {
       flush();
@@ -246,7 +306,18 @@ function codeSpan(text, at, missing) {
   for (let end = next(text, mark, at + size, missing); end >= 0; end = text.indexOf(mark, end)) {
     let over = size;
     while (text[end + over] === "`") over++;
-    if (over === size) return { node: h("code", {}, text.slice(at + size, end).replace(/\n/g, " ").trim() || " "), end: end + size };
+    if (over === size)
+      return {
+        node: h(
+          "code",
+          {},
+          text
+            .slice(at + size, end)
+            .replace(/\n/g, " ")
+            .trim() || " ",
+        ),
+        end: end + size,
+      };
     end += over;
   }
   missing.add(mark);
@@ -259,10 +330,16 @@ function link(text, at, depth) {
   if (end < 0) return null;
   const label = text.slice(at + 1, middle);
   if (label.includes("[")) return null;
-  const [target] = text.slice(middle + 2, end).trim().split(/\s/);
+  const [target] = text
+    .slice(middle + 2, end)
+    .trim()
+    .split(/\s/);
   const href = safe(target);
   const inside = inline(label, depth + 1);
-  return { node: href ? anchor(href, inside.length ? inside : href) : h("span", { title: target }, inside), end: end + 1 };
+  return {
+    node: href ? anchor(href, inside.length ? inside : href) : h("span", { title: target }, inside),
+    end: end + 1,
+  };
 }
 
 function bare(text, at) {
@@ -295,7 +372,11 @@ function marked(text, at, depth, missing) {
   const after = at + mark.length;
   if (!tag || !text[after] || /\s/.test(text[after])) return null;
   if (mark[0] === "_" && at && WORD.test(text[at - 1])) return null;
-  for (let tries = 0, end = next(text, mark, after + 1, missing); end >= 0 && tries < 20; end = text.indexOf(mark, end + 1), tries++) {
+  for (
+    let tries = 0, end = next(text, mark, after + 1, missing);
+    end >= 0 && tries < 20;
+    end = text.indexOf(mark, end + 1), tries++
+  ) {
     if (mark.length === 1 && (text[end + 1] === mark || text[end - 1] === mark)) continue;
     if (mark.length === 2 && text[end + 2] === mark[0]) end++;
     if (/\s/.test(text[end - 1]) || (mark[0] === "_" && WORD.test(text[end + mark.length] || ""))) continue;

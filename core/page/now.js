@@ -23,7 +23,14 @@ export function startNow() {
     new Chart(t("tokens"), [{ column: "tokens", kind: "area", smooth: 5 }], point),
     new Chart(t("requests"), [{ column: "requests", kind: "area", smooth: 10 }], point),
     new Chart(t("first"), [{ column: "first_token", kind: "dots" }], point, duration),
-    new Chart(t("load"), [{ column: "busy", kind: "area" }, { column: "queued", kind: "line" }], point),
+    new Chart(
+      t("load"),
+      [
+        { column: "busy", kind: "area" },
+        { column: "queued", kind: "line" },
+      ],
+      point,
+    ),
   ];
   $("charts").append(...charts.map((chart) => chart.element));
   $("happened").append(h("li", { class: "soft" }, t("nothingYet")));
@@ -48,7 +55,9 @@ function showState(up, all) {
   say($("pill-text"), known.locked ? t("locked") : !known.live ? t("connecting") : t("pill", up, all));
   if (!known.live) {
     say($("headline"), known.locked ? t("locked") : t("lost"));
-    $("subline").replaceChildren(...(known.locked ? [button(t("enterKey"), () => askKey(false), { class: "main" })] : []));
+    $("subline").replaceChildren(
+      ...(known.locked ? [button(t("enterKey"), () => askKey(false), { class: "main" })] : []),
+    );
     return;
   }
   say($("headline"), !all ? t("none") : up === all ? t("allUp", all) : up ? t("someUp", up, all) : t("noneUp"));
@@ -87,13 +96,30 @@ class Tile {
     this.model = h("p", { class: "model" });
     this.pips = h("div", { class: "pips", role: "img" });
     this.why = h("p", { class: "why" });
-    this.figures = ["tokensShort", "cache", "memory", "restarts", "count", "errors"].map((name) => [t(name), h("dd", {}, "–")]);
+    this.figures = ["tokensShort", "cache", "memory", "restarts", "count", "errors"].map((name) => [
+      t(name),
+      h("dd", {}, "–"),
+    ]);
     this.actions = adminActions(url);
-    this.element = h("article", { class: "card tile", "aria-label": nameOf(url) },
-      h("div", { class: "row" }, h("h4", {}, nameOf(url)), h("p", { class: "badge" }, h("span", { class: "dot" }), this.state)),
-      this.model, this.pips,
-      h("dl", {}, this.figures.map(([name, value]) => h("div", {}, h("dt", {}, name), value))),
-      this.why, this.actions.element);
+    this.element = h(
+      "article",
+      { class: "card tile", "aria-label": nameOf(url) },
+      h(
+        "div",
+        { class: "row" },
+        h("h4", {}, nameOf(url)),
+        h("p", { class: "badge" }, h("span", { class: "dot" }), this.state),
+      ),
+      this.model,
+      this.pips,
+      h(
+        "dl",
+        {},
+        this.figures.map(([name, value]) => h("div", {}, h("dt", {}, name), value)),
+      ),
+      this.why,
+      this.actions.element,
+    );
   }
 
   show(backend) {
@@ -109,7 +135,9 @@ class Tile {
       backend.healthy ? number(backend.tokens_per_second) : "–",
       prompts ? percent(backend.cached_tokens / prompts) : "–",
       backend.memory_mb ? megabytes(backend.memory_mb) : "–",
-      number(backend.restarts), number(backend.requests), number(backend.error_count),
+      number(backend.restarts),
+      number(backend.requests),
+      number(backend.error_count),
     ];
     this.figures.forEach(([, element], index) => say(element, told[index]));
     say(this.why, backend.why === "ok" ? "" : backend.why);
@@ -120,7 +148,8 @@ class Tile {
   showSlots(busy, capacity) {
     const shown = Math.min(capacity, MOST_PIPS);
     const full = Math.min(shown, Math.ceil((busy / capacity) * shown));
-    if (this.pips.childElementCount !== shown) this.pips.replaceChildren(...Array.from({ length: shown }, () => h("span")));
+    if (this.pips.childElementCount !== shown)
+      this.pips.replaceChildren(...Array.from({ length: shown }, () => h("span")));
     [...this.pips.children].forEach((pip, index) => pip.classList.toggle("full", index < full));
     this.pips.setAttribute("aria-label", t("slotsBusy", busy, capacity));
     this.pips.title = t("slotsBusy", busy, capacity);
@@ -135,9 +164,22 @@ function showChanges() {
   const key = told.map((change) => change.t + change.kind).join();
   if (!told.length || list.dataset.key === key) return;
   list.dataset.key = key;
-  list.replaceChildren(...told.map((change) => h("li", { "data-state": change.state || change.kind },
-    h("time", { datetime: new Date(change.t * 1000).toISOString() }, timeOf(change.t)), h("span", { class: "dot" }),
-    h("span", {}, sentence(change), change.why && change.state !== "up" && h("span", { class: "soft" }, " " + change.why)))));
+  list.replaceChildren(
+    ...told.map((change) =>
+      h(
+        "li",
+        { "data-state": change.state || change.kind },
+        h("time", { datetime: new Date(change.t * 1000).toISOString() }, timeOf(change.t)),
+        h("span", { class: "dot" }),
+        h(
+          "span",
+          {},
+          sentence(change),
+          change.why && change.state !== "up" && h("span", { class: "soft" }, " " + change.why),
+        ),
+      ),
+    ),
+  );
 }
 
 function sentence(change) {

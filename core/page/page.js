@@ -28,10 +28,32 @@ function askForKey(wrong) {
   return new Promise((resolve) => {
     const key = h("input", { id: "key", type: "password", autocomplete: "off", required: true, autofocus: true });
     const problem = h("p", { role: "alert", class: "problem" });
-    const dialog = h("dialog", { "aria-labelledby": "key-title", onclose: () => { dialog.remove(); resolve(dialog.returnValue); } },
-      h("form", { class: "stack", onsubmit: (event) => { event.preventDefault(); dialog.close(key.value.trim()); } },
-        h("h2", { id: "key-title" }, t("keyTitle")), problem, h("label", { for: "key" }, t("key")), key, h("p", { class: "soft" }, t("keyHint")),
-        h("div", { class: "row end" }, h("button", { class: "main" }, t("go")))));
+    const dialog = h(
+      "dialog",
+      {
+        "aria-labelledby": "key-title",
+        onclose: () => {
+          dialog.remove();
+          resolve(dialog.returnValue);
+        },
+      },
+      h(
+        "form",
+        {
+          class: "stack",
+          onsubmit: (event) => {
+            event.preventDefault();
+            dialog.close(key.value.trim());
+          },
+        },
+        h("h2", { id: "key-title" }, t("keyTitle")),
+        problem,
+        h("label", { for: "key" }, t("key")),
+        key,
+        h("p", { class: "soft" }, t("keyHint")),
+        h("div", { class: "row end" }, h("button", { class: "main" }, t("go"))),
+      ),
+    );
     document.body.append(dialog);
     dialog.showModal();
     if (wrong) say(problem, t("keyWrong"));

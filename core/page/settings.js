@@ -25,7 +25,9 @@ export function set(name, value) {
   settings[name] = value;
   try {
     localStorage.setItem(KEY, JSON.stringify(settings));
-  } catch { /* kept until the page is closed */ }
+  } catch {
+    /* kept until the page is closed */
+  }
   for (const listener of listeners) listener();
 }
 
@@ -50,6 +52,8 @@ function read() {
     const stored = JSON.parse(localStorage.getItem(KEY)) || {};
     for (const name of ["model", "system"]) if (typeof stored[name] === "string") found[name] = stored[name];
     for (const name of Object.keys(NUMBERS)) if (typeof stored[name] === "number") found[name] = stored[name];
-  } catch { /* the defaults do */ }
+  } catch {
+    /* the defaults do */
+  }
   return found;
 }

@@ -30,7 +30,8 @@ export class Thread {
   /** Return the messages that are shown, first to last. */
   path() {
     const path = [];
-    for (let id = this.chosen[""]; id && this.nodes[id] && path.length < MOST; id = this.chosen[id]) path.push(this.nodes[id]);
+    for (let id = this.chosen[""]; id && this.nodes[id] && path.length < MOST; id = this.chosen[id])
+      path.push(this.nodes[id]);
     return path;
   }
 
@@ -61,7 +62,9 @@ export class Thread {
     threads.delete(this.id);
     try {
       localStorage.removeItem(PREFIX + this.id);
-    } catch { /* it was not kept */ }
+    } catch {
+      /* it was not kept */
+    }
   }
 }
 
@@ -102,7 +105,8 @@ function sound(stored) {
   if (!Object.keys(nodes).length) return null;
   const chosen = {};
   for (const node of Object.values(nodes)) if (!node.parent || nodes[node.parent]) chosen[node.parent] = node.id;
-  for (const [parent, child] of Object.entries(stored.chosen || {})) if (nodes[child]?.parent === parent) chosen[parent] = child;
+  for (const [parent, child] of Object.entries(stored.chosen || {}))
+    if (nodes[child]?.parent === parent) chosen[parent] = child;
   const title = typeof stored.title === "string" ? stored.title.slice(0, 80) : "";
   const changed = Number.isFinite(stored.changed) ? stored.changed : Date.now();
   return new Thread({ ...(isId(stored.id) && { id: stored.id }), title, changed, nodes, chosen });
@@ -128,5 +132,7 @@ export function load() {
       const thread = sound(JSON.parse(localStorage.getItem(key)));
       if (thread) threads.set(thread.id, thread);
     }
-  } catch { /* none */ }
+  } catch {
+    /* none */
+  }
 }

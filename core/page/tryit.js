@@ -18,12 +18,30 @@ export function startTryIt() {
   const words = { copy: t("copy"), copied: t("copied") };
   const block = (name, title) => {
     lines[name] = h("code");
-    return h("div", { class: "code" },
-      h("div", { class: "bar" }, h("h3", {}, title), copyButton(words, () => lines[name].textContent)), h("pre", { tabindex: 0, role: "group", "aria-label": title }, lines[name]));
+    return h(
+      "div",
+      { class: "code" },
+      h(
+        "div",
+        { class: "bar" },
+        h("h3", {}, title),
+        copyButton(words, () => lines[name].textContent),
+      ),
+      h("pre", { tabindex: 0, role: "group", "aria-label": title }, lines[name]),
+    );
   };
   const address = block("base", t("base"));
-  $("try-inside").append(h("div", { class: "stack" }, h("div", {}, h("label", { for: "try-prompt" }, t("prompt")), prompt),
-    block("curl", "curl"), block("python", "Python"), block("openai", "openai (pip install openai)"), address));
+  $("try-inside").append(
+    h(
+      "div",
+      { class: "stack" },
+      h("div", {}, h("label", { for: "try-prompt" }, t("prompt")), prompt),
+      block("curl", "curl"),
+      block("python", "Python"),
+      block("openai", "openai (pip install openai)"),
+      address,
+    ),
+  );
   onSettings(show);
   let model = null;
   watch(() => {
@@ -76,7 +94,9 @@ with urllib.request.urlopen(request) as answer:
 }
 
 function openai({ model, messages, ...sampling }) {
-  const named = Object.entries(sampling).filter(([name]) => OPENAI.includes(name)).map(([name, value]) => `    ${name}=${literal(value)},\n`);
+  const named = Object.entries(sampling)
+    .filter(([name]) => OPENAI.includes(name))
+    .map(([name, value]) => `    ${name}=${literal(value)},\n`);
   const more = Object.fromEntries(Object.entries(sampling).filter(([name]) => !OPENAI.includes(name)));
   const extra = Object.keys(more).length ? `    extra_body=${literal(more, "    ")},\n` : "";
   return `${note("#")}${keys.api ? "import os\n\n" : ""}from openai import OpenAI
@@ -100,7 +120,9 @@ function literal(value, margin) {
   if (value === null || typeof value === "boolean") return { null: "None", true: "True", false: "False" }[value];
   if (typeof value !== "object") return JSON.stringify(value);
   const inner = margin + "    ";
-  const items = Array.isArray(value) ? value.map((each) => inner + literal(each, inner)) : Object.entries(value).map(([name, each]) => `${inner}${JSON.stringify(name)}: ${literal(each, inner)}`);
+  const items = Array.isArray(value)
+    ? value.map((each) => inner + literal(each, inner))
+    : Object.entries(value).map(([name, each]) => `${inner}${JSON.stringify(name)}: ${literal(each, inner)}`);
   const [begin, end] = Array.isArray(value) ? "[]" : "{}";
   return `${begin}\n${items.join(",\n")},\n${margin}${end}`;
 }

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from conftest import LASTING_OPTIONS, PATIENCE, Program, call, free_ports, wait_until
+from conftest import LASTING_OPTIONS, PATIENCE, RAMBLE, Program, call, free_ports, wait_until
 
 from page.browsing import USAGE, answers, ask, playwright, see
 
@@ -243,6 +243,11 @@ def test_no_text_hangs_the_page(chat):
 # ---- a backend that dies
 
 
+def lasting(request):
+    """Return a request's body with what lets its answer last until the test has seen it."""
+    return json.dumps(dict(request.post_data_json, **dict(RAMBLE, max_tokens=6000)))
+
+
 def test_a_killed_backend_is_a_pause_and_nothing_else(visit):
     port = free_ports(3)
     options = ["--base-port", port, "--port", port + 2, "--backends", 2, "--slots", 2]
@@ -251,9 +256,7 @@ def test_a_killed_backend_is_a_pause_and_nothing_else(visit):
         program.wait_for_line("🚀")
         url = "http://127.0.0.1:%d" % (port + 2)
         page = visit(url, "chat")
-        page.get_by_role("button", name="Settings").click()
-        page.fill("#set-max_tokens", "1500")
-        page.fill("#set-temperature", "5")
+        page.route("**/v1/chat/completions", lambda route: route.continue_(post_data=lasting(route.request)))
         ask(page, "Tell me a very long story.")
         see(page.locator(".assistant .meta"), "127.0.0.1")
         name = page.locator(".assistant .meta span").inner_text()
