@@ -84,8 +84,7 @@ export class Chart {
     series.forEach((values, index) => {
       const [fill, stroke] = this.paths[index];
       const { kind } = this.lines[index];
-      const empty = index > 0 && !values.some((value) => value > 0); // nothing but zeros would be drawn over the first
-      const path = empty ? "" : (kind === "dots" ? dots : line)(times, values, now, top);
+      const path = kind === "dots" ? dots(times, values, now, top) : line(times, values, now, top, kind === "line");
       stroke.setAttribute("d", path);
       if (kind === "area") fill.setAttribute("d", area(path));
     });
@@ -135,11 +134,14 @@ const nice = (peak) => {
 const place = (time, value, now, top) =>
   `${(WIDTH + time - now).toFixed(1)} ${(HEIGHT - 2 - (value / top) * (HEIGHT - 4)).toFixed(1)}`;
 
-function line(times, values, now, top) {
+/** Return the path of a line; with `raised`, only where it is above zero, since another one may lie there. */
+function line(times, values, now, top, raised) {
+  const drawn = (at) => times[at] >= now - WIDTH && !(raised && !values[at]);
   let path = "";
   values.forEach((value, at) => {
-    if (times[at] < now - WIDTH) return;
-    path += (path && times[at] - times[at - 1] < GAP ? "L" : "M") + place(times[at], value, now, top);
+    if (!drawn(at)) return;
+    const goesOn = at && drawn(at - 1) && times[at] - times[at - 1] < GAP;
+    path += (goesOn ? "L" : "M") + place(times[at], value, now, top) + (raised && !goesOn ? "h.01" : "");
   });
   return path;
 }
