@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Optional
 from core import fields
 from core.apis.response_store import ResponseStore
 from core.chat.conversation import ChatAsk, Conversation
+from core.chat.defaults import ChatDefaults
 from core.chat.markers import text_of
 from core.engine.ask import UNLIMITED, Prompt
 from core.errors import APIError
@@ -30,7 +31,7 @@ def _fingerprint(known: str, path: str, modified: float) -> str:
 
 
 class Host:
-    """A server's engine and models. `template` takes the place of the models' own; `fingerprint` says what computes.
+    """A server's engine and models. `chat` is what its options say of chats; `fingerprint` says what computes.
 
     `store` keeps answers of POST /v1/responses; without one, none are kept.
     """
@@ -39,13 +40,13 @@ class Host:
         self,
         engine: "Engine",
         folder: ModelFolder,
-        template: str = "",
+        chat: ChatDefaults = ChatDefaults(),
         fingerprint: str = "",
         store: Optional[ResponseStore] = None,
     ):
         self.engine = engine
         self.folder = folder
-        self.template = template
+        self.chat = chat
         self.fingerprint = fingerprint
         self.store = store or ResponseStore(most=0)
 
@@ -69,14 +70,14 @@ class Host:
         It is made of the file's size and beginning, llama.cpp's version, and the settings that change what it says.
         """
         settings = self.engine.settings
-        known = [self.engine.fingerprint, self.template, str(model.size), str(settings.lora)]
+        known = [self.engine.fingerprint, repr(self.chat), str(model.size), str(settings.lora)]
         known += ["%s %r" % (name, getattr(settings, name)) for name in _CHANGING]
         return _fingerprint("\0".join(known), model.path, model.modified)
 
     def conversation(self, ask: ChatAsk) -> Conversation:
         """Return what a chat asks of its model. Raises APIError 400, 404."""
         with fields.named(ask.own):
-            return Conversation(ask, self.model(ask.model), self.template)
+            return Conversation(ask, self.model(ask.model), self.chat)
 
     def count(self, conversation: Conversation) -> int:
         """Return how many tokens the loaded model would read of a conversation. Raises APIError 503."""

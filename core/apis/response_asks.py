@@ -11,7 +11,7 @@ import functools
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from core import fields
-from core.apis.openai_shapes import read_chat
+from core.apis.openai_shapes import effort_options, read_chat
 from core.apis.response_items import Item, Messages, read_items
 from core.apis.response_store import ID, Record, ResponseStore
 from core.bounds import TOOLS
@@ -42,7 +42,6 @@ _INCLUDABLE = {
     "web_search_call.action.sources", "web_search_call.results", "file_search_call.results",
     "code_interpreter_call.outputs", "computer_call_output.output.image_url",
 }  # fmt: skip
-_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
 
 class ResponseAsk(NamedTuple):
@@ -216,14 +215,8 @@ def _template_options(body: Body) -> Body:
         raise _wrong("reasoning.context", "must be 'auto': the model's template says which thoughts it is told again")
     if reasoning.get("mode") not in (None, "standard"):
         raise _wrong("reasoning.mode", "must be 'standard'")
-    effort = reasoning.get("effort")
     given = fields.mapping(body, "chat_template_kwargs") or {}
-    if effort is None:
-        return given
-    if effort != "none" and (not isinstance(effort, str) or effort not in _EFFORTS):
-        raise _wrong("reasoning.effort", "must be one of none, %s" % ", ".join(_EFFORTS))
-    wanted = {"enable_thinking": False} if effort == "none" else {"reasoning_effort": _EFFORTS[effort]}
-    return dict(dict({"enable_thinking": True}, **wanted), **given)
+    return dict(effort_options(reasoning.get("effort"), "reasoning.effort"), **given)
 
 
 def _tools(body: Body, paths: Dict[str, str]) -> Body:
