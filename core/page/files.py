@@ -17,8 +17,8 @@ from core.http.messages import Reply, Request
 from core.http.routing import Route
 
 _SCRIPTS = (
-    "page", "admin", "answers", "chart", "chat", "dom", "english", "feed", "http", "japanese", "markdown", "messages", "now",
-    "settings", "threads", "tryit", "words",
+    "page", "admin", "answers", "chart", "chat", "dom", "english", "feed", "http", "japanese", "markdown", "messages",
+    "now", "settings", "threads", "tryit", "words",
 )  # fmt: skip
 FILES = {"page.css": "text/css", "icon.svg": "image/svg+xml"}
 FILES.update({name + ".js": "text/javascript" for name in _SCRIPTS})
