@@ -63,6 +63,7 @@ class ModelFile:
     vocabulary: int = 0
     kv_bytes: int = 0
     mixed: bool = False  # not every layer keeps each token: `kv_bytes` may be far too much
+    sparse: bool = False  # a mixture of experts: a token is computed with some of the weights
     embeds: bool = False  # it gives embeddings, not text
     chat_template: str = ""  # Jinja
     bos: str = ""  # the text of the token that begins a text, and of the one that ends it
@@ -192,7 +193,7 @@ def inspect(path: str) -> ModelFile:
             status = os.fstat(file.fileno())
             size = status.st_size
             header = _read_header(file, size)
-        parts = [size] + [os.path.getsize(part) for part in _other_parts(path)]
+        parts = [size] + [os.path.getsize(part) for part in other_parts(path)]
         return replace(_model_file(name, path, sum(parts), header), modified=status.st_mtime)
     except BadModel as problem:
         return ModelFile(name, path, size, problem=str(problem))
@@ -200,7 +201,8 @@ def inspect(path: str) -> ModelFile:
         return ModelFile(name, path, 0, problem="it can't be read: %s" % error)
 
 
-def _other_parts(path: str) -> List[str]:
+def other_parts(path: str) -> List[str]:
+    """Return the paths of the other parts of a model in several files; none for one in a single file."""
     part = _PART.search(path)
     if not part:
         return []
@@ -393,6 +395,7 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
         mixed=any(key.startswith(tuple(architecture + part for part in _MIXED)) for key in values),
+        sparse=_number(values.get(architecture + ".expert_used_count")) > 0,
         embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
         chat_template=str(values.get("tokenizer.chat_template", "")),
         bos=header.vocabulary.token("bos"),

@@ -2,6 +2,8 @@
 
     endpoint.py      the loop that drives every dialect    dialect.py     what a dialect is
     host.py          what a dialect may ask of the server
+    prompts.py       prompts in all their shapes        extras.py      what is asked for beside the answer
+    measuring.py     a backend's metrics                README.md      every field of each API
     generate.py      ComeAPI's own                         openai.py, openai_shapes.py
     llamacpp.py      llama.cpp's server's                  anthropic.py   ollama.py
     responses.py     OpenAI's Responses API                response_items.py, response_asks.py   from bodies to asks

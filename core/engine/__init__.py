@@ -9,6 +9,7 @@
     loading.py       swapping models                      resident.py      the model that is loaded
     siding.py        where a long prompt is evaluated     aside.py         when it is, and how it comes back
     sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
+    draws.py         chance without a memory              defaults.py      what requests begin with
     drafting.py      guesses at the next tokens           tokenizing.py    long texts, in pieces
     llama.py         llama.cpp as objects                 cells.py         a slot's cells as bytes
     pace.py          how much of prompts a step may take  tally.py         counts and times

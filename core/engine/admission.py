@@ -13,7 +13,7 @@ from core.engine.resident import Resident
 from core.engine.sampler import Sampler
 from core.engine.text import TextOut
 from core.engine.tokenizing import Closed
-from core.errors import APIError
+from core.errors import APIError, prompt_too_long
 
 
 def make_ready(generation: Generation, resident: Resident) -> None:
@@ -83,5 +83,4 @@ def _check_size(ask: Ask, tokens: int, resident: Resident) -> None:
         message = "The text has %d tokens; an embedding takes at most %d." % (tokens, context.n_batch)
         raise APIError(400, message, "context_length_exceeded", "input")
     if not ask.embed and tokens >= context.n_ctx:
-        message = "The prompt has %d tokens; the context holds %d, the answer included."
-        raise APIError(400, message % (tokens, context.n_ctx), "context_length_exceeded", "prompt")
+        raise prompt_too_long(tokens, context.n_ctx)

@@ -1,5 +1,6 @@
 """What is wanted of the engine, in the engine's own terms. Plain data: it never changes, and any thread may read it."""
 
+import math
 from dataclasses import dataclass
 from typing import Optional, Tuple, Union
 
@@ -27,6 +28,9 @@ class Ask:
 
     `suffix` is the text after the gap, where the model shall fill one. `markers` are special tokens' texts that belong
     to the answer, such as the beginning of a tool call. With `embed`, the prompt's embedding is wanted, nothing else.
+
+    `slot` is the one slot that may be used. An answer that has a line break ends `time_limit` seconds after its first
+    token. With `progress`, it is told how much of the prompt is evaluated; with `timings`, each token's.
     """
 
     model: ModelFile
@@ -38,3 +42,7 @@ class Ask:
     suffix: Optional[str] = None
     markers: Tuple[str, ...] = ()
     embed: bool = False
+    slot: Optional[int] = None
+    time_limit: float = math.inf
+    progress: bool = False
+    timings: bool = False

@@ -97,7 +97,8 @@ def test_a_prompt_that_does_not_fit_is_refused_before_it_is_tokenized_whole(mode
         with pytest.raises(APIError) as refused:
             model.prompt_tokens(text, None, 1000)
         assert (refused.value.status, refused.value.code) == (400, "context_length_exceeded")
-        assert "the context holds 1001" in refused.value.message and len(taken) <= most_pieces
+        assert refused.value.type == "exceed_context_size_error" and refused.value.more["n_ctx"] == 1001
+        assert refused.value.more["n_prompt_tokens"] > 1000 and len(taken) <= most_pieces
 
 
 def test_what_is_asked_for_as_a_list_of_tokens_is_bounded(model):
