@@ -22,6 +22,7 @@ GROUND |= {"board", "tuned"}
 LAW = {
     "http": {"errors", "options"},
     "balancing": GROUND | {"http"},
+    "page": {"errors", "http", "options"},
     "system": GROUND | {"http", "balancing"},
     "grammar": {"errors"},
     "chat": GROUND | {"engine", "grammar"},
