@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Tuple
 
+from core.models import ModelFile
 from core.options import between, setting
 
 
@@ -35,6 +36,7 @@ def _lora(text: str) -> str:
     return "%s:%g" % split_lora(text)
 
 
+POOLING = ("none", "mean", "cls", "last", "rank")
 ROPE_SCALING = ("none", "linear", "yarn")
 
 # The types that llama.cpp's cache may have, and the bytes that one number takes.
@@ -182,7 +184,28 @@ class EngineSettings:
     yarn_attn_factor: float = setting(1.0, "YaRN attention magnitude", "rope", check=between(0, 1e3, float))
     yarn_beta_slow: float = setting(1.0, "YaRN high correction dimension", "rope", check=between(0, 1e3, float))
     yarn_beta_fast: float = setting(32.0, "YaRN low correction dimension", "rope", check=between(0, 1e3, float))
+    embedding: bool = setting(
+        False, "give embeddings with every model, also with one that gives text", "engine", flags=("--embeddings",)
+    )
+    pooling: str = setting(
+        "model",
+        "how the vectors of a text's tokens become its embedding: model (as it says), " + ", ".join(POOLING),
+        "engine",
+        check=one_of("model", *POOLING),
+    )
+    reranking: bool = setting(
+        False, "rank documents with every model, also with one that does not say that it can", "engine",
+        flags=("--rerank",),
+    )  # fmt: skip
     verbose: bool = setting(False, "show llama.cpp's own log", "engine")
+
+    def pooling_of(self, model: ModelFile) -> str:
+        """Return how a model makes embeddings here, one of POOLING; "" where it gives text."""
+        if self.reranking:
+            return "rank"
+        if not (model.pooling or self.embedding):
+            return ""
+        return self.pooling if self.pooling != "model" else model.pooling or "none"
 
     @property
     def rows(self) -> int:

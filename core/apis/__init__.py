@@ -4,4 +4,5 @@
     host.py          what a dialect may ask of the server
     generate.py      ComeAPI's own                         openai.py, openai_shapes.py
     llamacpp.py      llama.cpp's server's                  anthropic.py   ollama.py
+    embeddings.py    OpenAI's and llama.cpp's              reranking.py   Jina's, Cohere's and Hugging Face's
 """

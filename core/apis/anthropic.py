@@ -306,7 +306,7 @@ def routes(endpoint: Endpoint) -> List[Route]:
     def count_tokens(request: Request) -> Any:
         """POST /v1/messages/count_tokens: how many tokens the model would read."""
         conversation = host.conversation(read_messages_body(read_json(request.body), limited=False))
-        tokens = host.engine.vocabulary().prompt_tokens(conversation.prompt, None, UNLIMITED) or []
+        tokens = host.engine.vocabulary().prompt_tokens(conversation.prompt, UNLIMITED) or []
         return json_reply({"input_tokens": len(tokens)})
 
     return [endpoint.route("/v1/messages", Messages), Route("POST", "/v1/messages/count_tokens", count_tokens)]

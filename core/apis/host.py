@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Optional
 from core import fields
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.markers import text_of
-from core.engine.ask import Prompt
+from core.engine.ask import RANKS, TEXT, Prompt, kind_of
 from core.errors import APIError
 from core.models import ModelFile, ModelFolder
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # it needs llama_cpp
 
 
 _HEAD = 65536  # bytes
-_CHANGING = ("rope_scaling", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor")
+_CHANGING = ("rope_scaling", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor", "pooling",
+             "embedding", "reranking")  # fmt: skip
 
 
 @functools.lru_cache(maxsize=8)
@@ -37,19 +38,31 @@ class Host:
         self.template = template
         self.fingerprint = fingerprint
 
-    def model(self, name: Optional[str], embeds: bool = False) -> ModelFile:
+    def model(self, name: Optional[str], gives: str = TEXT) -> ModelFile:
         """Return the model called `name`; without one, the model that is loaded, else the folder's default.
 
-        Raises APIError 404 where there is none, 400 where it is not for this.
+        `gives` is what it shall give. Raises APIError 404 where there is none, 400 where it gives something else, 501
+        where it can't rank.
         """
         name = name or self.engine.model_name()
         model = self.folder.find(name, "model") if name else self.folder.default()
         if model is None:
             raise APIError(404, "There is no model here.", "model_not_found", "model")
-        if model.embeds != embeds:
-            what = "gives embeddings, not text" if model.embeds else "gives text, not embeddings"
-            raise APIError(400, "%s %s." % (model.name, what), "model_unsuitable", "model")
-        return model
+        given = self.gives(model)
+        if given == gives:
+            return model
+        if gives == RANKS:
+            message = "%s can't rank documents: it gives %s. (A model that can says so; else, start with --reranking.)"
+            raise APIError(501, message % (model.name, given), "not_supported", "model")
+        raise APIError(400, "%s gives %s, not %s." % (model.name, given, gives), "model_unsuitable", "model")
+
+    def pooling_of(self, model: ModelFile) -> str:
+        """Return how a model makes embeddings here, one of core/settings.py's POOLING; "" where it gives text."""
+        return self.engine.settings.pooling_of(model)
+
+    def gives(self, model: ModelFile) -> str:
+        """Return what a model gives here: one of core/engine/ask.py's."""
+        return kind_of(self.pooling_of(model))
 
     def fingerprint_of(self, model: ModelFile) -> str:
         """Return what tells one model, as this server computes it, from others: an answer goes on with an equal one.

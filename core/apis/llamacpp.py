@@ -173,7 +173,7 @@ class Completion(Dialect):
 
     def _last(self, index: int, result: Result) -> Body:
         ask = self.asks[index]
-        return completion_body(index, result, self._ask, ask, self._host.text(ask.prompt))
+        return completion_body(index, result, self._ask, ask, self._host.text(self._ask.prompts[index]))
 
 
 class NativeRoutes:

@@ -22,7 +22,7 @@ from core.chat.conversation import ChatAsk, Message, arguments_of
 from core.chat.parser import Delta
 from core.chat.template import read_messages
 from core.chat.tools import read_tools
-from core.engine.ask import UNLIMITED
+from core.engine.ask import EMBEDDINGS, TEXT, UNLIMITED, Gap
 from core.engine.outcome import Finished, Result
 from core.engine.sampling import read_sampling
 from core.errors import APIError
@@ -250,7 +250,7 @@ class Generate(Chat):
         suffix = fields.text(body, "suffix", None) if body.get("suffix") != "" else None
         if fields.flag(body, "raw", False) or suffix is not None:
             prompt = fields.any_text(body, "prompt")
-            self.asks = [replace(ask, prompt=prompt, suffix=suffix) for ask in self.asks]
+            self.asks = [replace(ask, prompt=prompt if suffix is None else Gap(prompt, suffix)) for ask in self.asks]
 
     def shape(self, message: Body) -> Body:
         """Return how a message stands in a body."""
@@ -276,7 +276,7 @@ def routes(endpoint: Endpoint) -> List[Route]:
             "general.parameter_count": model.parameters,
             model.architecture + ".context_length": model.context_length,
         }
-        able = ["embedding"] if model.embeds else ["completion", "tools"]
+        able = {TEXT: ["completion", "tools"], EMBEDDINGS: ["embedding"]}.get(host.gives(model), [])
         body = {"details": details(model), "model_info": facts, "template": model.chat_template, "capabilities": able}
         return json_reply(dict(body, modelfile="", parameters=""))
 

@@ -3,7 +3,6 @@
 GET  /v1/models, /v1/models/{id}
 POST /v1/completions            text in, text out
 POST /v1/chat/completions       messages in, a message out
-POST /v1/embeddings             texts in, vectors out
 """
 
 import time
@@ -16,7 +15,7 @@ from core.apis.host import Host
 from core.apis.openai_shapes import Chats, Completions, Origin
 from core.chat.conversation import Message, seed_of
 from core.chat.parser import Delta
-from core.engine.ask import Ask
+from core.engine.ask import Ask, Gap
 from core.engine.outcome import Finished, Piece, Result
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
@@ -76,12 +75,11 @@ class Completion(Dialect):
         asks = [
             Ask(
                 model,
-                prompt,
+                prompt if ask.suffix is None else Gap(prompt, ask.suffix),
                 ask.max_tokens,
                 ask.stop,
                 seed_of(ask.sampling, index),
                 ask.cache_prompt,
-                suffix=ask.suffix,
             )
             for prompt in ask.prompts
             for index in range(ask.count)
@@ -123,19 +121,6 @@ class Completion(Dialect):
         return [self._completions.usage(usage)] if self._usage else []
 
 
-class Embeddings(Dialect):
-    """A request of POST /v1/embeddings. Raises APIError 400, 404."""
-
-    def __init__(self, call: Call, host: Host):
-        self._ask = openai_shapes.read_embeddings(call.body)
-        self._model = host.model(self._ask.model, embeds=True)
-        super().__init__([Ask(self._model, text, embed=True) for text in self._ask.inputs])
-
-    def whole(self, results: List[Result]) -> Body:
-        """Return a list of embeddings."""
-        return openai_shapes.embeddings(self._ask, self._model.name, results)
-
-
 def routes(endpoint: Endpoint) -> List[Route]:
     """Return the routes."""
     host = endpoint.host
@@ -155,5 +140,4 @@ def routes(endpoint: Endpoint) -> List[Route]:
         Route("GET", "/v1/models/{id}", model),
         endpoint.route("/v1/completions", Completion),
         endpoint.route("/v1/chat/completions", Chat),
-        endpoint.route("/v1/embeddings", Embeddings),
     ]

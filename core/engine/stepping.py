@@ -8,6 +8,7 @@ import time
 from typing import List
 
 from core.engine.admission import make_ready
+from core.engine.ask import TEXT
 from core.engine.choosing import Choosing
 from core.engine.decoding import Decoding
 from core.engine.embedding import Embedding
@@ -60,7 +61,7 @@ class Stepping:
         resident = self._running.resident
         if resident is None:
             return
-        if resident.model.file.embeds:
+        if resident.model.gives != TEXT:
             return self._embedding.step()
         copy = self._running.scheduler.next_reuse()
         if copy:
