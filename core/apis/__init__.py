@@ -4,5 +4,6 @@
     host.py          what a dialect may ask of the server
     generate.py      ComeAPI's own                         openai.py, openai_shapes.py
     llamacpp.py      llama.cpp's server's                  anthropic.py   ollama.py
+    infill.py        llama.cpp's, for editors
     embeddings.py    OpenAI's and llama.cpp's              reranking.py   Jina's, Cohere's and Hugging Face's
 """
