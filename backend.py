@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from core import memory, options, process
-from core.apis import anthropic, embeddings, generate, infill, llamacpp, ollama, openai, reranking
+from core.apis import anthropic, embeddings, generate, infill, llamacpp, ollama, openai, reranking, slots
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.balancing.registration import Registrar, reachable_url
@@ -132,7 +132,7 @@ class Backend:
         fingerprint = "comeapi-" + self.engine.fingerprint
         host = Host(self.engine, self.folder, _text_of(self.config.chat_template), fingerprint)
         endpoint = Endpoint(host, self.config.ping_interval, self._carry_secret)
-        dialects = (generate, openai, embeddings, reranking, llamacpp, infill, anthropic, ollama)
+        dialects = (generate, openai, embeddings, reranking, llamacpp, infill, slots, anthropic, ollama)
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
 
     def root(self, request: Request) -> Any:

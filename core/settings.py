@@ -67,6 +67,13 @@ class FolderSettings:
     )
 
 
+def _folder(path: str) -> str:
+    """Return a folder's absolute path. Raises ValueError where there is none."""
+    if path and not os.path.isdir(path):
+        raise ValueError("there is no folder %s" % path)
+    return path and os.path.abspath(path)
+
+
 def _file(path: str) -> str:
     """Check that there is a file. Raises ValueError."""
     if path and not os.path.isfile(path):
@@ -184,6 +191,10 @@ class EngineSettings:
     yarn_attn_factor: float = setting(1.0, "YaRN attention magnitude", "rope", check=between(0, 1e3, float))
     yarn_beta_slow: float = setting(1.0, "YaRN high correction dimension", "rope", check=between(0, 1e3, float))
     yarn_beta_fast: float = setting(32.0, "YaRN low correction dimension", "rope", check=between(0, 1e3, float))
+    slot_save_path: str = setting(
+        "", "folder for what slots hold: turns POST /slots/N?action=save, restore and erase on", "engine",
+        check=_folder, metavar="DIR",
+    )  # fmt: skip
     embedding: bool = setting(
         False, "give embeddings with every model, also with one that gives text", "engine", flags=("--embeddings",)
     )

@@ -4,6 +4,6 @@
     host.py          what a dialect may ask of the server
     generate.py      ComeAPI's own                         openai.py, openai_shapes.py
     llamacpp.py      llama.cpp's server's                  anthropic.py   ollama.py
-    infill.py        llama.cpp's, for editors
+    infill.py        llama.cpp's, for editors              slots.py        llama.cpp's, to keep what slots hold
     embeddings.py    OpenAI's and llama.cpp's              reranking.py   Jina's, Cohere's and Hugging Face's
 """

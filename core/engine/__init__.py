@@ -12,7 +12,8 @@
     drafting.py      guesses at the next tokens           prompting.py     a prompt's tokens: texts, gaps, pairs
     llama.py         llama.cpp as objects                 tokenizing.py    long texts, in pieces
     pace.py          how much of prompts a step may take  cells.py         a slot's cells as bytes
-    tally.py         counts and times
+    tally.py         counts and times                     keeping.py      a slot's cells, out and back in
+    statefile.py     the files of them
 
 Words. A slot: the place of one generation in the context (llama.cpp: a sequence). Cells: a slot's part of the key-value
 cache. A row: one token in a batch. A chunk: consecutive tokens of one generation in a batch. A draft: a guess at the

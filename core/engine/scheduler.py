@@ -252,6 +252,15 @@ class Scheduler:
         generation = self._slots[slot].generation
         return self._slots[slot].cells if generation is None else generation.tokens[: generation.done]
 
+    def is_free(self, slot: int) -> bool:
+        """Whether nobody has a slot."""
+        return self._slots[slot].generation is None
+
+    def hold(self, slot: int, tokens: List[int]) -> None:
+        """The cells of a slot that nobody has are these tokens' now."""
+        self._slots[slot].cells = list(tokens)
+        self._touch(self._slots[slot])
+
     def idle_slots(self) -> List[int]:
         """Return the slots that nobody has and whose cells hold something, the least recently used first."""
         idle = [slot for slot in self._slots if slot.generation is None and slot.cells]
