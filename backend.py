@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from core import memory, options, process
-from core.apis import anthropic, embeddings, generate, infill, llamacpp, ollama, openai, reranking, slots
+from core.apis import anthropic, embeddings, generate, infill, llamacpp, lora, ollama, openai, reranking, slots
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.balancing.registration import Registrar, reachable_url
@@ -130,9 +130,9 @@ class Backend:
     def _apis(self) -> "list[Route]":
         """Return the routes of the APIs: its own, and those that other servers have, too."""
         fingerprint = "comeapi-" + self.engine.fingerprint
-        host = Host(self.engine, self.folder, _text_of(self.config.chat_template), fingerprint)
-        endpoint = Endpoint(host, self.config.ping_interval, self._carry_secret)
-        dialects = (generate, openai, embeddings, reranking, llamacpp, infill, slots, anthropic, ollama)
+        self._host = Host(self.engine, self.folder, _text_of(self.config.chat_template), fingerprint)
+        endpoint = Endpoint(self._host, self.config.ping_interval, self._carry_secret)
+        dialects = (generate, openai, embeddings, reranking, llamacpp, infill, slots, lora, anthropic, ollama)
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
 
     def root(self, request: Request) -> Any:
@@ -177,11 +177,10 @@ class Backend:
         return self.engine.status
 
     def models(self, request: Request) -> Any:
-        """GET /models: what is in the folder, and which one is loaded."""
+        """GET /models: what is in the folder, with each LoRA adapter too, and which one is loaded."""
         loaded = self.engine.model_name()
-        return json_reply(
-            {"models": [dict(each.describe(), loaded=each.name == loaded) for each in self.folder.list()]}
-        )
+        every = self._host.listed()
+        return json_reply({"models": [dict(each.describe(), loaded=each.bare().name == loaded) for each in every]})
 
     # ---- state
 

@@ -72,6 +72,7 @@ class ModelFile:
     eos: str = ""
     controls: Tuple[str, ...] = ()  # texts of special tokens that llama.cpp finds in a prompt with parse_special on
     stubborn: Tuple[str, ...] = ()  # texts of tokens that look like a role's and are found with parse_special off, too
+    adapters: Tuple[float, ...] = ()  # how much of each LoRA adapter is wanted with it; () for none
     modified: float = 0.0  # when the file was written, in seconds since 1970
     problem: str = ""  # why it can't be used, if it can't
 
@@ -90,6 +91,10 @@ class ModelFile:
         if self.problem:
             facts["problem"] = self.problem
         return facts
+
+    def bare(self) -> "ModelFile":
+        """Return the model without adapters, and without their name in its own."""
+        return replace(self, name=os.path.basename(self.path), adapters=())
 
     @property
     def embeds(self) -> bool:
@@ -206,6 +211,18 @@ def inspect(path: str) -> ModelFile:
         return ModelFile(name, path, size, problem=str(problem))
     except OSError as error:
         return ModelFile(name, path, 0, problem="it can't be read: %s" % error)
+
+
+def adapter_facts(path: str) -> Dict[str, str]:
+    """Return what a LoRA adapter's header says: architecture, task_name and prompt_prefix, "" where it does not."""
+    try:
+        with open(path, "rb") as file:
+            values = _read_header(file, os.fstat(file.fileno()).st_size).values
+    except (BadModel, OSError, ValueError):
+        values = {}
+    keys = {"architecture": "general.architecture"}
+    keys.update({name: "adapter.lora." + name for name in ("task_name", "prompt_prefix")})
+    return {name: str(values.get(key, "")) for name, key in keys.items()}
 
 
 def _other_parts(path: str) -> List[str]:

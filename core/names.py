@@ -11,4 +11,4 @@ def plain_name(name: str) -> str:
     for end in (":latest", ".gguf"):
         if name.endswith(end) and name != end:
             name = name[: -len(end)]
-    return name
+    return name.replace(".gguf:", ":")  # what follows is a LoRA adapter's name

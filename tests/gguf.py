@@ -49,6 +49,21 @@ def _write_demo(path, added):
     return path
 
 
+def write_adapter(path, seed, strength=1.0):
+    """Write a LoRA adapter for the demo model, of random numbers: it says other things, the more so the stronger."""
+    rng = numpy.random.default_rng(seed)
+    tensors = {}
+    for layer in range(2):
+        for name, columns, rows in (("attn_output", 192, 192), ("ffn_down", 512, 192)):
+            pair = {"lora_a": (columns, 4, strength), "lora_b": (4, rows, 1.0)}
+            for end, (inner, outer, scale) in pair.items():
+                made = rng.standard_normal((outer, inner)) * scale / inner**0.5
+                tensors["blk.%d.%s.weight.%s" % (layer, name, end)] = lambda _, made=made: made
+    values = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 4.0}
+    values["adapter.lora.task_name"] = "task %d" % seed
+    return _write(path, "llama", {}, tensors, [_value(*each) for each in values.items()])
+
+
 def write_bert(path, ranks=False):
     """Write a BERT model of random weights, which has no cells: it gives embeddings, or with `ranks` a score."""
     values = _sizes("bert", layers=2)

@@ -1,9 +1,10 @@
 """The APIs that a backend speaks. Each is one file: its dialects (how a request asks and is answered) and its routes.
 
     endpoint.py      the loop that drives every dialect    dialect.py     what a dialect is
-    host.py          what a dialect may ask of the server
+    host.py          what a dialect may ask of the server  scales.py      how much of each LoRA adapter a request wants
     generate.py      ComeAPI's own                         openai.py, openai_shapes.py
     llamacpp.py      llama.cpp's server's                  anthropic.py   ollama.py
-    infill.py        llama.cpp's, for editors              slots.py        llama.cpp's, to keep what slots hold
     embeddings.py    OpenAI's and llama.cpp's              reranking.py   Jina's, Cohere's and Hugging Face's
+    infill.py        llama.cpp's, for editors              slots.py       llama.cpp's, to keep what slots hold
+    lora.py          llama.cpp's, for LoRA adapters
 """

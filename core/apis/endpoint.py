@@ -42,7 +42,8 @@ class Endpoint:
     def answer(self, request: Request, kind: Callable[[Call, Host], Dialect]) -> Any:
         """Return the Reply or Stream. Raises APIError, and HangUp when the client leaves."""
         beginning = Beginning.of(request, self._carry_secret)
-        dialect = kind(Call(read_json(request.body), beginning.nonce, beginning.created), self.host)
+        body = read_json(request.body)
+        dialect = kind(Call(body, beginning.nonce, beginning.created), self.host.asked(body))
         channel = Channel()
         generations = beginning.generations(dialect, self.host, channel)
         telling: Telling = (Streaming if dialect.streams else Gathering)(dialect, generations)

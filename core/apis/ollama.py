@@ -266,11 +266,11 @@ def routes(endpoint: Endpoint) -> List[Route]:
 
     def tags(request: Request) -> Any:
         """GET /api/tags: the models in the folder."""
-        return json_reply({"models": [model_body(each) for each in host.folder.list() if not each.problem]})
+        return json_reply({"models": [model_body(each) for each in host.listed() if not each.problem]})
 
     def show(request: Request) -> Any:
         """POST /api/show: what a model is."""
-        model = host.folder.find(model_name(read_json(request.body)), "model")
+        model = host.find(model_name(read_json(request.body)))
         facts = {
             "general.architecture": model.architecture,
             "general.parameter_count": model.parameters,

@@ -128,12 +128,12 @@ def routes(endpoint: Endpoint) -> List[Route]:
 
     def models(request: Request) -> Any:
         """GET /v1/models: the models in the folder."""
-        usable = [each for each in host.folder.list() if not each.problem]
+        usable = [each for each in host.listed() if not each.problem]
         return json_reply(openai_shapes.model_list([openai_shapes.model_card(each, started) for each in usable]))
 
     def model(request: Request) -> Any:
         """GET /v1/models/{id}: one of them. Raises APIError 404."""
-        return json_reply(openai_shapes.model_card(host.folder.find(request.params["id"], "model"), started))
+        return json_reply(openai_shapes.model_card(host.find(request.params["id"]), started))
 
     return [
         Route("GET", "/v1/models", models),

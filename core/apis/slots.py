@@ -11,7 +11,8 @@ import os
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from core.apis.dialect import Body
 from core.apis.endpoint import Endpoint
@@ -19,6 +20,7 @@ from core.errors import APIError
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.jsonbody import read_json
+from core.models import ModelFile
 
 if TYPE_CHECKING:  # they need llama_cpp
     from core.engine.keeping import Kept
@@ -87,11 +89,9 @@ class Slots:
         except statefile.BadStateFile as problem:
             raise _unable(str(problem))
         model = self._engine.vocabulary()
-        if file.facts is not None and file.facts.get("model") != self._facts(model.file)["model"]:
-            raise _unable("another model has written it, or the same with other options")
+        kept = keeping.Kept(self._model_of(file.facts, model.file), file.tokens, file.cells)
         if not file.tokens or any(not 0 <= token < model.vocabulary for token in file.tokens):
             raise _unable("it holds tokens that the model does not have")
-        kept = keeping.Kept(model.file, file.tokens, file.cells)
         count = self._done(request, keeping.SlotTask(slot, keeping.restore(kept)))
         return {
             "filename": name, "n_restored": count, "n_read": len(data),
@@ -103,8 +103,19 @@ class Slots:
 
         return {"n_erased": self._done(request, keeping.SlotTask(slot, keeping.erase))}
 
-    def _facts(self, model: Any) -> Body:
-        return {"model": self._host.fingerprint_of(model)}
+    def _facts(self, model: ModelFile) -> Body:
+        return {"model": self._host.fingerprint_of(model), "lora": list(model.adapters)}
+
+    def _model_of(self, facts: Optional[Body], model: ModelFile) -> ModelFile:
+        """Return a model with the LoRA adapters that a file's cells are of. Raises APIError 400 for another model's."""
+        if facts is None:
+            return model
+        scales = facts.get("lora")
+        if isinstance(scales, list) and all(isinstance(each, float) for each in scales):
+            model = replace(model, adapters=tuple(scales))
+            if len(scales) in (0, len(self._engine.lora_scales)) and facts == dict(facts, **self._facts(model)):
+                return model
+        raise _unable("another model has written it, or the same with other options")
 
     def _done(self, request: Request, task: Any) -> Any:
         """Return what a task returns, once the slot is free. Raises its APIError, and HangUp."""

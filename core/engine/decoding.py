@@ -30,6 +30,7 @@ class Decoding:
     def evaluate(self, chunks: List[Chunk]) -> None:
         """Decode chunks, and extend the generations that have come to their end with them."""
         started = time.monotonic()
+        self._running.model.context.apply(chunks[0].generation.adapters)
         status, rows = self._running.model.context.decode([_run(chunk) for chunk in chunks])
         self._running.tally.seconds["decode"] += time.monotonic() - started
         if status == _NO_ROOM:

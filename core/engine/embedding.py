@@ -32,6 +32,7 @@ class Embedding:
         if not chunks:
             return
         started = time.monotonic()
+        running.model.context.apply(chunks[0].generation.adapters)
         status, rows = running.model.context.embed([_run(chunk) for chunk in chunks])
         running.tally.seconds["decode"] += time.monotonic() - started
         if status:
@@ -47,12 +48,13 @@ class Embedding:
     def _chunks(self) -> List[Chunk]:
         """Return pieces of all texts that run, or as many whole ones as fit in one batch."""
         scheduler, context = self._running.scheduler, self._running.model.context
+        scheduler.take_turn()
         if context.in_pieces:
             return scheduler.plan(context.n_batch)
         chunks: List[Chunk] = []
         room = context.n_batch
         for generation in scheduler.running:
-            if generation.pending <= room:
+            if generation.adapters == scheduler.turn and generation.pending <= room:
                 chunks.append(Chunk(generation, 0, generation.pending))
                 room -= generation.pending
         return chunks

@@ -69,6 +69,8 @@ class Engine:
         self._idle = True  # waiting for something to do
         self._resumed = 0.0  # when the whole process was found to have stood still
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+        # Written and read by any thread: how much of each LoRA adapter goes with requests that name none
+        self.lora_scales = settings.lora_scales
         # Written by the engine's thread, read by any:
         self.tally = self._running.tally
         self._state = "starting"  # then ready, failed, stopped

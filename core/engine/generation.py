@@ -17,7 +17,7 @@ what it would have told.
 import enum
 import secrets
 import time
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from core.engine.ask import TEXT, Ask
 from core.engine.drafting import Lookup
@@ -109,6 +109,11 @@ class Generation:
     def model(self) -> str:
         """The path of the model that it needs."""
         return self.ask.model.path
+
+    @property
+    def adapters(self) -> Tuple[float, ...]:
+        """How much of each LoRA adapter it is computed with; () for none. Its cells are of use to its like alone."""
+        return self.ask.model.adapters
 
     @property
     def reuse(self) -> bool:

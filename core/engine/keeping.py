@@ -9,6 +9,7 @@ not the engine's thread's matter.
 """
 
 import queue
+from dataclasses import replace
 from typing import Any, Callable, List, NamedTuple, Optional, Union
 
 from core.engine.cells import SavedCells
@@ -19,7 +20,7 @@ from core.models import ModelFile
 
 
 class Kept(NamedTuple):
-    """What a slot held: tokens, and their cells. `model` is the one that evaluated them."""
+    """What a slot held: tokens, and their cells. `model`, with its LoRA adapters, is what evaluated them."""
 
     model: ModelFile
     tokens: List[int]
@@ -91,7 +92,8 @@ def save(running: Running, slot: int) -> Kept:
     tokens = list(running.scheduler.cells(slot))
     if not tokens:
         raise APIError(400, "Slot %d holds nothing that could be saved." % slot, "slot_empty", "id_slot")
-    return Kept(resident.model.file, tokens, resident.context.save(slot))
+    model = replace(resident.model.file, adapters=running.scheduler.adapters(slot))
+    return Kept(model, tokens, resident.context.save(slot))
 
 
 def restore(kept: Kept) -> Callable[[Running, int], int]:
@@ -102,7 +104,7 @@ def restore(kept: Kept) -> Callable[[Running, int], int]:
 
     def put_back(running: Running, slot: int) -> int:
         resident = _resident(running)
-        if resident.model.file != kept.model:
+        if resident.model.file != kept.model.bare():
             raise APIError(409, "Another model has just been loaded.", "other_model", headers=[("Retry-After", "1")])
         running.forget(slot)
         fits = len(kept.tokens) <= resident.context.n_ctx
@@ -110,7 +112,7 @@ def restore(kept: Kept) -> Callable[[Running, int], int]:
             raise _unfit(running, slot, "it does not fit in the slot")
         if resident.context.positions(slot) != len(kept.tokens):
             raise _unfit(running, slot, "its cells are not those of its tokens")
-        running.scheduler.hold(slot, kept.tokens)
+        running.scheduler.hold(slot, kept.tokens, kept.model.adapters)
         return len(kept.tokens)
 
     return put_back

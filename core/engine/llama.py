@@ -41,7 +41,7 @@ from core.errors import APIError
 from core.grammar.masks import Texts
 from core.hardware import cores
 from core.models import ModelFile
-from core.settings import EngineSettings, split_lora
+from core.settings import Adapter, EngineSettings
 
 log = logging.getLogger("comeapi.llama")
 
@@ -159,16 +159,18 @@ class Model:
         # the first row that it computes (those that rank by the last one are listed).
         self.whole_texts = not file.causal or (self.pooling == "rank" and file.architecture not in _RANK_BY_LAST)
         self._prompting = Prompting(self._tokenize, self.known, _marks(self.vocab), file.pair_template, file.controls)
-        self.adapters = [self._adapter(text) for text in settings.lora]
+        self.adapters = [self._adapter(adapter) for adapter in settings.adapters]
 
-    def _adapter(self, text: str) -> Tuple[Any, float]:
-        """Load a LoRA adapter (llama_adapter_lora_init); it is freed with the model."""
-        path, scale = split_lora(text)
-        adapter = llama_cpp.llama_adapter_lora_init(self._pointer, os.fsencode(path))
-        if not adapter:
+    def _adapter(self, adapter: Adapter) -> Any:
+        """Load a LoRA adapter (llama_adapter_lora_init); it is freed with the model. Raises APIError 500."""
+        pointer = llama_cpp.llama_adapter_lora_init(self._pointer, os.fsencode(adapter.path))
+        problem = "" if pointer else "does not fit %s" % self.file.name
+        if pointer and llama_cpp.llama_adapter_get_alora_n_invocation_tokens(pointer):
+            problem = "waits for certain tokens (an aLoRA), which is not supported"
+        if problem:
             self.close()
-            raise APIError(500, "The LoRA adapter %s does not fit %s." % (path, self.file.name), "lora_broken", "lora")
-        return adapter, scale
+            raise APIError(500, "The LoRA adapter %s %s." % (adapter.path, problem), "lora_broken", "lora")
+        return pointer
 
     @property
     def pointer(self) -> Any:
@@ -405,17 +407,21 @@ class Context:
         # Tokens of the longest text that can be embedded.
         self.longest_text = self.n_ctx if self.in_pieces else min(self.n_ctx, self.n_batch)
         self._widths = llama_cpp.llama_model_n_embd_out(model.pointer), llama_cpp.llama_model_n_cls_out(model.pointer)
-        self._use_adapters(model.adapters)
+        self._adapters = model.adapters
+        self._scales: Tuple[float, ...] = ()  # of the adapters that are applied
         self._batch = Batch(self.n_batch, settings.slots)
         self._slots = settings.slots
         self._halt: Any = None
 
-    def _use_adapters(self, adapters: Many[Tuple[Any, float]]) -> None:
-        """Apply LoRA adapters (llama_set_adapters_lora)."""
-        if adapters:
-            pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(adapters))(*[pointer for pointer, _ in adapters])
-            scales = (ctypes.c_float * len(adapters))(*[scale for _, scale in adapters])
-            llama_cpp.llama_set_adapters_lora(self._pointer, pointers, len(adapters), scales)
+    def apply(self, scales: Tuple[float, ...]) -> None:
+        """Apply so much of each LoRA adapter to all decodes from now on; () for none (llama_set_adapters_lora)."""
+        if scales == self._scales:
+            return
+        used = [(pointer, scale) for pointer, scale in zip(self._adapters, scales) if scale]
+        pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(used))(*[pointer for pointer, _ in used])
+        factors = (ctypes.c_float * len(used))(*[scale for _, scale in used])
+        llama_cpp.llama_set_adapters_lora(self._pointer, pointers, len(used), factors)
+        self._scales = scales
 
     @property
     def pointer(self) -> Any:

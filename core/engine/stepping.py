@@ -68,6 +68,7 @@ class Stepping:
             self._reuse(copy)
         for generation in self._running.scheduler.running:
             generation.paused = generation.generating and generation.channel.full
+        self._running.scheduler.take_turn()
         self._choosing.guess()
         streams = len(self._running.scheduler.streams())
         share = 0.5 if resident.siding and resident.siding.generation else 1.0
