@@ -21,10 +21,24 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from core import memory, options, process
-from core.apis import anthropic, embeddings, generate, infill, llamacpp, lora, ollama, openai, reranking, slots
+from core.apis import (
+    anthropic,
+    embeddings,
+    generate,
+    infill,
+    llamacpp,
+    lora,
+    ollama,
+    openai,
+    reranking,
+    responses,
+    slots,
+)
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
+from core.apis.response_store import ResponseStore
 from core.balancing.registration import Registrar, reachable_url
+from core.chat.defaults import ChatDefaults
 from core.cookie import shared_secret
 from core.errors import APIError
 from core.http import descriptors, server
@@ -36,11 +50,20 @@ from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, l
 from core.opening import Opening, loaded
 from core.options import between, setting
 from core.process import BOOT_FAILURE
-from core.settings import CarrySettings, ChildSettings, EngineSettings, FolderSettings
+from core.settings import (
+    CarrySettings,
+    ChatSettings,
+    ChildSettings,
+    EngineSettings,
+    FolderSettings,
+    ResponseSettings,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Config(server.ServerConfig, EngineSettings, FolderSettings, ChildSettings, CarrySettings):
+class Config(
+    server.ServerConfig, EngineSettings, ChatSettings, FolderSettings, ResponseSettings, ChildSettings, CarrySettings
+):  # fmt: skip
     """A backend's settings."""
 
     port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
@@ -68,7 +91,7 @@ class Backend:
     """One model server. start() binds and begins to load; stop() lets running requests finish.
 
     `announce(what, sentence, **facts)` is told what happens; `on_failure(message, status)` is called, in the engine's
-    thread, when the engine ended by a defect.
+    thread, when the engine ended by a defect. Raises ValueError and OSError where there is no such chat template.
     """
 
     def __init__(
@@ -81,6 +104,7 @@ class Backend:
 
         self.config = config
         self.folder = ModelFolder(config.models)
+        self._chat = ChatDefaults.of(config)
         self._announce = announce
         self._on_failure = on_failure
         self._ready = False  # a model has passed its self-test since the start
@@ -130,9 +154,15 @@ class Backend:
     def _apis(self) -> "list[Route]":
         """Return the routes of the APIs: its own, and those that other servers have, too."""
         fingerprint = "comeapi-" + self.engine.fingerprint
-        self._host = Host(self.engine, self.folder, _text_of(self.config.chat_template), fingerprint)
+        config = self.config
+        store = ResponseStore(
+            config.responses_dir, config.responses_max, config.responses_max_bytes, config.responses_days
+        )
+        self._host = Host(self.engine, self.folder, self._chat, fingerprint, store)
         endpoint = Endpoint(self._host, self.config.ping_interval, self._carry_secret)
-        dialects = (generate, openai, embeddings, reranking, llamacpp, infill, slots, lora, anthropic, ollama)
+        dialects = (
+            generate, openai, responses, embeddings, reranking, llamacpp, infill, slots, lora, anthropic, ollama,
+        )  # fmt: skip
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
 
     def root(self, request: Request) -> Any:
@@ -195,6 +225,7 @@ class Backend:
             "busy_slots": engine.busy(),
             "queued": engine.queued(),
             "heartbeat_age": round(time.monotonic() - engine.heartbeat, 3),
+            "stalled": bool(engine.stalled()),
             "largest_batch": engine.tally.largest_batch,
             "prompt_tokens": engine.tally.counts["prompt_tokens"],
             "cached_tokens": engine.tally.counts["cached_tokens"],
@@ -271,14 +302,6 @@ class Backend:
         self._on_failure("the engine failed; see above", 1)
 
 
-def _text_of(path: str) -> str:
-    """Return a file's text, "" where none is named. Raises OSError, UnicodeDecodeError."""
-    if not path:
-        return ""
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
 # --------------------------------------------------------------------------------------------- the program
 
 
@@ -294,7 +317,10 @@ def main() -> None:
     config = _with_models(config)
     _require_llama()
     process.warn_if_open(config)
-    backend = Backend(config, announce, _die)
+    try:
+        backend = Backend(config, announce, _die)
+    except (ValueError, OSError) as error:
+        options.fail("--chat-template: %s" % error, BOOT_FAILURE)
     pulse.look = backend.look
     try:
         backend.start(None if config.lazy else lambda: choose(config.models, config.model))

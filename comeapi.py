@@ -30,7 +30,7 @@ from core.http.listening import listening_socket
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
 from core.opening import attempts
 from core.options import between, setting
-from core.settings import CarrySettings, EngineSettings, FolderSettings
+from core.settings import CarrySettings, ChatSettings, EngineSettings, FolderSettings, ResponseSettings
 from core.system.launch import own_environment
 from core.system.plan import Plan, make_plan
 from core.system.supervisor import Supervisor
@@ -39,7 +39,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @dataclass(frozen=True)
-class Config(server.ServerConfig, RelaySettings, EngineSettings, FolderSettings, CarrySettings):
+class Config(
+    server.ServerConfig, RelaySettings, EngineSettings, ChatSettings, FolderSettings, ResponseSettings, CarrySettings
+):  # fmt: skip
     """The system's settings. Where a number is 0, the plan chooses. `host` and `port` are the balancer's."""
 
     port: int = setting(9000, "the balancer's port", "network", check=between(1, 65535))

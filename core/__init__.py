@@ -14,7 +14,8 @@ The way of a streamed chat request. Through the balancer:
 
 Through the backend:
 
-    in    http/… as above → apis/openai.py → chat/template.py, chat/tools.py → chat/conversation.py
+    in    http/… as above → apis/openai.py → chat/messages.py, chat/tools.py
+          → chat/conversation.py → chat/template.py, chat/guided.py
           → apis/endpoint.py → engine/generation.py → engine/engine.py (submit) → engine/admission.py → the inbox
           → engine/engine.py → engine/stepping.py → engine/scheduler.py → engine/decoding.py → engine/llama.py
     back  engine/choosing.py → engine/text.py → engine/outcome.py (Channel) → apis/endpoint.py

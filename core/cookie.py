@@ -12,7 +12,7 @@ import stat
 
 def shared_secret() -> str:
     """Return the secret; it is made when first asked for. "" where there is no place to keep it."""
-    path = os.path.join(_state_folder(), "comeapi", "secret")
+    path = os.path.join(state_folder(), "comeapi", "secret")
     try:
         with contextlib.suppress(FileExistsError):
             _make(path)
@@ -21,7 +21,7 @@ def shared_secret() -> str:
         return ""
 
 
-def _state_folder() -> str:
+def state_folder() -> str:
     """Return where programs keep what they must remember (XDG Base Directory Specification)."""
     given = os.environ.get("XDG_STATE_HOME", "")
     return given if os.path.isabs(given) else os.path.join(os.path.expanduser("~"), ".local", "state")

@@ -3,6 +3,7 @@
 The names are llama.cpp's where it has one. A program's Config is a dataclass made of these and its own.
 """
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -145,13 +146,6 @@ class EngineSettings:
         flags=("-ngl",),
         check=between(-1, 1 << 16),
     )
-    chat_template: str = setting(
-        "",
-        "a file with a Jinja chat template to use in place of the model's own",
-        "engine",
-        check=_file,
-        metavar="FILE",
-    )
     step_target: float = setting(
         0.25,
         "seconds that one step may take while answers are being generated; prompts are cut to fit",
@@ -284,6 +278,68 @@ class EngineSettings:
     def stretches(self) -> bool:
         """Whether the context may be longer than the model was trained with."""
         return bool(self.rope_scaling in ROPE_SCALING or self.rope_freq_base or self.rope_freq_scale)
+
+
+def _template(given: str) -> str:
+    """Check --chat-template as far as can be told here: a template, a file, or a name. Raises ValueError."""
+    if "{{" in given or "{%" in given or _NAME.fullmatch(given):
+        return given
+    return _file(given)
+
+
+_NAME = re.compile("[a-z0-9._-]+")
+
+
+def _json_object(text: str) -> str:
+    """Check a JSON object. Raises ValueError."""
+    if text and not isinstance(json.loads(text), dict):
+        raise ValueError("must be a JSON object")
+    return text
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How a conversation becomes a prompt, and an answer a message."""
+
+    chat_template: str = setting(
+        "", "what to use in place of the model's chat template: one of llama.cpp's names (chatml, llama3, ...), a "
+        "file, or the Jinja text", "chat", flags=("--chat-template-file",), check=_template, metavar="TEMPLATE",
+    )  # fmt: skip
+    chat_template_kwargs: str = setting(
+        "", "variables for chat templates, a JSON object; a request's chat_template_kwargs win", "chat",
+        check=_json_object, metavar="JSON",
+    )  # fmt: skip
+    reasoning: str = setting(
+        "auto", "let models think: on, off, or auto (as their templates do); a request's enable_thinking wins", "chat",
+        flags=("-rea",), check=one_of("auto", "on", "off"),
+    )  # fmt: skip
+    reasoning_format: str = setting(
+        "auto", "where thoughts go: auto and deepseek (into reasoning_content), or none (they stay in the content)",
+        "chat", check=one_of("auto", "deepseek", "none"),
+    )  # fmt: skip
+    reasoning_budget: int = setting(
+        -1, "tokens that a thought may take: -1 for any number, 0 for no thoughts", "chat", check=between(-1, 0)
+    )
+
+
+@dataclass(frozen=True)
+class ResponseSettings:
+    """What is kept of the answers of POST /v1/responses, so that a conversation can go on with them."""
+
+    responses_dir: str = setting(
+        "", "folder for stored answers of /v1/responses; backends that are to know each other's name the same one "
+        "(default: comeapi/responses in this user's state folder)", "responses", metavar="DIR",
+    )  # fmt: skip
+    responses_max: int = setting(
+        10000, "most answers of /v1/responses that are stored; the oldest go first; 0 to store none", "responses",
+        check=between(0, 1 << 24),
+    )  # fmt: skip
+    responses_max_bytes: int = setting(
+        1 << 30, "most bytes that they take; the oldest go first", "responses", check=between(1 << 10, 1 << 50)
+    )
+    responses_days: float = setting(
+        30.0, "days after which they are removed", "responses", check=between(0.001, 36500, float)
+    )
 
 
 @dataclass(frozen=True)

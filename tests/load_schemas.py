@@ -17,8 +17,9 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from core.chat.forced import forced_grammar  # noqa: E402
-from core.chat.syntaxes import HERMES  # noqa: E402
+from core.chat.families import HERMES  # noqa: E402
+from core.chat.guided import Thinking, answer_grammar  # noqa: E402
+from core.chat.syntaxes import Style  # noqa: E402
 from core.chat.tools import Tools  # noqa: E402
 from core.grammar import gbnf  # noqa: E402
 from core.grammar.kept import exact_key  # noqa: E402
@@ -69,7 +70,7 @@ def tools_of_500(salt=0):
 
 WAYS = {
     "schema": (schema_of_500, json_grammar),
-    "tools": (tools_of_500, lambda tools: forced_grammar(HERMES, tools)),
+    "tools": (tools_of_500, lambda tools: answer_grammar(Style(HERMES), tools, None, Thinking.NONE)),
 }
 
 

@@ -3,8 +3,9 @@
 import itertools
 import random
 
-from core.chat.parser import AnswerParser
-from core.chat.syntaxes import HERMES
+from core.chat.families import HERMES
+from core.chat.parser import AnswerParser, Offer
+from core.chat.syntaxes import Style
 
 NAMES = ("get_weather", "now", "search-2")
 PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -23,11 +24,16 @@ def pieces(text, seed):
         at += size
 
 
-def parse(text, syntax=HERMES, thinking=False, seed=0, names=NAMES):
-    """Return an answer's reasoning, content and calls (each [name, arguments]), put together from its deltas."""
+def parse(text, syntax=HERMES, thinking=False, seed=0, names=NAMES, texts=(), style=None, cut=None):
+    """Return an answer's reasoning, content and calls (each [name, arguments]), put together from its deltas.
+
+    `texts` are the parameters that are texts. The answer comes in the pieces of a seed, or in two with a `cut`.
+    """
     ids = ("call_%d" % number for number in itertools.count())
-    parser = AnswerParser(syntax, names, thinking, lambda: next(ids))
-    deltas = [delta for piece in pieces(text, seed) for delta in parser.push(piece)] + parser.finish()
+    offer = Offer(dict.fromkeys(names, frozenset(texts))) if syntax or style else None
+    parser = AnswerParser(style or Style(syntax or HERMES), offer, thinking, lambda: next(ids))
+    parts = pieces(text, seed) if cut is None else (text[:cut], text[cut:])
+    deltas = [delta for piece in parts for delta in parser.push(piece)] + parser.finish()
     reasoning = "".join(delta.reasoning for delta in deltas)
     content = "".join(delta.content for delta in deltas)
     calls = []

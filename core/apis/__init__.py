@@ -7,4 +7,8 @@
     embeddings.py    OpenAI's and llama.cpp's              reranking.py   Jina's, Cohere's and Hugging Face's
     infill.py        llama.cpp's, for editors              slots.py       llama.cpp's, to keep what slots hold
     lora.py          llama.cpp's, for LoRA adapters
+    responses.py     OpenAI's Responses API                response_items.py, response_asks.py   from bodies to asks
+    response_store.py   its answers on disk                response_events.py                    from answers to bodies
+
+README.md says of each API's fields which are served, refused or ignored, and why.
 """

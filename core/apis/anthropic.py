@@ -18,10 +18,9 @@ from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
 from core.chat.conversation import ChatAsk, Message, arguments_of
+from core.chat.messages import read_messages
 from core.chat.parser import Delta
-from core.chat.template import read_messages
 from core.chat.tools import read_tools
-from core.engine.ask import UNLIMITED
 from core.engine.outcome import Finished, Result
 from core.engine.sampling import read_sampling
 from core.errors import APIError, json_type
@@ -306,7 +305,6 @@ def routes(endpoint: Endpoint) -> List[Route]:
     def count_tokens(request: Request) -> Any:
         """POST /v1/messages/count_tokens: how many tokens the model would read."""
         conversation = host.conversation(read_messages_body(read_json(request.body), limited=False))
-        tokens = host.engine.vocabulary().prompt_tokens(conversation.prompt, UNLIMITED) or []
-        return json_reply({"input_tokens": len(tokens)})
+        return json_reply({"input_tokens": host.count(conversation)})
 
     return [endpoint.route("/v1/messages", Messages), Route("POST", "/v1/messages/count_tokens", count_tokens)]

@@ -66,7 +66,7 @@ class Beginning:
     def generations(self, dialect: Dialect, host: Host, channel: Channel) -> List[Generation]:
         """Return a generation for each Ask. Raises APIError 400 for bad notes, 409 where another model had begun."""
         asks = dialect.asks
-        if not dialect.streams and any(ask.sampling.n_probs for ask in asks):
+        if (dialect.repeats or not dialect.streams) and any(ask.sampling.n_probs for ask in asks):
             self.carried = False  # the probabilities of tokens that another backend has chosen are not known here
         if not self.carried:
             return [Generation(ask, channel, index) for index, ask in enumerate(asks)]

@@ -14,6 +14,7 @@ from core.chat.parser import Delta
 from core.engine.ask import Ask
 from core.engine.outcome import Finished, Piece, Result
 from core.http.sse import EVENTS, Form
+from core.owners import NOBODY
 
 Body = Dict[str, Any]
 
@@ -22,12 +23,13 @@ class Call(NamedTuple):
     """A request's body, and what the ids and the time in its answer are made of.
 
     An answer that is carried on has the same `nonce` (32 hexadecimal digits) and `created` (seconds since 1970) as
-    before, and so the same ids.
+    before, and so the same ids. `owner` says whose it is (core/owners.py).
     """
 
     body: Body
     nonce: str
     created: int
+    owner: str = NOBODY
 
 
 class Start(NamedTuple):
@@ -41,10 +43,13 @@ class Start(NamedTuple):
 class Dialect:
     """One request to one endpoint. `asks` are all answered together; `streams`: the client wants pieces, in `form`.
 
+    `repeats`: the end of a stream tells again what its pieces told, with the tokens' probabilities.
+
     An answer in pieces is: for each Ask, by its index, begin(), delta() again and again, and end(); then last().
     """
 
     form: Form = EVENTS
+    repeats = False
 
     def __init__(self, asks: Many[Ask], streams: bool = False):
         self.asks = asks

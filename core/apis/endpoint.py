@@ -22,6 +22,7 @@ from core.errors import APIError
 from core.http.messages import Reply, Request
 from core.http.routing import Route
 from core.jsonbody import read_json
+from core.owners import asking
 
 if TYPE_CHECKING:  # it needs llama_cpp
     from core.engine.engine import Engine
@@ -42,8 +43,8 @@ class Endpoint:
     def answer(self, request: Request, kind: Callable[[Call, Host], Dialect]) -> Any:
         """Return the Reply or Stream. Raises APIError, and HangUp when the client leaves."""
         beginning = Beginning.of(request, self._carry_secret)
-        body = read_json(request.body)
-        dialect = kind(Call(body, beginning.nonce, beginning.created), self.host.asked(body))
+        body, owner = read_json(request.body), asking(request.headers, request.key)
+        dialect = kind(Call(body, beginning.nonce, beginning.created, owner), self.host.asked(body))
         channel = Channel()
         generations = beginning.generations(dialect, self.host, channel)
         telling: Telling = (Streaming if dialect.streams else Gathering)(dialect, generations)

@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Tuple
 
 from core import fields
+from core.apis.response_store import ResponseStore
 from core.apis.scales import read_scales
 from core.chat.conversation import ChatAsk, Conversation
+from core.chat.defaults import ChatDefaults
 from core.chat.markers import text_of
-from core.engine.ask import RANKS, TEXT, Prompt, kind_of
+from core.engine.ask import RANKS, TEXT, UNLIMITED, Prompt, kind_of
 from core.errors import APIError
 from core.models import ModelFile, ModelFolder, adapter_facts
 from core.names import plain_name
@@ -59,13 +61,24 @@ def _architecture(path: str) -> str:
 
 
 class Host:
-    """A server's engine and models. `template` takes the place of the models' own; `fingerprint` says what computes."""
+    """A server's engine and models. `chat` is what its options say of chats; `fingerprint` says what computes.
 
-    def __init__(self, engine: "Engine", folder: ModelFolder, template: str = "", fingerprint: str = ""):
+    `store` keeps answers of POST /v1/responses; without one, none are kept.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine",
+        folder: ModelFolder,
+        chat: ChatDefaults = ChatDefaults(),
+        fingerprint: str = "",
+        store: Optional[ResponseStore] = None,
+    ):
         self.engine = engine
         self.folder = folder
-        self.template = template
+        self.chat = chat
         self.fingerprint = fingerprint
+        self.store = store or ResponseStore(most=0)
         self._lora: Optional[Tuple[float, ...]] = None  # the adapters that a request's field `lora` asks for
 
     def asked(self, body: Dict[str, Any]) -> "Host":
@@ -140,7 +153,7 @@ class Host:
         same of its LoRA adapters.
         """
         settings = self.engine.settings
-        known = [self.engine.fingerprint, self.template, str(model.size)]
+        known = [self.engine.fingerprint, repr(self.chat), str(model.size)]
         adapters = zip(settings.adapters, model.adapters)
         known += ["%g %s" % (scale, _of_file(each.path)) for each, scale in adapters if scale]
         known += ["%s %r" % (name, getattr(settings, name)) for name in _CHANGING]
@@ -149,7 +162,11 @@ class Host:
     def conversation(self, ask: ChatAsk) -> Conversation:
         """Return what a chat asks of its model. Raises APIError 400, 404."""
         with fields.named(ask.own):
-            return Conversation(ask, self.model(ask.model), self.template)
+            return Conversation(ask, self.model(ask.model), self.chat)
+
+    def count(self, conversation: Conversation) -> int:
+        """Return how many tokens the loaded model would read of a conversation. Raises APIError 503."""
+        return len(self.engine.vocabulary().prompt_tokens(conversation.prompt, UNLIMITED) or [])
 
     def text(self, prompt: Prompt, field: str = "prompt") -> str:
         """Return a prompt as text, its tokens being the loaded model's. `field` is the request's.

@@ -18,7 +18,7 @@ from core.apis.openai_shapes import DEFAULTS, read_schema
 from core.bounds import PROMPTS
 from core.chat.conversation import ChatAsk, template_of
 from core.chat.markers import text_of
-from core.chat.template import read_messages
+from core.chat.messages import read_messages
 from core.chat.tools import read_tools
 from core.engine.ask import UNLIMITED, Ask, Prompt
 from core.engine.generation import Generation
@@ -234,13 +234,14 @@ class NativeRoutes:
             "is_processing": False,
             "params": settings_body(DEFAULTS, UNLIMITED, (), False),
         }
+        source = self._host.chat.template or model.chat_template
         return json_reply(
             {
                 "default_generation_settings": generation,
                 "total_slots": engine.settings.slots,
                 "model_path": model.path,
                 "model_alias": model.name,
-                "chat_template": template_of(self._host.template or model.chat_template, model.bos, model.eos).source,
+                "chat_template": template_of(source, model.bos, model.eos).source,
                 "bos_token": model.bos,
                 "eos_token": model.eos,
                 "modalities": {"vision": False, "audio": False},

@@ -19,8 +19,8 @@ from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
 from core.chat.conversation import ChatAsk, Message, arguments_of
+from core.chat.messages import read_messages
 from core.chat.parser import Delta
-from core.chat.template import read_messages
 from core.chat.tools import read_tools
 from core.engine.ask import EMBEDDINGS, TEXT, UNLIMITED, Gap
 from core.engine.outcome import Finished, Result

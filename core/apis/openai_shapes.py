@@ -14,8 +14,8 @@ from typing import Sequence as Many
 from core import fields
 from core.bounds import ALL_ANSWERS, ANSWERS, PROMPTS
 from core.chat.conversation import ChatAsk, Message
+from core.chat.messages import read_messages
 from core.chat.parser import Delta
-from core.chat.template import read_messages
 from core.chat.tools import read_tools
 from core.engine.ask import UNLIMITED, Prompt
 from core.engine.outcome import Finished
@@ -106,9 +106,41 @@ def read_chat(body: Body) -> Tuple[ChatAsk, Streaming, Optional[int]]:
         stop=tuple(fields.texts(body, "stop")),
         count=fields.integer(body, "n", 1, 1, ANSWERS.most),
         cache_prompt=fields.flag(body, "cache_prompt", True),
-        template_options=fields.mapping(body, "chat_template_kwargs") or {},
+        template_options=read_template_options(body),
+        apart=read_reasoning_format(body),
     )
     return ask, read_streaming(body), logprobs
+
+
+def read_template_options(body: Body) -> Dict[str, Any]:
+    """Return the variables for the chat template; OpenAI's reasoning_effort is one. Raises APIError 400."""
+    options = fields.mapping(body, "chat_template_kwargs") or {}
+    return dict(effort_options(body.get("reasoning_effort"), "reasoning_effort"), **options)
+
+
+# OpenAI's words for how much a model shall think, and the nearest one that templates know.
+EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+
+
+def effort_options(effort: Any, name: str) -> Dict[str, Any]:
+    """Return what a template is told of an effort; `name` is the request's field. Raises APIError 400."""
+    if effort is None:
+        return {}
+    if effort == "none":
+        return {"enable_thinking": False}
+    if not isinstance(effort, str) or effort not in EFFORTS:
+        message = "'%s' must be one of none, %s." % (name, ", ".join(EFFORTS))
+        raise APIError(400, message, "invalid_value", name)
+    return {"enable_thinking": True, "reasoning_effort": EFFORTS[effort]}
+
+
+def read_reasoning_format(body: Body) -> Optional[bool]:
+    """Return whether thoughts are told apart from the content, None for the server's default. Raises APIError 400."""
+    given = fields.text(body, "reasoning_format", None)
+    if given not in (None, "auto", "deepseek", "none"):
+        message = "'reasoning_format' must be auto, deepseek or none."
+        raise APIError(400, message, "invalid_value", "reasoning_format")
+    return None if given in (None, "auto") else given != "none"
 
 
 def read_streaming(body: Body) -> Streaming:

@@ -12,6 +12,7 @@
     errand.py         one request on its way: what was tried for it, what is known of its answer
     admission.py      a request's way to a place: at once, or after a wait in the queue
     forwarding.py     its way to its backend and back: the table of retries
+    elsewhere.py      stored answers that a backend of another machine may have
     carrying.py       an answer that another backend goes on with
     watching.py       how a request waits for bytes of its backend
     keepalive.py      which bytes are a sign of life
@@ -47,6 +48,7 @@ Glossary:
     prompt            a backend whose /health answers at once, however busy it is: silence there means that it is dead
     quarantine        the memory of requests that backends have died under
     source            what has found a backend: an option, the backends file, a DNS name, registration
+    stalled           a backend that says that its engine is in a step that takes much too long, and may still end
     suspect           a backend that a connection was lost to, until a probe passes; or a request that must run alone
     ticket            one request's place: at a backend, in the queue, or nowhere
     wedged            a backend that says that its engine has stopped for good

@@ -40,7 +40,9 @@ class Backend:
         self.models: Optional[List[Dict[str, Any]]] = None  # what it has; None where it does not tell
         self.life: object = None  # changes when its process starts again
         self.carries = False  # it can go on with an answer that another one has begun
+        self.stalled = False  # it says that its engine does not go on now
         self.prompt = False  # its /health answers at once, however busy it is: silence there means that it is dead
+        self.foreign = False  # it has told of itself, and is none of ours
         self.last_check = 0.0  # time.time()
         self.checked = float("-inf")  # when its last probe ended
 
@@ -114,7 +116,7 @@ class Backend:
         return {
             "url": self.url,
             "healthy": self.vitals.up,
-            "state": "draining" if self.draining else self.vitals.label(now),
+            "state": self._label(now),
             "why": "%s (%s)" % (self.vitals.why, self.note) if self.note else self.vitals.why,
             "error_count": self.errors,
             "avg_response_time": round(self.response_time, 4),
@@ -128,6 +130,12 @@ class Backend:
             "source": self.source or "option",
             "carries": self.carries,
         }
+
+    def _label(self, now: float) -> str:
+        """Return its state in a word."""
+        if self.draining:
+            return "draining"
+        return "stalled" if self.stalled and self.vitals.up else self.vitals.label(now)
 
 
 @dataclass
@@ -146,6 +154,7 @@ class Report:
     life: object = None  # changes when its process starts again
     prompt: bool = False  # it is a server whose /health answers at once, however busy it is
     carries: bool = False  # it can go on with an answer that another backend has begun
+    stalled: bool = False  # its engine is in a step that takes much too long
     quick: bool = False  # it was a quick look: /health alone, and little time for it
 
 

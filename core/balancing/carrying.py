@@ -16,15 +16,12 @@ from typing import Callable, Iterator, Union
 
 from core.balancing.errand import Visit
 from core.balancing.keepalive import Patience
+from core.balancing.watching import Leaving
 from core.carriage import CARRY, BadFrame, Frames, Note
 from core.http.answers import Answer
 from core.http.failures import Broken, Slow
 
 _LOOK_SECONDS = 0.2  # between two looks whether there is a place at another backend
-
-
-class Leaving(Exception):
-    """The backend is being drained, and another one can go on with the answer now."""
 
 
 Why = Union[Broken, Slow, Leaving]
@@ -90,8 +87,8 @@ class Leg:
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
-            if self.visit.errand.begun and self._may_leave():
-                raise Leaving("the backend is being drained")
+            if self._may_leave():
+                raise Leaving("the backend is being drained", "drained")
 
 
 class Carried:

@@ -1,7 +1,7 @@
 """Which backends may take a request, before the policy chooses one of them: rules 1 to 3 of pool.py. Pure functions.
 
     find_able(backends, ticket)        rule 1          who could take it, up or not
-    find_usable(backends, now)         rule 2          who is up, and not ejected
+    find_usable(backends, now)         rule 2          who is up, not stalled, and not ejected
     find_open(able, wish, now)    rules 2 and 3   who may take it now
 """
 
@@ -35,6 +35,7 @@ def find_open(backends: Sequence[Backend], wish: Wish, now: float) -> List[Backe
 
 
 def find_usable(backends: Sequence[Backend], now: float) -> List[Backend]:
-    """Return those that are up; without the ejected ones, where others are left."""
+    """Return those that are up; without the stalled and the ejected ones, where others are left."""
     up = [backend for backend in backends if backend.vitals.up]
+    up = [backend for backend in up if not backend.stalled] or up
     return [backend for backend in up if not backend.vitals.out(now)] or up

@@ -1,5 +1,7 @@
 """Whether a backend has died under a request, and what that says of the request (quarantine.py)."""
 
+from typing import AbstractSet, Callable
+
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
 from core.balancing.errand import Visit
@@ -8,13 +10,21 @@ from core.http.client import Client
 
 
 class Deaths:
-    """Notes under which requests backends die, and which run to their end."""
+    """Notes under which requests backends die, and which run to their end. `lost()` are those lost a moment ago."""
 
-    def __init__(self, client: Client, credentials: Credentials, quarantine: Quarantine, count: Counts):
+    def __init__(
+        self,
+        client: Client,
+        credentials: Credentials,
+        quarantine: Quarantine,
+        count: Counts,
+        lost: Callable[[], AbstractSet[object]],
+    ):
         self._client = client
         self._credentials = credentials
         self._quarantine = quarantine
         self._count = count
+        self._lost = lost
 
     def passed(self, visit: Visit) -> None:
         """A request has run to its end."""
@@ -33,6 +43,6 @@ class Deaths:
         if not has_died(self._client, backend.url, self._credentials.own(backend.spec), ticket.life):
             return False
         self._count.deaths.inc("alone" if ticket.alone else "beside others")
-        if self._quarantine.died(errand.fingerprint(self._quarantine), bool(ticket.alone)):
+        if self._quarantine.died(errand.fingerprint(self._quarantine), bool(ticket.alone), backend, self._lost()):
             raise killed("It may be what ends them; if so, it would end all others.")
         return True

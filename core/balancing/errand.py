@@ -21,14 +21,22 @@ class Errand:
         self.failures = 0  # since its answer was carried on last
         self.failure: Optional[Reply] = None  # what the client gets if no backend is left
         self.notes = Notes()  # what backends have told of its answer, so that another one can go on with it
+        self.answered = False  # the backend that has it has begun to answer
         self.progressed = False  # the backend that has it has told something new of its answer
         self.moves = 0  # how often its answer was carried on, after the client had seen a part of it
+        self.stalls = 0  # how often it has left a backend whose engine did not go on
         self._fingerprint = b""
 
     @property
     def begun(self) -> bool:
         """Whether a backend has begun an answer that another one can go on with."""
         return bool(self.notes.head) and self.notes.whole
+
+    def leave(self, backend: Backend, stalled: bool) -> None:
+        """Its answer leaves a backend, for any other one: it has failed at none of them."""
+        self.stalls += stalled
+        self.tried.clear()
+        self.tried.add(backend)
 
     def fingerprint(self, quarantine: Quarantine) -> bytes:
         """Return what equal requests have in common; computed once, when it is first asked for."""

@@ -17,6 +17,7 @@ Retries. The client does not see them; it gets its answer later, or the last fai
        if that one dies too → 500; equal requests get the same for ten minutes, without being sent (quarantine.py)
     9  one of 4 to 6, of a backend that tells of its answer in frames → another backend goes on where that one was, as
        the same answer, `migrations` times at most after a byte was sent (carrying.py)
+   10  it has not the stored answer that is asked for   → a backend of another machine, once each (elsewhere.py)
 
 The other backend is never one that this request was sent to before, unless it has come up again since (7, 8). Rows 3, 4
 and 8 happen `retries` times at most, together. Any other answer of a backend goes to the client as it is. keepalive.py
@@ -29,18 +30,19 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from core.balancing.admission import Admission
 from core.balancing.backends import Ticket
-from core.balancing.carrying import Carried, Leaving, Leg, Why
+from core.balancing.carrying import Carried, Leg, Why
 from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
 from core.balancing.deaths import Deaths
+from core.balancing.elsewhere import may_be_elsewhere, neighbours
 from core.balancing.errand import Errand, Visit
 from core.balancing.keepalive import Patience, Pings
 from core.balancing.pool import Pool
 from core.balancing.quarantine import Quarantine
 from core.balancing.relaying import REFUSED, Relay, RetryBudget, held, passed_back
 from core.balancing.request import Wish
-from core.balancing.watching import GaveUp, Watch
+from core.balancing.watching import GaveUp, Leaving, Watch
 from core.carriage import CARRY, proof
 from core.errors import APIError
 from core.http.answers import Answer
@@ -48,6 +50,7 @@ from core.http.client import Client
 from core.http.failures import Broken, Slow, Unreachable
 from core.http.messages import Reply, Request, Stream, error_reply
 from core.http.sse import EVENT_STREAM, PING, error_event
+from core.owners import OWNER, is_owned, owner_of
 
 _BROKE, _DIED = "broken", "died"
 _NOT_CARRIED = (400, 403, 404, 409, 413)  # of a backend that does not go on with another one's answer
@@ -86,7 +89,7 @@ class Forwarder:
         self._carry_secret = carry_secret
         self._budget = RetryBudget(config.retry_budget)
         self._quarantine = Quarantine()
-        self._deaths = Deaths(client, credentials, self._quarantine, count)
+        self._deaths = Deaths(client, credentials, self._quarantine, count, pool.lost)
         self._admission = Admission(config, pool, self._quarantine, count, draining)
 
     def forward(self, request: Request, wish: Wish) -> Response:
@@ -128,11 +131,17 @@ class Forwarder:
         Raises APIError 504 where the backend is too slow.
         """
         try:
-            return self._attempt(visit)  # 3, 9 where it refuses
+            reply = self._attempt(visit)  # 3, 9 where it refuses
+            if isinstance(reply, Reply) and may_be_elsewhere(visit.errand.request.path, reply):  # 10
+                visit.errand.failure = reply
+                visit.errand.tried.update(neighbours(visit.backend, self._pool.everyone()))
+                return None
+            return reply
         except Unreachable:  # 1
             return None
-        except Leaving:  # 9
-            self._count.migrations.inc("drained")
+        except Leaving as error:  # 9
+            visit.errand.leave(visit.backend, error.reason == "stalled")
+            self._count.migrations.inc(error.reason)
             return None
         except Broken:  # 4
             return _BROKE
@@ -157,7 +166,7 @@ class Forwarder:
         answer: Optional[Answer] = None
         patience = Patience(self._config.timeout)
         body, headers = self._what_is_sent(visit)
-        errand.progressed = False
+        errand.answered = errand.progressed = False
         try:
             answer = self._client.open(
                 backend.url + request.target,
@@ -165,8 +174,9 @@ class Forwarder:
                 headers,
                 body if body or request.method in ("POST", "PUT", "PATCH") else None,
                 self._config.timeout,
-                Watch(self._pool, backend, request, patience),
+                Watch(self._pool, visit, patience, functools.partial(self._may_leave_stalled, visit)),
             )
+            errand.answered = True
             reply = self._reply(visit, answer, patience)
             seconds = self._pool.clock() - ticket.since
             self._pool.answered(backend, seconds, answer.status)
@@ -188,6 +198,8 @@ class Forwarder:
         errand, _, backend = visit
         request = errand.request
         body, headers = request.body, self._credentials.sent_on(request, backend.spec)
+        if is_owned(request.path) and not backend.foreign:
+            headers[OWNER] = owner_of(request.key)
         if not (backend.carries and self._carry_secret and errand.wish.works and request.method == "POST"):
             return body, headers
         if errand.begun:
@@ -215,8 +227,7 @@ class Forwarder:
         headers.append(("X-ComeAPI-Backend", visit.backend.url))
         headers.append(("X-ComeAPI-Queue-Ms", "%d" % ((visit.ticket.since - visit.errand.started) * 1000)))
         if answer.header(CARRY):
-            may_leave = functools.partial(self._pool.has_place_beside, visit.ticket)
-            return self._started(Leg(visit, answer, patience, may_leave), headers)
+            return self._started(Leg(visit, answer, patience, functools.partial(self._may_leave, visit)), headers)
         whole = held(answer, headers, self._config.timeout)
         if whole is None:
             return self._stream(visit, answer, patience, headers)
@@ -280,7 +291,9 @@ class Forwarder:
         errand, ticket, backend = leg.visit
         leg.close()
         try:
-            if not isinstance(error, Leaving):
+            if isinstance(error, Leaving):
+                errand.leave(backend, error.reason == "stalled")
+            else:
                 errand.moves += 1
                 self._has_died(leg.visit, error)
         finally:
@@ -296,6 +309,19 @@ class Forwarder:
             raise APIError(502, why, "not_carried")
         self._count.migrations.inc(_reason(error))
         return reply[0]
+
+    def _may_leave(self, visit: Visit) -> bool:
+        """Whether another backend could go on with an answer now."""
+        return visit.errand.begun and self._pool.has_place_beside(visit.ticket)
+
+    def _may_leave_stalled(self, visit: Visit) -> bool:
+        """Whether a request may leave a backend that stalls: its answer can be carried on, or there is none yet.
+
+        It may not do so again and again: all backends of a machine may be slow.
+        """
+        errand = visit.errand
+        free = errand.begun or not errand.answered
+        return free and errand.stalls < self._config.migrations and self._pool.has_place_beside(visit.ticket)
 
     def _cut(self, visit: Visit, why: str, lost: bool) -> None:
         """Note that a stream stopped before its end. Raises APIError 500 where that was the second death."""
@@ -344,7 +370,7 @@ class _Course:
 def _reason(why: Why) -> str:
     """Return why an answer is carried on, in a word."""
     if isinstance(why, Leaving):
-        return "drained"
+        return why.reason
     return "silent" if _is_silence(why) else "broken"
 
 

@@ -105,7 +105,9 @@ class Health:
     def look(self, url: str, headers: Dict[str, str]) -> Report:
         """Ask a backend within a second whether it is well, and nothing else. Raises Unreachable, Broken, Slow."""
         status, facts = self._get(url + "/health", headers, LOOK_SECONDS)
-        return _unwell(status, facts, quick=True) if _is_unwell(status, facts) else Report(True, quick=True)
+        if _is_unwell(status, facts):
+            return _unwell(status, facts, quick=True)
+        return Report(True, stalled=facts.get("stalled") is True, quick=True)
 
     def ask(self, url: str, headers: Dict[str, str]) -> Report:
         """Ask a backend how it is. Raises Unreachable, Broken, Slow."""
@@ -117,9 +119,17 @@ class Health:
         models = self.models_of(url, headers)
         model = good_name(facts.get("model")) or _loaded(models)
         life = life_of(facts.get("pid"))
-        carries = facts.get("carries") is True
+        carries, stalled = facts.get("carries") is True, facts.get("stalled") is True
         return Report(
-            True, slots=slots, model=model, told=True, models=models, life=life, prompt=bool(ours), carries=carries
+            True,
+            slots=slots,
+            model=model,
+            told=True,
+            models=models,
+            life=life,
+            prompt=bool(ours),
+            carries=carries,
+            stalled=stalled,
         )
 
     def models_of(self, url: str, headers: Dict[str, str]) -> Optional[List[Dict[str, Any]]]:

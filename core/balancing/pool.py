@@ -8,7 +8,7 @@
 How a request gets its backend (Pool.request and choice.py have the same numbers):
 
     1. Able are the backends that have the model, or may have it, are not draining, and were not tried for this request.
-    2. Of those that are up, ejected ones count only where there are no others.
+    2. Of those that are up, stalled ones count only where there are no others, and so do ejected ones.
     3. Backends that have the model loaded come first, then idle ones. One that would have to stop other work to load
        the model is taken only where none has it loaded.
     4. Of those with a free slot, the policy chooses one.
@@ -135,9 +135,10 @@ class Pool(Roster):
         """Whether another backend could go on at once with the answer to a request that has a place."""
         with self.lock:
             return any(
-                backend.carries and backend.vitals.up and backend.free and backend is not ticket.backend
-                for backend in self.backends if fits(backend, ticket)
-            )  # fmt: skip
+                backend.carries and backend.free and backend is not ticket.backend
+                for backend in self.backends
+                if fits(backend, ticket) and backend.vitals.up and not backend.stalled
+            )
 
     def retry_after(self) -> int:
         """Return the seconds after which a request that is refused now may find room, by what was measured."""

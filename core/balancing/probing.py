@@ -88,8 +88,11 @@ class Probing:
             self._note(backend, report)
             if report.quick or report.ok:
                 backend.doubted = backend.vitals.up and not report.ok
+            self._note_stall(backend, report.stalled)
             if not (report.quick and report.ok):
                 backend.next_probe = pool.clock() + backend.vitals.next_probe(interval)
+            if report.stalled:
+                backend.next_probe = min(backend.next_probe, pool.clock() + LOOK_SECONDS)
             if backend.vitals.state == DOWN and before != DOWN:
                 self._note_end(backend, report.why)
             pool.offer(backend)
@@ -133,11 +136,16 @@ class Probing:
         backend.model = report.model
         if report.told:
             backend.set_models(report.models)
-            backend.carries = report.carries
+            backend.carries, backend.foreign = report.carries, not report.prompt
         backend.life = report.life if report.life is not None else backend.life or object()
+
+    def _note_stall(self, backend: Backend, stalled: bool) -> None:
+        if stalled and not backend.stalled:
+            log.warning("🔴 %s stalls: its engine is in a step that takes much longer than it should", backend.url)
+        backend.stalled = stalled
 
     def _note_end(self, backend: Backend, why: str) -> None:
         """A backend has gone down: what comes up at its URL may be another server."""
-        backend.life, backend.prompt, backend.carries = None, False, False
+        backend.life, backend.prompt, backend.carries, backend.foreign = None, False, False, False
         if backend.vitals.seen:  # else it is just being started, or its URL is wrong: /status says why
             log.warning("🔴 %s is down: %s", backend.url, why)

@@ -3,9 +3,10 @@
     died beside others ──> suspect: it runs alone from now on ── died alone ──> guilty: it gets 500, without being sent
                               └─ ran to its end alone ──> forgotten
 
-So a request that ends every process it reaches ends two of them. The requests that shared the first one with it are
-suspects, too: they run alone, and survive. Fingerprints are remembered, so that an equal request is recognized. A
-stream of which the client has seen a part is not sent again; it is a suspect when the client asks again.
+So a request that ends every process it reaches ends two of them. One that dies alone in the same moment as a backend
+that never had it gets another chance, EXCUSES times: somebody ends them all. The requests that shared the first one
+with it are suspects, too: they run alone, and survive. Fingerprints are remembered, so that an equal request is
+recognized. A stream of which the client has seen a part is not sent again; it is a suspect when the client asks again.
 
     Quarantine    suspects and guilty requests, for a while      has_died    whether a backend's process has ended
 
@@ -19,7 +20,8 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Callable, Dict, Tuple
+from dataclasses import dataclass, field
+from typing import AbstractSet, Any, Callable, Dict, Set
 
 from core.balancing.facts import life_of, read_facts
 from core.errors import APIError
@@ -28,11 +30,22 @@ from core.http.failures import Broken, Slow, TooLarge, Unreachable
 
 REMEMBERED = 256
 SECONDS = 600.0
+EXCUSES = 2
 CERTAIN_AFTER = 1.5  # seconds; a port that takes connections and breaks them off for longer belongs to no process
 _PROBE_SECONDS = 1.0
 _PAUSE = 0.05
 _MOST_READ = 1 << 16
 _OUR_OWN_FAULT = (errno.EMFILE, errno.ENFILE)
+
+
+@dataclass
+class _Known:
+    """What is known of equal requests."""
+
+    guilty: bool = False
+    until: float = 0.0  # when it is forgotten
+    excuses: int = 0  # that it has had
+    places: Set[object] = field(default_factory=set)  # backends that have died under it
 
 
 class Quarantine:
@@ -45,7 +58,7 @@ class Quarantine:
         self._seconds = seconds
         self._clock = clock
         self._secret = secrets.token_bytes(32)
-        self._known: "OrderedDict[bytes, Tuple[bool, float]]" = OrderedDict()  # -> guilty, and until when
+        self._known: "OrderedDict[bytes, _Known]" = OrderedDict()
         self._lock = threading.Lock()  # guards _known
 
     @property
@@ -62,28 +75,36 @@ class Quarantine:
     def check(self, fingerprint: bytes) -> bool:
         """Whether a request must run alone. Raises APIError 500 where it is guilty."""
         with self._lock:
-            guilty, until = self._known.get(fingerprint, (False, float("-inf")))
-            if self._clock() >= until:
+            known = self._known.get(fingerprint)
+            if known is None or self._clock() >= known.until:
                 self._known.pop(fingerprint, None)
                 return False
-        if guilty:
+        if known.guilty:
             raise killed("It is not sent again for up to %d minutes." % (self._seconds // 60))
         return True
 
-    def died(self, fingerprint: bytes, alone: bool) -> bool:
-        """A backend has died under a request. Returns whether the request is guilty now: it ran alone."""
+    def died(self, fingerprint: bytes, alone: bool, place: object, lost: AbstractSet[object] = frozenset()) -> bool:
+        """A backend, `place`, has died under a request. Returns whether the request is guilty now: it ran alone.
+
+        `lost` are the backends that were lost in the same moment.
+        """
         with self._lock:
-            guilty = alone or self._known.get(fingerprint, (False, 0.0))[0]
-            self._known[fingerprint] = (guilty, self._clock() + self._seconds)
+            known = self._known.setdefault(fingerprint, _Known())
+            known.places.add(place)
+            excused = alone and known.excuses < EXCUSES and not lost <= known.places
+            known.excuses += excused
+            known.guilty = known.guilty or (alone and not excused)
+            known.until = self._clock() + self._seconds
             self._known.move_to_end(fingerprint)
             while len(self._known) > self._size:
                 self._known.popitem(last=False)
-            return guilty
+            return known.guilty
 
     def passed(self, fingerprint: bytes) -> None:
         """A request has run to its end alone: it is no suspect any more."""
         with self._lock:
-            if not self._known.get(fingerprint, (True, 0.0))[0]:
+            known = self._known.get(fingerprint)
+            if known and not known.guilty:
                 del self._known[fingerprint]
 
 

@@ -1,6 +1,7 @@
 """The list of all backends under the one lock, and questions about it.
 
     any_up, hopeful              whether a backend is up, or may be soon
+    lost                         those that were up a moment ago
     describe, everyone, find     the backends themselves
     models, note_models          the models that they have
     knows, is_everywhere         whether one of them has a model, or all of them
@@ -10,9 +11,11 @@ probed.
 """
 
 import threading
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Set
 
 from core.balancing.backends import Backend
+
+MOMENT = 2.0  # seconds; backends that are lost within them are lost together
 
 
 class Roster:
@@ -51,6 +54,12 @@ class Roster:
         """Whether it is worth waiting while none is up: one was up before, or is loading."""
         with self.lock:
             return any(backend.vitals.seen for backend in self.backends)
+
+    def lost(self) -> Set[Backend]:
+        """Return the backends that are not up since a moment ago."""
+        with self.lock:
+            since = self.clock() - MOMENT
+            return {each for each in self.backends if not each.vitals.up and each.vitals.down_since >= since}
 
     def describe(self) -> List[Dict[str, Any]]:
         """Return what /status says of each backend."""

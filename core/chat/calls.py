@@ -2,14 +2,15 @@
 
     JsonObject    reads one JSON object
     Envelope      reads a call as {"name": ..., "arguments": {...}}
-    Named         reads a call as name[ARGS]{...}
+    Headed        reads a call as a name, then {...}
 
-Each raises ValueError at the first character that shows that it is something else. Source: RFC 8259 for JSON.
+Each raises ValueError at the first character that shows that it is something else. tagged.py and notation.py read
+arguments in other forms. Source: RFC 8259 for JSON.
 """
 
 import json
 import re
-from typing import Callable, Collection, List, Optional, Union
+from typing import Callable, Collection, List, Optional
 
 _SPACE = " \t\n\r"
 _SCALAR = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?|true|false|null")
@@ -150,15 +151,18 @@ class JsonObject:
 
 
 class Envelope:
-    """Reads a call as {"name": ..., "arguments": {...}}; Llama's word for the arguments is "parameters".
+    """Reads a call as {"name": ..., "arguments": {...}}; Llama's word for the arguments is "parameters", and Command's
+    for the name "tool_name".
 
     `name` is set once it is certain. `ready` is set once the arguments have begun as well: from then on it is a call.
-    `done` says that it has ended. With `strict`, no unknown member may come before it is ready, so that an answer that
-    is just JSON is soon known to be content.
+    `done` says that it has ended. With `strict`, the first member must be the name or the type, and no unknown one may
+    come before it is ready, so that an answer that is just JSON is soon known to be content.
     """
 
+    _NAMES = ("name", "tool_name")
     _ARGUMENTS = ("arguments", "parameters")
-    _MEMBERS = ("name", "type", "id") + _ARGUMENTS
+    _MEMBERS = _NAMES + ("type", "id") + _ARGUMENTS
+    FIRST = ("name", "type")  # what an object begins with that may be a call without any opener
 
     def __init__(self, names: Collection[str], strict: bool):
         self.name = ""
@@ -167,6 +171,7 @@ class Envelope:
         self._begun = False
         self._names = names
         self._strict = strict
+        self._first = True
         self._object = JsonObject()
         self._name_text = ""
 
@@ -180,11 +185,11 @@ class Envelope:
         before = self._object.member
         shown = self._object.push(char)
         member = self._object.member
-        if before == "name" and member is None:
+        if before in self._NAMES and member is None:
             self._end_name()
         if before is None and member is not None:
             self._begin(member, char)
-        if member == "name":
+        if member in self._NAMES:
             self._name_text += shown
         elif member in self._ARGUMENTS:
             self.arguments += shown
@@ -193,9 +198,11 @@ class Envelope:
 
     def _begin(self, member: str, char: str) -> None:
         """A member's value begins with this character."""
-        if self._strict and not self.ready and member not in self._MEMBERS:
+        expected = self.FIRST if self._first else self._MEMBERS
+        if self._strict and not self.ready and member not in expected:
             raise ValueError("not a call's member")
-        if member == "name" and (self.name or char != '"'):
+        self._first = False
+        if member in self._NAMES and (self.name or char != '"'):
             raise ValueError("the name is one string")
         if member in self._ARGUMENTS:
             if self._begun or char != "{":
@@ -216,17 +223,20 @@ class Envelope:
         self.done = True
 
 
-class Named:
-    """Reads a call as name[ARGS]{...}, or with an id: name[CALL_ID]id[ARGS]{...}. Its attributes are Envelope's."""
+class Headed:
+    """Reads a call as a head with the function's name, then its arguments, a JSON object. Attributes as Envelope's."""
 
-    _ARGS, _ID, _LONGEST_ID = "[ARGS]", "[CALL_ID]", 64
+    _LONGEST = 300  # characters of a head
 
-    def __init__(self, names: Collection[str]):
+    def __init__(self, names: Collection[str], named: str, head_end: str):
+        """`named` is a regular expression for a head before its end, whose first group is the name."""
         self.name = ""
         self.done = False
         self.arguments = ""
         self.ready = False
         self._names = names
+        self._pattern = re.compile(named, re.DOTALL)
+        self._head_end = head_end
         self._head = ""
         self._object = JsonObject()
 
@@ -243,20 +253,10 @@ class Named:
 
     def _push_head(self, char: str) -> None:
         self._head += char
-        name, bracket, rest = self._head.partition("[")
-        name, rest = name.strip(), bracket + rest
-        if not bracket:
-            if not any(each.startswith(name) for each in self._names):
-                raise ValueError("not the beginning of a known function's name")
-        elif name not in self._names or not self._may_follow(rest):
-            raise ValueError("not a known function's call")
-        elif rest.endswith(self._ARGS):
-            self.name = name
-
-    def _may_follow(self, rest: str) -> bool:
-        if rest.startswith(self._ID):
-            return len(rest) <= self._LONGEST_ID
-        return self._ID.startswith(rest) or self._ARGS.startswith(rest)
-
-
-CallReader = Union[Envelope, Named]
+        if len(self._head) > self._LONGEST:
+            raise ValueError("too long for a head")
+        if self._head.endswith(self._head_end):
+            found = self._pattern.fullmatch(self._head[: -len(self._head_end)])
+            if not found or found.group(1) not in self._names:
+                raise ValueError("not a known function's name")
+            self.name = found.group(1)

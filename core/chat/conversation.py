@@ -16,16 +16,17 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from core.chat.forced import forced_grammar
+from core.chat.arguments import texts_of
+from core.chat.defaults import ChatDefaults
+from core.chat.guided import Thinking, answer_grammar
 from core.chat.markers import markers_of, text_of
-from core.chat.parser import AnswerParser, Delta
-from core.chat.syntaxes import THINK, Syntax, syntax_of
+from core.chat.parser import AnswerParser, Delta, Offer
+from core.chat.syntaxes import Style
 from core.chat.template import ChatTemplate
 from core.chat.tools import Tools
 from core.engine.ask import UNLIMITED, Ask
 from core.engine.sampling import Sampling
 from core.errors import APIError
-from core.grammar.schema import json_grammar
 from core.models import ModelFile
 
 
@@ -43,6 +44,7 @@ class ChatAsk:
     count: int = 1
     cache_prompt: bool = True
     template_options: Dict[str, Any] = field(default_factory=dict)
+    apart: Optional[bool] = None  # thoughts are told apart from the content; None: as the server's options say
     own: Callable[[str], str] = str  # the client's path of a field, where this was translated (fields.named)
 
 
@@ -55,25 +57,26 @@ def template_of(source: str, bos: str, eos: str) -> ChatTemplate:
 class Conversation:
     """A request against one model. Raises APIError 400 for what can't be honoured.
 
-    `template` takes the place of the model's own. `prompt` is what the model continues; what a client wrote is plain in
+    `defaults` are what the server's options say. `prompt` is what the model continues; what a client wrote is plain in
     it where it holds special tokens (markers.py).
     """
 
-    def __init__(self, ask: ChatAsk, model: ModelFile, template: str = ""):
+    def __init__(self, ask: ChatAsk, model: ModelFile, defaults: ChatDefaults = ChatDefaults()):
         self.ask = ask
         self.model = model
-        renderer = template_of(template or model.chat_template, model.bos, model.eos)
+        renderer = template_of(defaults.template or model.chat_template, model.bos, model.eos)
         wanted = ask.tools if ask.tools and ask.tools.choice != "none" else None
-        self._names = [tool["function"]["name"] for tool in wanted.tools] if wanted else []
-        self._syntax = syntax_of(renderer.source)
-        self._calls: Optional[Syntax] = self._syntax if wanted else None
+        self._style = renderer.style
+        self._offer = offer_of(wanted) if wanted else None
         tools = wanted.tools if wanted else None
+        options = dict({"enable_thinking": self._style.thinks}, **dict(defaults.options, **ask.template_options))
         self.prompt = markers_of(model.controls, model.stubborn).prompt(
-            lambda change: renderer.render(ask.messages, tools, ask.template_options, change=change)
+            lambda change: renderer.render(ask.messages, tools, options, change=change)
         )
-        thinking = text_of(self.prompt).rstrip().endswith(THINK)
-        self.grammar = _grammar(ask, self._syntax, wanted, thinking)
-        self._thinking = thinking and (wanted is not None or not self.grammar)
+        thinking = _thinking(self._style, text_of(self.prompt), options)
+        self.grammar = _grammar(ask, self._style, wanted, thinking)
+        self._apart = defaults.apart if ask.apart is None else ask.apart
+        self._thinking = thinking is Thinking.OPEN and not ask.sampling.grammar
 
     def asks(self) -> List[Ask]:
         """Return an Ask for each answer that is wanted; the second and later ones have seeds of their own."""
@@ -86,7 +89,7 @@ class Conversation:
                 self.ask.stop,
                 seed_of(sampling, index),
                 self.ask.cache_prompt,
-                markers=self._syntax.markers,
+                markers=self._style.markers,
             )
             for index in range(self.ask.count)
         ]
@@ -94,7 +97,17 @@ class Conversation:
     def turn(self, nonce: str = "") -> "Turn":
         """Return what reads one of the answers. The ids of its calls are made of `nonce`: equal ones of equal ones."""
         numbers = itertools.count()
-        return Turn(AnswerParser(self._calls, self._names, self._thinking, lambda: call_id(nonce, next(numbers))))
+
+        def new_id() -> str:
+            return call_id(nonce, next(numbers))
+
+        return Turn(AnswerParser(self._style, self._offer, self._thinking, new_id, self._apart))
+
+
+def offer_of(tools: Tools) -> Offer:
+    """Return the functions that an answer may call."""
+    functions = [tool["function"] for tool in tools.tools]
+    return Offer({function["name"]: texts_of(function["parameters"]) for function in functions})
 
 
 def seed_of(sampling: Sampling, index: int) -> Sampling:
@@ -111,29 +124,28 @@ def call_id(nonce: str, number: int) -> str:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
-def _grammar(ask: ChatAsk, syntax: Syntax, tools: Optional[Tools], thinking: bool) -> str:
-    """Return the grammar that the answer must follow, "" for none. Raises APIError 400 where two contradict.
+def _grammar(ask: ChatAsk, style: Style, tools: Optional[Tools], thinking: Thinking) -> str:
+    """Return the grammar that the answer must follow, "" for none.
 
-    A model that begins with a thought may end it before a forced call; other grammars leave no room for thoughts.
+    Raises APIError 400 where the request brings a grammar of its own and asks for more.
     """
-    forced = tools is not None and tools.choice != "auto"
-    wishes = [
-        name
-        for name, wished in (
-            ("grammar", ask.sampling.grammar),
-            ("response_format", ask.schema is not None),
-            ("tools", tools),
-        )
-        if wished
-    ]
-    if len(wishes) > 1:
-        message = "'%s' and '%s' can't be honoured together: each says what the answer must look like." % (
-            wishes[0], wishes[1],
-        )  # fmt: skip
-        raise APIError(400, message, "contradiction", wishes[0])
-    if ask.schema is not None:
-        return json_grammar(ask.schema)
-    return forced_grammar(syntax, tools, thinking) if tools and forced else ask.sampling.grammar
+    own, more = ask.sampling.grammar, "tools" if tools else "response_format"
+    if own and (tools or ask.schema is not None):
+        message = "'grammar' and '%s' can't be honoured together: each says what the answer must look like." % more
+        raise APIError(400, message, "contradiction", "grammar")
+    if own or (tools is None and ask.schema is None):
+        return own
+    return answer_grammar(style, tools, ask.schema, thinking)
+
+
+def _thinking(style: Style, prompt: str, options: Dict[str, Any]) -> Thinking:
+    """Return whether an answer has thoughts: the prompt's end tells, and what the template is told."""
+    end = prompt.rstrip()
+    if end.endswith(style.thoughts.opener.strip()):
+        return Thinking.OPEN
+    closed = end.endswith(style.thoughts.closer.strip())
+    possible = style.thinks and options.get("enable_thinking") is not False and not closed
+    return Thinking.POSSIBLE if possible else Thinking.NONE
 
 
 class Turn:

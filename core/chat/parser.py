@@ -8,11 +8,24 @@ is content: the client gets it as it would without tools.
 Source: the OpenAI API reference for the deltas.
 """
 
-from dataclasses import dataclass
-from typing import Callable, Collection, List, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Callable, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
 
-from core.chat.calls import CallReader, Envelope, Named
-from core.chat.syntaxes import END_THINK, MISTRAL, THINK, Syntax
+from core.chat.calls import Envelope, Headed
+from core.chat.syntaxes import Style, Syntax
+from core.chat.tagged import Noted, Tagged, begun
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The functions that an answer may call, and which of their parameters are texts."""
+
+    texts: Mapping[str, FrozenSet[str]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """The functions' names."""
+        return tuple(self.texts)
 
 
 @dataclass(frozen=True)
@@ -40,24 +53,26 @@ class Delta:
 class AnswerParser:
     """Splits an answer, as it comes, into reasoning, content and tool calls.
 
-    `syntax` is None if there are no tools: then only the reasoning is split off. `names` are the known functions; a
-    call of any other stays content. `thinking` says that the prompt ends in an open <think>. `new_id` makes the ids of
-    calls.
+    `offer` are the known functions, None where there are no tools: a call of any other stays content. `thinking` says
+    that the prompt ends within a thought. `new_id` makes the ids of calls.
+    Without `apart`, thoughts are content like any other, with what they stand between.
 
     Only what is not certain yet is held back: what may be the beginning of a marker, white space before a marker that
     may follow, and a call up to where its arguments begin. The result is the same, however the text is cut into pieces.
     """
 
     def __init__(
-        self, syntax: Optional[Syntax], names: Collection[str], thinking: bool, new_id: Callable[[], str]
+        self, style: Style, offer: Optional[Offer], thinking: bool, new_id: Callable[[], str], apart: bool = True
     ) -> None:
         self.calls = 0  # complete ones and begun ones
-        self._syntax = syntax
-        self._closer = syntax.closer if syntax else ""
-        self._may_be_named = syntax is not None and syntax.opener == MISTRAL.opener  # or stand in an array
-        self._names = names
+        self._style = style
+        self._offer = offer or Offer()
+        self._syntax = style.syntax if offer else None
+        self._thoughts = style.thoughts
+        self._marks = self._content_marks()
         self._thinking = thinking
         self._new_id = new_id
+        self._apart = apart
         self._held = ""  # the text that no state has taken yet
         self._final = False  # no more text will come
         self._out: List[Delta] = []
@@ -65,9 +80,18 @@ class AnswerParser:
         self._trim = False  # white space is dropped until something else comes
         self._said = False  # content has come, since the beginning or since the last call
         self._raw = ""  # a call's text, while it may still turn out to be content
-        self._in_array = False  # Mistral's [{...}, {...}]
-        self._reader: CallReader  # of the call that is being read; _read() sets it
+        self._in_array = False  # of calls: [{...}, {...}]
+        self._reader: "CallReader"  # of the call that is being read; _read() sets it
         self._sent = False  # the call that is being read has been told of
+
+    def _content_marks(self) -> Dict[str, Callable[[], bool]]:
+        """Return what may come in the content, and what to do then."""
+        marks: Dict[str, Callable[[], bool]] = dict.fromkeys(self._style.frames, self._go_on)
+        if self._thoughts.often:
+            marks[self._thoughts.opener] = self._think_again
+        if self._syntax:
+            marks[self._syntax.opener] = self._open
+        return marks
 
     def push(self, text: str) -> List[Delta]:
         """Take a piece of the answer and return what has become certain."""
@@ -91,46 +115,67 @@ class AnswerParser:
     # --- reasoning and content
 
     def _start(self) -> bool:
+        opener = self._thoughts.opener.strip()
         text = self._held.lstrip()
-        if not self._final and len(text) < len(THINK) and THINK.startswith(text):
+        if not self._final and len(text) < len(opener) and opener.startswith(text):
             return False
-        if text.startswith(THINK):
-            self._held, self._thinking = text[len(THINK) :], True
-        self._trim = self._thinking
+        if text.startswith(opener):
+            self._say_mark(self._held[: len(self._held) - len(text)] + opener)
+            self._held, self._thinking = text[len(opener) :], True
+        self._trim = self._thinking and self._apart
         self._state = self._think if self._thinking else self._content
         return True
 
     def _think(self) -> bool:
-        if END_THINK not in self._held:
-            self._release("reasoning", END_THINK)
+        closer = self._thoughts.closer.strip()
+        thought, found, rest = self._held.partition(closer)
+        if not found:
+            self._release("reasoning", [closer])
             return False
-        thought, _, self._held = self._held.partition(END_THINK)
-        self._say("reasoning", thought.rstrip())
-        self._trim = True
+        self._held = rest
+        self._say("reasoning", thought.rstrip() if self._apart else thought)
+        self._say_mark(closer)
+        self._said, self._trim = False, self._apart
         self._state = self._content
         return True
 
     def _content(self) -> bool:
-        if self._syntax is None:
-            self._say("content", self._held)
-            self._held = ""
+        if self._syntax and self._syntax.bare and not self._said and self._held.lstrip().startswith("{"):
+            self._raw, self._held = _cut_space(self._held)
+            return self._read(Envelope(self._offer.names, strict=True))
+        found = [(self._held.find(mark), -len(mark), mark) for mark in self._marks if mark in self._held]
+        if not found or (not self._final and _may_be_longer(self._held[min(found)[0] :], self._marks)):
+            self._release("content", list(self._marks))
             return False
-        if self._syntax.bare and not self._said and self._held.lstrip().startswith("{"):
-            self._raw, self._held = self._cut_space()
-            return self._read(Envelope(self._names, strict=True))
-        before, opener, after = self._held.partition(self._syntax.opener)
-        if not opener:
-            self._release("content", self._syntax.opener)
-            return False
-        sure = before.rstrip()
+        mark = min(found)[2]
+        before, _, self._held = self._held.partition(mark)
+        sure = before.rstrip() if self._marks[mark] == self._open else before
         self._say("content", sure)
-        self._raw, self._held = before[len(sure) :] + opener, after
+        self._raw = before[len(sure) :] + mark
+        return self._marks[mark]()
+
+    def _go_on(self) -> bool:
+        return True
+
+    def _say_mark(self, text: str) -> None:
+        """Say what a thought stands between, where it is content like any other."""
+        if not self._apart:
+            self._say("content", text)
+
+    def _think_again(self) -> bool:
+        self._say_mark(self._thoughts.opener)
+        self._trim = self._apart
+        self._state = self._think
+        return True
+
+    def _open(self) -> bool:
         self._state = self._opened
         return True
 
-    def _release(self, kind: str, marker: str) -> None:
-        """Say what is held, but for an end that may belong to the marker or be the white space before it."""
-        sure = self._held if self._final else self._held[: len(self._held) - _begun(marker, self._held)].rstrip()
+    def _release(self, kind: str, marks: Sequence[str]) -> None:
+        """Say what is held, but for an end that may belong to a mark or be the white space before it."""
+        kept = max([begun(mark, self._held) for mark in marks], default=0)
+        sure = self._held if self._final or not marks else self._held[: len(self._held) - kept].rstrip()
         self._say(kind, sure)
         self._held = self._held[len(sure) :]
 
@@ -139,31 +184,26 @@ class AnswerParser:
         if text:
             self._trim = False
             self._said = self._said or kind == "content"
-            self._out.append(Delta(content=text) if kind == "content" else Delta(reasoning=text))
-
-    def _cut_space(self) -> Tuple[str, str]:
-        """Return what is held as the white space that it begins with, and the rest."""
-        rest = self._held.lstrip()
-        return self._held[: len(self._held) - len(rest)], rest
+            is_content = kind == "content" or not self._apart
+            self._out.append(Delta(content=text) if is_content else Delta(reasoning=text))
 
     # --- calls
 
     def _opened(self) -> bool:
-        """After an opener, or a comma in Mistral's array."""
-        space, self._held = self._cut_space()
+        """After an opener, or a comma in an array."""
+        space, self._held = _cut_space(self._held)
         self._raw += space
         if not self._held:
             return self._final and self._give_back(0)
-        if self._held[0] == "{":
-            return self._read(Envelope(self._names, strict=False))
-        if not self._may_be_named or self._in_array:
-            return self._give_back(0)
-        if self._held[0] != "[":
-            return self._read(Named(self._names))
-        self._raw, self._held, self._in_array = self._raw + "[", self._held[1:], True
-        return True
+        syntax = self._style.syntax
+        if self._held[0] == "{" and (syntax.envelope or self._in_array):
+            return self._read(Envelope(self._offer.names, strict=False))
+        if self._held[0] == "[" and syntax.arrays and not self._in_array:
+            self._raw, self._held, self._in_array = self._raw + "[", self._held[1:], True
+            return True
+        return self._give_back(0) if self._in_array else self._read(reader_of(syntax, self._offer))
 
-    def _read(self, reader: CallReader) -> bool:
+    def _read(self, reader: "CallReader") -> bool:
         self._reader, self._sent = reader, False
         self._state = self._call
         return True
@@ -208,12 +248,13 @@ class AnswerParser:
 
     def _rest_of_broken(self) -> bool:
         """Drop what belongs to a call that was told of and broke: a half of it is no content."""
-        closer = self._closer
-        _, found, rest = self._held.partition(closer) if closer else ("", "", "")
-        if found:
-            self._held = rest
+        closers = self._style.syntax.closers
+        ends = [self._held.find(closer) + len(closer) for closer in closers if closer in self._held]
+        if ends:
+            self._held = self._held[min(ends) :]
             return self._to_content()
-        self._held = self._held[len(self._held) - _begun(closer, self._held) :]
+        kept = max([begun(closer, self._held) for closer in closers], default=0)
+        self._held = self._held[len(self._held) - kept :]
         return False
 
     def _give_back(self, size: int) -> bool:
@@ -227,17 +268,29 @@ class AnswerParser:
     def _after(self) -> bool:
         """After a call: what may close it, or part it from the next."""
         self._held = self._held.lstrip()
-        ends = (",", "]") if self._in_array else (self._closer or ";",)
-        for end in ends:
-            if self._held.startswith(end):
-                self._held = self._held[len(end) :]
-                return self._to_next_item() if end == "," else self._to_content()
-            if not self._final and end.startswith(self._held):
+        syntax = self._style.syntax
+        if self._in_array:
+            marks = {",": self._open, "]": self._leave_array}
+        else:
+            marks = dict.fromkeys(syntax.closers, self._go_on)
+            marks.update({syntax.again: self._to_next_call} if syntax.again else {})
+        for mark in sorted(marks, key=len, reverse=True):
+            if self._held.startswith(mark):
+                self._raw, self._held = mark, self._held[len(mark) :]
+                return marks[mark]()
+            if mark.startswith(self._held):
+                if self._final:  # the answer was cut short within it
+                    self._held = ""
                 return False
         return self._to_content()
 
-    def _to_next_item(self) -> bool:
-        self._raw = ","
+    def _leave_array(self) -> bool:
+        self._in_array = False
+        return True
+
+    def _to_next_call(self) -> bool:
+        """A further call, which the reader reads from its beginning."""
+        self._held, self._raw = self._raw + self._held, ""
         self._state = self._opened
         return True
 
@@ -247,9 +300,26 @@ class AnswerParser:
         return True
 
 
-def _begun(marker: str, text: str) -> int:
-    """Return how many characters at the end of a text may be the beginning of a marker."""
-    for size in range(min(len(marker) - 1, len(text)), 0, -1):
-        if text.endswith(marker[:size]):
-            return size
-    return 0
+def _cut_space(text: str) -> Tuple[str, str]:
+    """Return a text as the white space that it begins with, and the rest."""
+    rest = text.lstrip()
+    return text[: len(text) - len(rest)], rest
+
+
+def _may_be_longer(text: str, marks: Collection[str]) -> bool:
+    """Whether a text that begins with a mark may be the beginning of a longer one."""
+    return any(len(mark) > len(text) and mark.startswith(text) for mark in marks)
+
+
+CallReader = Union[Envelope, Headed, Tagged, Noted]
+
+
+def reader_of(syntax: Syntax, offer: Offer) -> CallReader:
+    """Return what reads a call that does not begin with a brace."""
+    if syntax.tags:
+        return Tagged(offer.names, offer.texts, syntax, syntax.tags)
+    if syntax.notation:
+        return Noted(offer.names, syntax, syntax.notation)
+    if syntax.named:
+        return Headed(offer.names, syntax.named, syntax.head_end)
+    return Envelope(offer.names, strict=False)

@@ -1,87 +1,156 @@
-"""How each family of models writes tool calls, and what it puts its thoughts between.
+"""How models write their answers: thoughts, content and tool calls. The families that are known are in families.py.
 
-    Syntax       one family's way of writing calls; HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
-    syntax_of    which of them a chat template speaks of
+    Style       all of it for one family
+    Thoughts    what its thoughts stand between
+    Syntax      how it writes calls
+    Tags        how it writes arguments, where they are not one JSON object
 
-Source: the chat templates that the models' makers ship.
+A call is written as `head`, arguments and `tail`. What stands around it differs:
+
+    {"name": "f", "arguments": {...}}               the call is one JSON object (Syntax.envelope)
+    f[ARGS]{...}                                    the name stands before the arguments, a JSON object
+    <function=f><parameter=a>1</parameter>...       each argument has tags of its own (Tags)
+    call:f{a:1,b:<|"|>x<|"|>}                       Gemma's own notation (Syntax.notation)
 """
 
+import dataclasses
 import json
+import re
 from dataclasses import dataclass
-from typing import Sequence, Tuple
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 THINK, END_THINK = "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """What thoughts stand between. With `often` they may come again, further on in the answer."""
+
+    opener: str = THINK
+    closer: str = END_THINK
+    often: bool = False
+
+
+@dataclass(frozen=True)
+class Tags:
+    """How arguments with tags are written: `key`, the argument's name, `value`, its value, and `close`.
+
+    Texts stand there as they are, other values as JSON. `text_value` is `value` before a text, where that differs.
+    """
+
+    key: str
+    value: str
+    close: str
+    text_value: str = ""
+
+    def write(self, arguments: str) -> str:
+        """Return arguments, the JSON text of an object, as the model would write them."""
+        written = []
+        for name, value in json.loads(arguments).items():
+            is_text = isinstance(value, str)
+            text = value if is_text else json.dumps(value, ensure_ascii=False)
+            written.append(self.key + name + (is_text and self.text_value or self.value) + text + self.close)
+        return "".join(written)
+
+
+@dataclass(frozen=True)
+class Notation:
+    """Gemma's notation for values: JSON, but for names without quotes, and `quote` on both sides of texts."""
+
+    quote: str
+
+    def write(self, arguments: str) -> str:
+        """Return arguments, the JSON text of an object, as the model would write them."""
+        return self._value(json.loads(arguments))
+
+    def _value(self, value: Any) -> str:
+        if isinstance(value, str):
+            return self.quote + value + self.quote
+        if isinstance(value, dict):
+            return "{%s}" % ",".join("%s:%s" % (name, self._value(each)) for name, each in value.items())
+        if isinstance(value, list):
+            return "[%s]" % ",".join(map(self._value, value))
+        return json.dumps(value)
 
 
 @dataclass(frozen=True)
 class Syntax:
     """How a family of models writes tool calls.
 
-    `markers` are strings that may be special tokens of the model, which the engine must show as text. `opener` begins a
-    call and `closer`, if there is one, ends it. Written out, calls are `before`, then each call as `head` (%s is the
-    function's name), its arguments and `tail`, with `between` between two of them, then `after`.
+    `opener` begins calls, wherever it comes in the content. Written out, calls are `before`, then each call as `head`,
+    its arguments and `tail`, with `between` between two of them, then `after`. In a head, %(name)s is the function's
+    name, %(number)s the call's number in the answer, and %(gap)s one of `gaps`; the first is the usual one.
+
+    For reading: `closers` may follow a call and say nothing; `again` begins a further call where `opener` need not
+    come again. A head that is not in a JSON object ends in `head_end`, and `named` is a regular expression that finds
+    the name in it.
     """
 
     name: str
-    markers: Tuple[str, ...]
     opener: str
     head: str
     tail: str = ""
     before: str = ""
     between: str = ""
     after: str = ""
-    closer: str = ""
+    closers: Tuple[str, ...] = ()
+    again: str = ""
+    named: str = ""
+    head_end: str = ""
+    gaps: Tuple[str, ...] = ("",)
+    specials: Tuple[str, ...] = ()  # special tokens that a head may hold, too
+    tags: Optional[Tags] = None
+    notation: Optional[Notation] = None
+    envelope: bool = True  # a call is one JSON object, or may be
+    arrays: bool = False  # such objects may stand in an array
     bare: bool = False  # a JSON object at the beginning of the content may be a call, too, without the opener
     several: bool = True  # an answer may hold more than one call
 
     def write(self, calls: Sequence[Tuple[str, str]]) -> str:
         """Return calls, each a name and the JSON text of its arguments, as the model would write them."""
-        written = [self.head % json.dumps(name)[1:-1] + arguments + self.tail for name, arguments in calls]
+        written = []
+        for number, (name, arguments) in enumerate(calls):
+            head = self.head % {"name": json.dumps(name)[1:-1], "number": number, "gap": self.gaps[0]}
+            form = self.tags or self.notation
+            written.append(head + (form.write(arguments) if form else arguments) + self.tail)
         return self.before + self.between.join(written) + self.after
 
 
-HERMES = Syntax(  # Hermes, Qwen 2.5 and 3, and many others
-    name="hermes",
-    markers=("<tool_call>", "</tool_call>", THINK, END_THINK),
-    opener="<tool_call>",
-    head='<tool_call>\n{"name": "%s", "arguments": ',
-    tail="}\n</tool_call>",
-    between="\n",
-    closer="</tool_call>",
-)
-LLAMA = Syntax(  # Llama 3.x; its template refuses a message with two calls, so it must not write two
-    name="llama",
-    markers=("<|python_tag|>", THINK, END_THINK),
-    opener="<|python_tag|>",
-    head='{"name": "%s", "parameters": ',
-    tail="}",
-    bare=True,
-    several=False,
-)
-MISTRAL = Syntax(  # Mistral 7B v0.3, Nemo, Large, Small up to 3.1
-    name="mistral",
-    markers=("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", THINK, END_THINK),
-    opener="[TOOL_CALLS]",
-    head='{"name": "%s", "arguments": ',
-    tail="}",
-    before="[TOOL_CALLS][",
-    between=", ",
-    after="]",
-)
-MISTRAL_ARGS = Syntax(  # Mistral Small 3.2, Devstral, Magistral, Ministral 3
-    name="mistral-args",
-    markers=MISTRAL.markers,
-    opener="[TOOL_CALLS]",
-    head="[TOOL_CALLS]%s[ARGS]",
-)
+@dataclass(frozen=True)
+class Style:
+    """How a family of models writes answers.
+
+    `thinks`: its template speaks of thoughts. `frames` are special tokens around content that say nothing to a client.
+    `content` stands before the content where an answer must follow a schema, and `content_end` after it.
+    """
+
+    syntax: Syntax
+    thoughts: Thoughts = Thoughts()
+    thinks: bool = False
+    frames: Tuple[str, ...] = ()
+    content: str = ""
+    content_end: str = ""
+    after_thoughts: str = ""
+
+    @property
+    def markers(self) -> Tuple[str, ...]:
+        """The texts that may be special tokens of the model, which the engine must show as text."""
+        texts = list(_texts(dataclasses.astuple(dataclasses.replace(self, syntax=_without_patterns(self.syntax)))))
+        found = {special for text in texts for special in _SPECIAL.findall(text)}
+        return tuple(sorted(found | {self.thoughts.opener.strip(), self.thoughts.closer, self.syntax.opener}))
 
 
-def syntax_of(template_source: str) -> Syntax:
-    """Return the syntax that a chat template speaks of; Hermes' where it speaks of none that is known."""
-    if "[TOOL_CALLS]" in template_source:
-        return MISTRAL_ARGS if "[ARGS]" in template_source else MISTRAL
-    if "<tool_call>" in template_source:
-        return HERMES
-    if "ipython" in template_source and '"parameters":' in template_source:  # Llama 3.2's does without <|python_tag|>
-        return LLAMA
-    return HERMES
+# What looks like a special token: <|tool_call|>, [TOOL_CALLS], and DeepSeek's ｜DSML｜, which stands within a tag.
+_SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]|｜[^｜<>\s]+｜")
+
+
+def _without_patterns(syntax: Syntax) -> Syntax:
+    return dataclasses.replace(syntax, named="")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in tuples within tuples."""
+    if isinstance(value, str):
+        yield value
+    for each in value if isinstance(value, tuple) else ():
+        yield from _texts(each)

@@ -1,43 +1,32 @@
 """Chat templates: from a conversation to the prompt that the model was trained on.
 
-    a request's body ── read_messages ──> messages ──┐
-    a GGUF file's template ── ChatTemplate ──────────┴─ render ──> the prompt's text
+    messages (messages.py) ──┐
+    a GGUF file's template ──┴─ ChatTemplate.render ──> the prompt's text
 
-A template is a program in the Jinja language, and part of the model's file. It runs in jinja2's immutable sandbox,
-where it reaches only what it is given. There are limits on how far its ranges may count, how large its sums and
-products may grow and how much it may write. This stops mistakes and simple attacks; a file from someone you don't trust
-can still waste time and memory.
+A template is a program in the Jinja language, and part of the model's file: sandbox.py runs it.
 
 Templates differ in how they want a conversation that has tool calls: arguments as objects or as JSON text, an empty
 content as "" or as null, ids of nine characters only. Each template is tried once, with a small conversation that has a
-call in it (see _Manner). If a template knows nothing of tools, the system prompt describes them, with Hermes' syntax
-for calls, and earlier calls and their results are shown as text in the same syntax.
+call in it (see _Manner). If a template does not list the tools, the system prompt describes them, and if it does not
+show calls, they are shown as text, in the syntax that the template speaks of, else in Hermes'.
 
-Sources: the OpenAI API reference for the messages; for what templates are given, `apply_chat_template` of Hugging
-Face's transformers, against which their makers test them.
+Sources: for what templates are given, `apply_chat_template` of Hugging Face's transformers, against which their makers
+test them, and llama.cpp's common/chat.cpp.
 """
 
 import datetime
 import hashlib
 import itertools
-import json
 import re
-from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
-
-from core import fields
-from core.bounds import CALLS, MESSAGES
+from core.chat.families import style_of
 from core.chat.markers import Change, change_all
-from core.chat.syntaxes import END_THINK, HERMES, THINK
-from core.errors import APIError, json_type
+from core.chat.messages import Message
+from core.chat.sandbox import Program, to_json
+from core.chat.syntaxes import Syntax
+from core.errors import APIError
 from core.jsonbody import read_json
-
-Message = Dict[str, Any]
 
 CHATML = (
     "{% for message in messages %}"
@@ -45,140 +34,17 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-
-# ---------------------------------------------------------------------------------------------- messages
-
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_OTHER_MEDIA = ("image_url", "input_audio", "file")
-_LEGACY_ID = "function0"  # of the one call that a message of OpenAI's older API may hold
-
-
-def read_messages(body: Dict[str, Any]) -> List[Message]:
-    """Return a request's `messages`, checked, in the one form that templates are given.
-
-    A message has `role` ("system", "user", "assistant" or "tool"), `content` (a string) and what it came with of
-    `name`, `reasoning_content`, `tool_call_id` and `tool_calls`, each {"id", "type": "function", "function": {"name",
-    "arguments"}} with the arguments as JSON text. The role "developer" is a system's, "function" and `function_call`
-    are the older API's tool and tool_calls; unknown fields are left out. Raises APIError 400 that names the place.
-    """
-    messages = body.get("messages")
-    if messages is None:
-        raise APIError(400, "The field 'messages' is missing.", "missing_field", "messages")
-    if not isinstance(messages, list):
-        raise _wrong("messages", "must be an array, not %s" % json_type(messages))
-    if not messages:
-        raise _wrong("messages", "must hold at least one message")
-    MESSAGES.check(len(messages), "messages")
-    return [_read_message(message, "messages[%d]" % index) for index, message in enumerate(messages)]
-
-
-def _read_message(given: Any, place: str) -> Message:
-    if not isinstance(given, dict):
-        raise _wrong(place, "must be an object, not %s" % json_type(given))
-    role = _text(given, "role", place)
-    if role not in _ROLES:
-        raise _wrong(place + ".role", "must be one of %s" % ", ".join("'%s'" % each for each in _ROLES))
-    message: Message = {"role": {"developer": "system", "function": "tool"}.get(role, role)}
-    if role == "assistant":
-        message.update(_read_answer(given, place))
-    else:
-        message["content"] = _read_content(given.get("content"), place + ".content")
-    if role in ("tool", "function"):
-        message["tool_call_id"] = _text(given, "tool_call_id", place) if role == "tool" else _LEGACY_ID
-    if given.get("name") is not None:
-        message["name"] = _text(given, "name", place)
-    return message
-
-
-def _read_answer(given: Message, place: str) -> Message:
-    """Return what an assistant's message holds; its content may be missing where there is something else."""
-    answer: Message = {}
-    calls = _read_calls(given, place)
-    reasoning = given.get("reasoning_content")
-    if not isinstance(reasoning, (str, type(None))):
-        raise _wrong(place + ".reasoning_content", "must be a string, not %s" % json_type(reasoning))
-    content = given.get("content")
-    if content is None:
-        content = given.get("refusal")
-    answer["content"] = "" if content is None and (calls or reasoning) else _read_content(content, place + ".content")
-    if reasoning:
-        answer["reasoning_content"] = reasoning
-    if calls:
-        answer["tool_calls"] = calls
-    return answer
-
-
-def _read_content(content: Any, place: str) -> str:
-    if isinstance(content, str):
-        return content
-    if content is None:
-        raise APIError(400, "The field '%s' is missing." % place, "missing_field", place)
-    if not isinstance(content, list):
-        raise _wrong(place, "must be a string or an array of parts, not %s" % json_type(content))
-    if not content:
-        raise _wrong(place, "must hold at least one part")
-    return "\n".join(_read_part(part, "%s[%d]" % (place, index)) for index, part in enumerate(content))
-
-
-def _read_part(part: Any, place: str) -> str:
-    if not isinstance(part, dict):
-        raise _wrong(place, "must be an object, not %s" % json_type(part))
-    kind = _text(part, "type", place)
-    if kind in _OTHER_MEDIA:
-        raise _wrong(place, "is of type '%s', but this server takes text only" % kind)
-    if kind not in ("text", "refusal"):
-        raise _wrong(place + ".type", "must be 'text': this server takes text only")
-    text = part.get(kind)
-    if not isinstance(text, str):
-        raise _wrong("%s.%s" % (place, kind), "must be a string, not %s" % json_type(text))
-    return text
-
-
-def _read_calls(given: Message, place: str) -> List[Dict[str, Any]]:
-    calls = given.get("tool_calls")
-    if calls is None:
-        legacy = given.get("function_call")
-        return [] if legacy is None else [_call(_LEGACY_ID, legacy, place + ".function_call")]
-    if not isinstance(calls, list):
-        raise _wrong(place + ".tool_calls", "must be an array, not %s" % json_type(calls))
-    CALLS.check(len(calls), place + ".tool_calls")
-    return [_read_call(call, "%s.tool_calls[%d]" % (place, index)) for index, call in enumerate(calls)]
-
-
-def _read_call(call: Any, place: str) -> Dict[str, Any]:
-    if not isinstance(call, dict):
-        raise _wrong(place, "must be an object, not %s" % json_type(call))
-    if call.get("type", "function") != "function":
-        raise _wrong(place + ".type", "must be 'function'")
-    return _call(_text(call, "id", place), call.get("function"), place + ".function")
-
-
-def _call(id: str, function: Any, place: str) -> Dict[str, Any]:
-    if not isinstance(function, dict):
-        raise _wrong(place, "must be an object, not %s" % json_type(function))
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        raise _wrong(place + ".arguments", "must be a string of JSON, not %s" % json_type(arguments))
-    name = _text(function, "name", place)
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def _text(holder: Dict[str, Any], name: str, place: str) -> str:
-    name, value = "%s.%s" % (place, name), holder.get(name)
-    return fields.text({name: value}, name)
-
-
-def _wrong(place: str, what: str) -> APIError:
-    return APIError(400, "'%s' %s." % (place, what), "invalid_value", place)
-
-
-# --------------------------------------------------------------------------------------------- templates
-
-_LARGEST = 2**24  # characters of a prompt, or of any value in a template; a context of a million tokens has a quarter
-_MOST_ROUNDS = 100000  # that all ranges of one rendering have together
 _RESERVED = (
     "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "range", "raise_exception", "strftime_now",
+    "functions", "datetime",
 )  # fmt: skip
+
+
+# Templates' names for showing the model all thoughts that a client sends back. So the prompt's beginning stays as it
+# was and need not be evaluated again. llama-server has it so, too.
+_KEEPING_THOUGHTS = {
+    "preserve_thinking": True, "clear_thinking": False, "truncate_history_thinking": False, "drop_thinking": False,
+}  # fmt: skip
 
 
 class ChatTemplate:
@@ -192,17 +58,18 @@ class ChatTemplate:
         self.source = source or CHATML
         self._bos, self._eos = bos, eos
         try:
-            self._template = _ENVIRONMENT.from_string(self.source)
+            self._program = Program(self.source)
         except Exception as error:  # besides TemplateSyntaxError what its constants, worked out here, may raise
             raise APIError(
                 500, "The model's chat template is broken: %s" % error, "template_broken", type="template_broken"
             )
-        self._knows_tools = re.search(r"\btools\b", self.source) is not None
+        self._knows_tools = bool({"tools", "functions"} & self._program.variables) or _TOOLS.search(self.source)
         self._no_tools: Dict[str, Any] = {"tools": None}
         if not self._probe([_PROBE_USER]):  # some count on None where there are no tools, as in transformers,
             self._no_tools = {}  # and some, which loop over them, on an undefined variable
         self._takes_system = "probe-system" in self._probe([_PROBE_SYSTEM, _PROBE_USER])
-        self._manner = self._find_manner() if self._knows_tools else None
+        self._manner, example = self._find_manner()
+        self.style = style_of(self.source + "\n" + example)
 
     def render(
         self,
@@ -236,11 +103,14 @@ class ChatTemplate:
     def _adapt(self, messages: List[Message], tools: Optional[List[Dict[str, Any]]]) -> List[Message]:
         """Return the messages as the template wants them; there are three cases."""
         if self._manner is not None:  # 1. it shows calls
-            return [self._manner.apply(message) for message in messages]
-        if self._knows_tools:  # 2. it shows tools and their results, but no calls
-            return [_with_call_as_text(message) for message in messages]
-        messages = _with_results_as_text([_with_call_as_text(message) for message in messages])  # 3. neither
-        return self._describe(tools, messages) if tools else messages
+            messages = [_with_thinking(self._manner.apply(message)) for message in messages]
+        else:
+            messages = [_with_call_as_text(message, self.style.syntax) for message in messages]
+            if not self._knows_tools:  # 2. it shows neither tools nor calls, else: 3. it shows tools, but no calls
+                messages = _with_results_as_text(messages)
+        if not self._takes_system:
+            messages = _with_system_in_first(messages)
+        return self._describe(tools, messages) if tools and not self._knows_tools else messages
 
     def _run(self, messages: List[Message], tools: Any, options: Dict[str, Any], now: datetime.datetime) -> str:
         given = {
@@ -249,40 +119,45 @@ class ChatTemplate:
             "bos_token": self._bos,
             "eos_token": self._eos,
             "date_string": now.strftime("%d %b %Y"),
+            "datetime": now.strftime("%b %d %Y"),  # firefunction-v2's, as `functions` are
+            "functions": to_json(tools, indent=2) if tools else "",
             "strftime_now": now.strftime,
-            "raise_exception": _raise_exception,
-            "range": _limited_range(),
         }
+        given.update(_KEEPING_THOUGHTS)
         given.update({"tools": tools} if tools else self._no_tools)
-        pieces, size = [], 0
-        for piece in self._template.generate(dict(given, **options)):
-            size += len(piece)
-            _check_size(size)
-            pieces.append(piece)
-        return "".join(pieces)
+        return self._program.run(dict(given, **options))
 
     def _probe(self, messages: List[Message], tools: Any = None) -> str:
         """Return what the template makes of test messages; empty if it can't render them."""
         try:
+            messages, tools = change_all(messages, str), change_all(tools, str)
             return self._run(messages, tools, {}, datetime.datetime(2000, 1, 1))
         except Exception:  # the probe is there to find this out
             return ""
 
-    def _find_manner(self) -> Optional["_Manner"]:
-        """Return the first manner in which the template shows a call and its arguments well; None if it shows none."""
+    def _find_manner(self) -> Tuple[Optional["_Manner"], str]:
+        """Return the first manner in which the template shows a call and its arguments well, and what it shows.
+
+        None if it shows none; of a template that knows tools, but fails with all of this, the usual one.
+        """
+        if not self._knows_tools and "tool_calls" not in self.source:
+            return None, ""
         manners = [_Manner(*flags) for flags in itertools.product((False, True), repeat=len(_Manner._fields))]
         texts = [self._probe([manner.apply(message) for message in _PROBE_CALL], [_PROBE_TOOL]) for manner in manners]
         for manner, text in zip(manners, texts):
-            if "probe-value" in text and not re.search(r"""\{'probe-key'|\\"probe-key""", text):
-                return manner
-        return None if any(texts) else manners[0]
+            if "probe-value" in text and not re.search(r"""\{'probe-key'|\\\\"probe-key""", text):
+                return manner, text
+        return None if any(texts) or not self._knows_tools else manners[0], ""
 
     def _describe(self, tools: Sequence[Dict[str, Any]], messages: List[Message]) -> List[Message]:
         """Return the messages with a description of the tools, for a template that gives none.
 
         It joins the system's message, or becomes one, or goes with the first message where there can be none.
         """
-        text = _TOOLS_PROMPT % ("\n".join(_to_json(tool) for tool in tools), HERMES.write([("NAME", "ARGUMENTS")]))
+        syntax = self.style.syntax
+        example = '{"PARAMETER": "VALUE"}' if syntax.tags or syntax.notation else "ARGUMENTS"
+        form = syntax.write([("NAME", example)])
+        text = _TOOLS_PROMPT % ("\n".join(to_json(tool) for tool in tools), form)
         first = messages[0] if messages else {"role": ""}
         if first["role"] == "system":
             return [dict(first, content=first["content"] + "\n\n" + text)] + messages[1:]
@@ -294,10 +169,11 @@ class ChatTemplate:
         """Return the beginning of the answer that is to be continued, with its thoughts where the model has such."""
         content, reasoning = last["content"], last.get("reasoning_content", "")
         end = prompt.rstrip()
-        if end.endswith(THINK) and (content or reasoning):
-            return "%s\n%s\n\n%s" % (reasoning, END_THINK, content)
-        if reasoning and THINK in self.source and not end.endswith(END_THINK):
-            return "%s\n%s\n%s\n\n%s" % (THINK, reasoning, END_THINK, content)
+        opener, closer = self.style.thoughts.opener, self.style.thoughts.closer
+        if end.endswith(opener.strip()) and (content or reasoning):
+            return "%s\n%s\n\n%s" % (reasoning, closer, content)
+        if reasoning and opener in self.source and not end.endswith(closer):
+            return "%s\n%s\n%s\n\n%s" % (opener.strip(), reasoning, closer, content)
         return content
 
 
@@ -380,6 +256,27 @@ To call one, write its name and its arguments, a JSON object, in this form:
 You will be given what it returns in <tool_response></tool_response>."""
 
 
+def _with_thinking(message: Message) -> Message:
+    """Return a message with its thoughts by gpt-oss's name, too; its template refuses them beside a call's content."""
+    if not message.get("tool_calls") or message["content"] or "reasoning_content" not in message:
+        return message
+    return dict(message, thinking=message["reasoning_content"])
+
+
+def _with_system_in_first(messages: List[Message]) -> List[Message]:
+    """Return the messages with the system's text before the first one of the user, for a template that takes none."""
+    systems = [message["content"] for message in messages if message["role"] == "system"]
+    others = [message for message in messages if message["role"] != "system"]
+    if not systems or not others:
+        return messages
+    first = next((index for index, message in enumerate(others) if message["role"] == "user"), 0)
+    text = "\n".join(systems + [others[first]["content"] or ""])
+    return others[:first] + [dict(others[first], content=text)] + others[first + 1 :]
+
+
+_TOOLS = re.compile(r"\btools\b")
+
+
 def _with_results_as_text(messages: Sequence[Message]) -> List[Message]:
     """Return the messages with tools' results as the user's; results in a row are one message."""
     out: List[Message] = []
@@ -392,95 +289,10 @@ def _with_results_as_text(messages: Sequence[Message]) -> List[Message]:
     return out
 
 
-def _with_call_as_text(message: Message) -> Message:
+def _with_call_as_text(message: Message, syntax: Syntax) -> Message:
     if not message.get("tool_calls"):
         return message
     functions = [call["function"] for call in message["tool_calls"]]
-    calls = HERMES.write([(function["name"], function["arguments"] or "{}") for function in functions])
+    calls = syntax.write([(function["name"], function["arguments"] or "{}") for function in functions])
     content = message["content"] + "\n" + calls if message["content"] else calls
     return dict({key: value for key, value in message.items() if key != "tool_calls"}, content=content)
-
-
-# ------------------------------------------------------------------------------------------- the sandbox
-
-
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """jinja2's sandbox, in which no sum, product or power may be larger than a prompt may be."""
-
-    intercepted_binops = frozenset(("+", "*", "**"))
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Work out an intercepted operation, unless its result would be too large."""
-        _check_size(_size_of(operator, left, right))
-        return super().call_binop(context, operator, left, right)
-
-
-def _size_of(operator: str, left: Any, right: Any) -> int:
-    """Return about how large the result of an operation is, in what _size() counts."""
-    if operator == "+":
-        return _size(left) + _size(right)
-    if operator == "**":
-        return _size(left) * abs(right) if isinstance(right, int) else 0
-    if isinstance(left, int) and isinstance(right, int):
-        return _size(left) + _size(right)
-    return max(
-        _size(left) * right if isinstance(right, int) else 0, left * _size(right) if isinstance(left, int) else 0
-    )
-
-
-def _size(value: Any) -> int:
-    """Return a text's characters or a list's items; a number's bits count as more, since products of long ones last."""
-    if isinstance(value, int):
-        return value.bit_length() << 12
-    return len(value) if isinstance(value, (str, list, tuple)) else 0
-
-
-def _check_size(size: int) -> None:
-    if size > _LARGEST:
-        raise OverflowError("the template makes more than %d characters" % _LARGEST)
-
-
-def _limited_range() -> Any:
-    """Return a `range` for one rendering: all that it gives together has no more numbers than the limit."""
-    left = [_MOST_ROUNDS]
-
-    def limited(*bounds: int) -> range:
-        numbers = range(*bounds)
-        left[0] -= len(numbers)
-        if left[0] < 0:
-            raise OverflowError("the template counts further than %d" % _MOST_ROUNDS)
-        return numbers
-
-    return limited
-
-
-class _Generation(jinja2.ext.Extension):
-    """{% generation %}...{% endgeneration %}, with which templates mark answers for training: here only its body."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> List[jinja2.nodes.Node]:
-        """Return the body's nodes (jinja2 calls this at the tag)."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise_exception(message: Any) -> NoReturn:
-    raise jinja2.TemplateError(str(message))
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """The filter `tojson` as templates expect it: jinja2's own escapes HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _environment() -> _Sandbox:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = _to_json
-    environment.filters["safe"] = str  # jinja2's gives Markup, which escapes the text that is added to it
-    return environment
-
-
-_ENVIRONMENT = _environment()

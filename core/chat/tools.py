@@ -7,7 +7,7 @@ Source: the OpenAI API reference.
 
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from core import fields
 from core.bounds import TOOLS
@@ -21,13 +21,15 @@ class Tools:
     """The tools that a request offers and what it asks for.
 
     `choice` is "auto" (the model may call), "none" (it may not), "required" (it must), or "function": it must call the
-    one with this `name`. Without `parallel` an answer holds one call at most where a call is forced.
+    one with this `name`. Without `parallel` an answer holds one call at most. A `strict` function whose parameters no
+    grammar can follow is refused.
     """
 
     tools: List[Dict[str, Any]]  # each {"type": "function", "function": {"name", "description", "parameters"}}
     choice: str = "auto"
     name: str = ""
     parallel: bool = True
+    strict: FrozenSet[str] = frozenset()
 
     @property
     def names(self) -> Tuple[str, ...]:
@@ -39,7 +41,7 @@ def read_tools(body: Dict[str, Any]) -> Optional[Tools]:
     """Return what a request's `tools`, `tool_choice` and `parallel_tool_calls` ask for; None where it offers no tools.
 
     Every function is given a description and parameters, if only empty ones: templates count on them. What else a tool
-    holds (`strict`) is left out, since templates would show it to the model. Raises APIError 400.
+    holds is left out, since templates would show it to the model. Raises APIError 400.
     """
     parallel = fields.flag(body, "parallel_tool_calls", True)
     offered = body.get("tools")
@@ -56,7 +58,8 @@ def read_tools(body: Dict[str, Any]) -> Optional[Tools]:
         if name in names[:index]:
             raise _wrong("tools[%d].function.name" % index, "repeats the name '%s'" % name)
     choice, name = _read_choice(body.get("tool_choice"), names)
-    return Tools(tools, choice, name, parallel)
+    strict = {name for index, name in enumerate(names) if _is_strict(offered[index], "tools[%d].function" % index)}
+    return Tools(tools, choice, name, parallel, frozenset(strict))
 
 
 def _read_tool(tool: Any, place: str) -> Dict[str, Any]:
@@ -73,6 +76,13 @@ def _read_tool(tool: Any, place: str) -> Dict[str, Any]:
         "type": "function",
         "function": {"name": name, "description": description or "", "parameters": parameters},
     }
+
+
+def _is_strict(tool: Dict[str, Any], place: str) -> bool:
+    strict = tool["function"].get("strict")
+    if not isinstance(strict, (bool, type(None))):
+        raise _wrong(place + ".strict", "must be true or false, not %s" % json_type(strict))
+    return bool(strict)
 
 
 def _read_parameters(schema: Any, place: str) -> Dict[str, Any]:

@@ -36,6 +36,7 @@ from core.settings import EngineSettings
 log = logging.getLogger("comeapi.engine")
 
 LONGEST_STEPS = 10  # a step that takes longer than so many times the longest so far hangs
+STALL_SECONDS = 2.5  # a step that takes longer, and LONGEST_STEPS times what it should, stalls
 PAUSE = 0.05  # seconds between two looks whether readers have taken what had come; 256 events are left till then
 
 Message = Union[Generation, ModelFile, SlotTask, None]  # to run; to load; to do; to wake up
@@ -116,10 +117,23 @@ class Engine:
         """
         if paused:
             self._resumed = now
-        busy = self.status == "ready" and not self._idle
-        age = now - max(self.heartbeat, self._resumed)
-        self.stuck = age if busy and age > self.step_limit() else 0.0
+        age = self._age(now)
+        self.stuck = age if age > self.step_limit() else 0.0
         return self.stuck
+
+    def stalled(self) -> float:
+        """Return the seconds for which a step has lasted that stalls; 0 where none does.
+
+        It may still end: it is much slower than steps like it, but not yet so slow that the engine hangs. Streams
+        need not wait for that where another backend can go on with them.
+        """
+        age = self._age(time.monotonic())
+        return age if age > max(STALL_SECONDS, LONGEST_STEPS * self._stepping.expected) else 0.0
+
+    def _age(self, now: float) -> float:
+        """Return the seconds for which the step has lasted; 0 where there is none."""
+        busy = self.status == "ready" and not self._idle
+        return now - max(self.heartbeat, self._resumed) if busy else 0.0
 
     def step_limit(self) -> float:
         """Return the seconds after which a step that has not ended hangs."""

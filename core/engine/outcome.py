@@ -11,7 +11,7 @@ Result      all that came of one generation, put together
 import queue
 from array import array
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from core.errors import APIError
 
@@ -117,11 +117,15 @@ class Channel:
 
 @dataclass
 class Result:
-    """All that came of one generation. `seed` is the one that chose its tokens."""
+    """All that came of one generation. `seed` is the one that chose its tokens.
+
+    `reached` is how many characters of the text there were when each of the tokens had come.
+    """
 
     seed: int = 0
     text: str = ""
     tokens: List[int] = field(default_factory=list)
+    reached: List[int] = field(default_factory=list)
     probabilities: List[Dict[str, Any]] = field(default_factory=list)
     end: Any = None  # Finished, or Embedded
 
@@ -134,8 +138,17 @@ class Result:
         elif isinstance(event, Piece):
             self.text += event.text
             self.tokens += event.tokens
+            self.reached += [len(self.text)] * len(event.tokens)
             self.probabilities += event.probabilities
         elif isinstance(event, APIError):
             raise event
         else:
             self.end = event
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the text in pieces, one for each token, and one for what came after the last."""
+        start = 0
+        for index, token in enumerate(self.tokens):
+            yield Piece(self.text[start : self.reached[index]], [token], self.probabilities[index : index + 1])
+            start = self.reached[index]
+        yield Piece(self.text[start:], [])

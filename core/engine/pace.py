@@ -1,4 +1,4 @@
-"""How much of the prompts one step may take: learnt from how long steps last. Pure Python, no clock."""
+"""How much of the prompts one step may take, and how long one should last: learnt from steps. Pure Python, no clock."""
 
 
 class Pace:
@@ -28,6 +28,12 @@ class Pace:
         seconds = self._target * share - self._streams if streams else self._target * share * self.ALONE
         rows = int(seconds / self._row) // 4 * 4  # multiples of 4 are the cheapest on a CPU
         return max(self.FLOOR, min(rows, self._n_batch))
+
+    def expect(self, streams: int, prompt_rows: int) -> float:
+        """Return the seconds that a step of so many rows should take; 0 where nothing like it was seen yet."""
+        if (streams and not self._streams) or (prompt_rows and not self._row):
+            return 0.0
+        return (self._streams if streams else 0.0) + prompt_rows * self._row
 
     def observe(self, streams: int, prompt_rows: int, seconds: float) -> None:
         """Learn from a step of so many rows that took so long."""

@@ -33,8 +33,10 @@ class Sampler:
         self.model = model
         self._biases = _biases(model, sampling)
         self._guide = guide
-        # Where only cuts can take tokens away, llama.cpp chooses by itself.
-        self._plain = not guide and not self._biases and not sampling.dynatemp_range
+        # Where only cuts can take tokens away, llama.cpp chooses by itself: the fastest way, and most of what a grammar
+        # gets is right. But it also lets its samplers learn from the choice, which a grammar may yet refuse.
+        learns = sampling.penalizes or sampling.learns
+        self._plain = not self._biases and not sampling.dynatemp_range and not (guide and learns)
         self._chain = Chain(model, sampling, seed, longest)
 
     @classmethod
@@ -74,16 +76,16 @@ class Sampler:
         """
         logits = self._logits(context, row)
         self._chain.turn_to(number)
-        if self._plain:
+        guide = self._guide
+        if self._plain and not guide:
             return self._chain.sample(context, row)
         logits = self._biased(logits)
-        token = self._choose(logits)
-        guide = self._guide
+        token = self._chain.sample(context, row) if self._plain else self._choose(logits)
         if token is not None and guide and not guide.take(token):
             token = self._choose(numpy.where(guide.allowed(), logits, numpy.float32(-math.inf)))
             if token is not None and not guide.take(token):
                 raise gbnf.refusal(TOO_AMBIGUOUS)
-        if token is not None:
+        if token is not None and not self._plain:
             self._chain.accept(token)
         return token
 

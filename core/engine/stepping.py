@@ -5,7 +5,6 @@
 """
 
 import time
-from typing import List
 
 from core.engine.admission import make_ready
 from core.engine.ask import TEXT
@@ -29,6 +28,7 @@ class Stepping:
         self._choosing = Choosing(running)
         self._decoding = Decoding(running, self._choosing)
         self._embedding = Embedding(running, self._decoding)
+        self.expected = 0.0  # seconds that the step should take, by what earlier ones took; read by any thread
 
     def close(self) -> None:
         """End the helpers."""
@@ -61,6 +61,7 @@ class Stepping:
         resident = self._running.resident
         if resident is None:
             return
+        self.expected = resident.slowest_batch
         if resident.model.gives != TEXT:
             return self._embedding.step()
         copy = self._running.scheduler.next_reuse()
@@ -78,9 +79,11 @@ class Stepping:
             chunks = [Chunk(copy.generation, copy.generation.done, 1)]
         if not chunks:
             return
+        rows = sum(chunk.count for chunk in chunks) - streams
+        self.expected = self._pace.expect(streams, rows) or resident.slowest_batch
         started = time.monotonic()
         self._decoding.evaluate(chunks)
-        self._observe(chunks, streams, time.monotonic() - started)
+        self._observe(len(chunks), streams, rows, time.monotonic() - started)
 
     def _reuse(self, reuse: Reuse) -> None:
         """Take over cells that hold the beginning of a prompt."""
@@ -91,9 +94,9 @@ class Stepping:
         counts["cached_tokens"] += count
         counts["cache_hits"] += count > 0
 
-    def _observe(self, chunks: List[Chunk], streams: int, seconds: float) -> None:
-        rows = sum(chunk.count for chunk in chunks)
-        self._pace.observe(streams, rows - streams, seconds)
+    def _observe(self, sequences: int, streams: int, rows: int, seconds: float) -> None:
+        """Learn from a step of so many sequences, of which some were streams and the others had so many prompt rows."""
+        self._pace.observe(streams, rows, seconds)
         self._running.tally.step_seconds = seconds
-        self._running.tally.count_batch(len(chunks))
-        self._running.tally.counts["prompt_tokens"] += rows - streams
+        self._running.tally.count_batch(sequences)
+        self._running.tally.counts["prompt_tokens"] += rows

@@ -12,6 +12,7 @@ From a schema to GBNF, llama.cpp's grammar language. In reading order, each file
     rivals.py        what a value must not be, and when that is sure
     values.py        the rules for a schema's values: named at once, written later
     selections.py    some of a list, in its order
+    free.py          free text up to a trigger, then a grammar
     strings.py, numbers.py, arrays.py, objects.py    the bodies of rules, by type
     schema.py        all of it together; what a grammar promises, and where it is narrower than the schema
 

@@ -68,6 +68,19 @@ class Rules:
         """Give a reserved rule its body."""
         self._rules[name] = body
 
+    def attempt(self, make: Callable[[], str]) -> str:
+        """Return the rule that `make` adds; where that raises APIError, no rule of its is left."""
+        before = dict(self._rules), dict(self._names), dict(self._counts), dict(self._machines)
+        try:
+            return make()
+        except APIError:
+            self._rules, self._names, self._counts, self._machines = before
+            raise
+
+    def has(self, name: str) -> bool:
+        """Whether there is a rule of this name."""
+        return name in self._rules
+
     def basic(self, name: str) -> str:
         """Add one of the basic rules of JSON with all that it needs; returns its name."""
         body, needed = _BASICS[name]
@@ -196,7 +209,8 @@ _BASICS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
 }
 
 
-def _char_class(ranges: Ranges) -> str:
+def characters(ranges: Ranges) -> str:
+    """Return a GBNF class of characters."""
     return "[%s]" % "".join(_class_char(a) + ("-" + _class_char(b) if b > a else "") for a, b in ranges)
 
 
@@ -217,7 +231,7 @@ def _machine_rules(grammar: Rules, name: str, machine: Machine, quoted: bool) ->
     for row in machine.rows:
         for _, _, to in row:
             ways_in[to] += 1
-    spelled = _json_chars if quoted else (lambda ranges: [_char_class(ranges)])
+    spelled = _json_chars if quoted else (lambda ranges: [characters(ranges)])
     choices = [_choices(row, spelled) for row in machine.rows]
     chained = [
         index > 0 and ways_in[index] == 1 and len(choices[index]) == 1 and not end
@@ -258,10 +272,10 @@ def _json_chars(ranges: Ranges) -> List[str]:
     plain = common(ranges, _UNESCAPED)
     special = [code for first, last in common(ranges, _ESCAPED) for code in range(first, last + 1)]
     short = sorted(ord(_SHORT_ESCAPES[code]) for code in special if code in _SHORT_ESCAPES)
-    words = [_char_class(union((code, code) for code in short))] if short else []
+    words = [characters(union((code, code) for code in short))] if short else []
     if common(ranges, _CONTROL) == _CONTROL:
         words.append('"u00" [01] [0-9a-f]')
     else:
         words += [literal("u%04x" % code) for code in special if code not in _SHORT_ESCAPES]
     escaped = ['"\\\\" ' + (words[0] if len(words) == 1 else "(%s)" % " | ".join(words))] if words else []
-    return ([_char_class(plain)] if plain else []) + escaped
+    return ([characters(plain)] if plain else []) + escaped

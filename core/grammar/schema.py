@@ -29,8 +29,9 @@ from typing import Any, Callable, Dict, List, Optional
 
 from core.errors import APIError
 from core.grammar.arrays import Arrays
-from core.grammar.automata import TooLarge, listed
+from core.grammar.automata import ANY_TEXT, Machine, TooLarge, listed, product
 from core.grammar.conjunctions import Conjunction
+from core.grammar.free import holds_no
 from core.grammar.kept import Kept, exact_key
 from core.grammar.numbers import Numbers
 from core.grammar.objects import Objects
@@ -57,6 +58,22 @@ class Grammar(Rules):
         """
         return _Converter(self, schema, name).convert()
 
+    def texts(self, schema: Any, name: str, closer: str) -> str:
+        """Add the rules for the strings of a JSON schema, without quotes; returns the rule's name.
+
+        None of them holds `closer`, which may follow. Raises APIError 400 unsupported_schema.
+        """
+        values = Values(self, schema, name)
+        machines = [_plain_texts(values, each) for each in values.conjunctions.expand([Node(schema, "#")])]
+        try:
+            free = [product(machine, holds_no(closer), True) for machine in machines]
+        except TooLarge:
+            raise self.refuse("The texts of '%s' take too many states." % name)
+        rules = [self.machine(name + "-text", values.texts.counted(each), False) for each in free if not each.empty]
+        if not rules:
+            raise self.refuse("No text of '%s' can be valid." % name)
+        return self.rule(name + "-texts", " | ".join(rules))
+
 
 def json_grammar(schema: Any, param: str = "response_format") -> str:
     """Return the whole grammar for one schema, kept from the last time or made.
@@ -82,6 +99,17 @@ def kept_text(kind: str, wanted: Any, make: Callable[[], str]) -> str:
     """
     key = exact_key(wanted)
     return make() if key is None else _KEPT_TEXTS.get(kind + key, make)
+
+
+def _plain_texts(values: Values, conjunction: Conjunction) -> Machine:
+    """Return the machine for the strings that satisfy a conjunction. Raises APIError 400, TooLarge."""
+    if conjunction.rivals:
+        raise values.reader.refuse(conjunction.rivals[0], "", "texts without quotes can't be told apart")
+    listed_ones = values.conjunctions.values(conjunction)
+    if listed_ones is not None:
+        return listed(text for text in listed_ones if isinstance(text, str))
+    low, high = conjunction.counts("minLength", "maxLength")
+    return values.texts.bounded(values.texts.exactly(conjunction) or ANY_TEXT, low, high)
 
 
 class _Converter:

@@ -16,11 +16,14 @@ from core import options, process
 from core.balancing.settings import RelaySettings
 from core.http import server
 from core.http.messages import http_url, local_host
-from core.settings import EngineSettings
+from core.settings import ChatSettings, EngineSettings, ResponseSettings
 from core.system.plan import Plan
 
 _BACKEND_OPTIONS = [
-    each.name for each in dataclasses.fields(EngineSettings) if each.name not in ("slots", "threads")
+    each.name
+    for settings in (EngineSettings, ChatSettings, ResponseSettings)
+    for each in dataclasses.fields(settings)
+    if each.name not in ("slots", "threads")
 ] + [
     "max_body", "access_log", "drain_timeout", "header_timeout", "body_timeout", "write_timeout", "ping_interval",
     "allowed_host",

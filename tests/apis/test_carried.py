@@ -34,6 +34,12 @@ BODIES = {
             "type": "json_schema", "json_schema": {"schema": {"type": "array", "items": {"type": "boolean"}}}
         }),
     ),
+    "a response": ("/v1/responses", dict(GREEDY, input="Tell me a story", max_output_tokens=12)),
+    "a response's call": (
+        "/v1/responses",
+        dict(GREEDY, input="Tell me", tools=[dict(TOOL["function"], type="function")], tool_choice="required",
+             max_output_tokens=30),
+    ),
     "a message": ("/v1/messages", {"messages": HELLO, "max_tokens": 12}),
     "Ollama's chat": (
         "/api/chat", {"model": "demo.gguf", "messages": HELLO, "options": {"num_predict": 12, "seed": 1}}
@@ -43,9 +49,10 @@ BODIES = {
 
 
 @pytest.fixture(scope="module")
-def backends():
+def backends(tmp_path_factory):
     """Two processes with the same model and the same secret."""
-    options = ("--child", "--port", 0, "--threads", 1, "--carry-secret", SECRET, *EXACT)
+    kept = tmp_path_factory.mktemp("kept")
+    options = ("--child", "--port", 0, "--threads", 1, "--carry-secret", SECRET, "--responses-dir", kept, *EXACT)
     programs = [Program("backend.py", *options) for _ in range(2)]
     try:
         for program in programs:
@@ -110,6 +117,11 @@ def test_a_whole_answer_with_probabilities_is_none_that_can_be_carried_on(backen
     path, body = BODIES[name]
     answer = carried(backends[0], path, dict(body, stream=False))
     assert answer.status == 200 and answer.json
+
+
+def test_a_streams_end_that_repeats_probabilities_cant_be_told_by_another_backend(backends):
+    body = {"input": "Hi", "max_output_tokens": 4, "top_logprobs": 1, "stream": True}
+    assert carried(backends[0], "/v1/responses", body).status == 200
 
 
 def test_what_frames_hold_is_what_other_clients_get(backends):

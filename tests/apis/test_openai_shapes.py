@@ -103,6 +103,20 @@ def test_native_prompts_come_in_every_shape(given, prompts, several):
     assert ask.prompts == prompts and ask.several is several
 
 
+def test_a_template_is_told_of_the_effort_and_the_request_says_where_thoughts_go():
+    def options(**body):
+        return openai_shapes.read_chat(dict(body, messages=HELLO))[0]
+
+    assert options(reasoning_effort="none").template_options == {"enable_thinking": False}
+    given = options(reasoning_effort="minimal", chat_template_kwargs={"enable_thinking": False}).template_options
+    assert given == {"enable_thinking": False, "reasoning_effort": "low"}
+    assert [options(reasoning_format=each).apart for each in (None, "auto", "none", "deepseek")] == [
+        None, None, False, True,
+    ]  # fmt: skip
+    for wrong in ({"reasoning_effort": "much"}, {"reasoning_format": "deepseek-legacy"}):
+        assert refusal(openai_shapes.read_chat, dict(wrong, messages=HELLO)).param == next(iter(wrong))
+
+
 # ------------------------------------------------------------------------------------------- conversations
 
 
@@ -114,7 +128,6 @@ def test_answers_of_one_request_have_seeds_of_their_own():
 @pytest.mark.parametrize(
     "body",
     [
-        {"tools": [TOOL], "response_format": {"type": "json_object"}},
         {"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}},
         {"grammar": 'root ::= "a"', "tools": [TOOL]},
     ],

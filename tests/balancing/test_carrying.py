@@ -114,6 +114,14 @@ def tell():
         thing.stop(0) if isinstance(thing, Balancer) else thing.close()
 
 
+def without_pings(answer):
+    return answer.body.replace(b": ping\n\n", b"")
+
+
+def states(balancer):
+    return {each["url"]: each["state"] for each in balancer.status()["backends"]}
+
+
 def ask(balancer, **body):
     return call(balancer.url + "/generate", dict({"prompt": "Count", "stream": True}, **body))
 
@@ -184,7 +192,7 @@ def test_keep_alives_are_no_progress_and_a_backend_that_sends_nothing_else_is_le
 
     silent, good = Teller(5, pings), Teller()
     answer = ask(tell(silent, good, timeout=0.5))
-    assert answer.body.replace(b": ping\n\n", b"") == WHOLE
+    assert without_pings(answer) == WHOLE
 
 
 def test_a_stream_waits_with_keep_alives_for_the_one_backend_to_come_back(tell):
@@ -205,7 +213,7 @@ def test_a_stream_waits_with_keep_alives_for_the_one_backend_to_come_back(tell):
     threading.Event().wait(0.5)  # what the client sees meanwhile are keep-alives
     teller.state = healthy
     client.join(PATIENCE)
-    assert b": ping\n\n" in answers[0].body and answers[0].body.replace(b": ping\n\n", b"") == WHOLE
+    assert b": ping\n\n" in answers[0].body and without_pings(answers[0]) == WHOLE
 
 
 def test_a_client_that_leaves_while_its_answer_waits_for_a_backend_is_forgotten(tell):
@@ -277,6 +285,59 @@ def test_a_drain_moves_answers_on_instead_of_waiting_for_their_end(tell, stream)
     assert len(new.notes) == 1 and 0 < len(new.notes[0].tokens[0]) < WORDS
     metrics = call(balancer.url + "/metrics").body.decode()
     assert 'comeapi_migrations_total{why="drained"} 1' in metrics
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_leaves_a_backend_whose_engine_stalls(tell, stream):
+    first, second = Teller(5, held), Teller(5, held)
+    balancer = tell(first, second)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(balancer, stream=stream)))
+    client.start()
+    wait_until(lambda: first.notes or second.notes)
+    old, new = (first, second) if first.notes else (second, first)
+    new.mishap = None
+    old.state["stalled"] = True
+    client.join(PATIENCE)
+    assert answers[0].json == {"words": WORDS} if not stream else without_pings(answers[0]) == WHOLE
+    assert len(new.notes) == 1 and len(new.notes[0].tokens[0]) == 5
+    assert states(balancer) == {old.url: "stalled", new.url: "up"}
+    assert 'comeapi_migrations_total{why="stalled"} 1' in call(balancer.url + "/metrics").body.decode()
+    assert [ask(balancer).status for _ in range(3)] == [200] * 3 and len(old.notes) == 1
+    old.state["stalled"] = False
+    wait_until(lambda: states(balancer)[old.url] == "up")
+
+
+def test_a_request_whose_answer_has_not_begun_leaves_such_a_backend_too(tell):
+    first, second = Teller(0, held), Teller(0, held)
+    balancer = tell(first, second)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(balancer)))
+    client.start()
+    wait_until(lambda: first.notes or second.notes)
+    old, new = (first, second) if first.notes else (second, first)
+    new.mishap = None
+    old.state["stalled"] = True
+    client.join(PATIENCE)
+    assert without_pings(answers[0]) == WHOLE and not new.notes[0].tokens
+
+
+def test_an_answer_stays_where_it_is_when_all_backends_stall(tell):
+    first, second = Teller(5, held), Teller(5, held)
+    balancer = tell(first, second, health_interval=0.2)
+    for each in (first, second):
+        each.state["stalled"] = True
+    wait_until(lambda: list(states(balancer).values()) == ["stalled"] * 2)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(balancer)))
+    client.start()
+    wait_until(lambda: first.notes or second.notes)
+    seen = [each["last_check"] for each in balancer.status()["backends"]]
+    wait_until(lambda: all(old < each["last_check"] for old, each in zip(seen, balancer.status()["backends"])))
+    for each in (first, second):
+        each.go_on.set()
+    client.join(PATIENCE)
+    assert without_pings(answers[0]) == WHOLE and len(first.notes + second.notes) == 1
 
 
 def test_a_drain_waits_for_an_answer_that_no_other_backend_can_take(tell):

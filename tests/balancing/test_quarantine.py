@@ -240,9 +240,9 @@ def test_a_death_beside_others_makes_a_suspect_and_one_alone_a_guilty_one():
     quarantine = Quarantine()
     mark = quarantine.fingerprint("POST", "/x", b"{}")
     assert quarantine.empty and not quarantine.check(mark)
-    assert not quarantine.died(mark, alone=False) and quarantine.check(mark)
-    assert not quarantine.died(mark, alone=False) and quarantine.check(mark)
-    assert quarantine.died(mark, alone=True)
+    assert not quarantine.died(mark, False, "a") and quarantine.check(mark)
+    assert not quarantine.died(mark, False, "b") and quarantine.check(mark)
+    assert quarantine.died(mark, True, "c")
     with pytest.raises(APIError) as caught:
         quarantine.check(mark)
     assert (caught.value.status, caught.value.code) == (500, "backend_killed")
@@ -251,10 +251,26 @@ def test_a_death_beside_others_makes_a_suspect_and_one_alone_a_guilty_one():
         quarantine.check(mark)
 
 
+def test_one_that_dies_alone_while_others_die_elsewhere_is_excused_twice():
+    quarantine = Quarantine()
+    mark = quarantine.fingerprint("POST", "/x", b"{}")
+    assert not quarantine.died(mark, False, "a", {"a", "b", "c"})
+    assert not quarantine.died(mark, True, "b", {"a", "b", "c"})
+    assert not quarantine.died(mark, True, "a", {"a", "c"}) and quarantine.check(mark)
+    assert quarantine.died(mark, True, "b", {"a", "b", "c"})
+
+
+def test_what_died_under_equal_requests_excuses_none_of_them():
+    quarantine = Quarantine()
+    mark = quarantine.fingerprint("POST", "/x", b"{}")
+    assert not quarantine.died(mark, False, "a") and not quarantine.died(mark, False, "b")
+    assert quarantine.died(mark, True, "c", {"a", "b", "c"})
+
+
 def test_a_suspect_that_runs_to_its_end_is_none_any_more():
     quarantine = Quarantine()
     mark = quarantine.fingerprint("POST", "/x", b"{}")
-    quarantine.died(mark, alone=False)
+    quarantine.died(mark, False, "a")
     quarantine.passed(mark)
     assert quarantine.empty and not quarantine.check(mark)
 
@@ -264,7 +280,7 @@ def test_what_is_known_is_forgotten_after_a_while_and_is_never_much():
     quarantine = Quarantine(size=3, seconds=600, clock=clock)
     marks = [quarantine.fingerprint("POST", "/x", b"%d" % n) for n in range(5)]
     for mark in marks:
-        quarantine.died(mark, alone=False)
+        quarantine.died(mark, False, "a")
     assert [quarantine.check(mark) for mark in marks] == [False, False, True, True, True]
     clock.now = 600.0
     assert not any(quarantine.check(mark) for mark in marks) and quarantine.empty

@@ -6,8 +6,9 @@ import random
 import pytest
 from toolcalls import NAMES, NOW, WEATHER, parse
 
-from core.chat.parser import AnswerParser
-from core.chat.syntaxes import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
+from core.chat.families import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
+from core.chat.parser import AnswerParser, Offer
+from core.chat.syntaxes import Style
 
 H_WEATHER = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 H_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
@@ -186,7 +187,8 @@ def test_what_is_read_as_arguments_is_what_json_allows():
 
 def released(answer, syntax=HERMES, thinking=False):
     """What each character of an answer releases, as text."""
-    parser = AnswerParser(syntax, NAMES, thinking, lambda: "id")
+    offer = Offer(dict.fromkeys(NAMES, frozenset())) if syntax else None
+    parser = AnswerParser(Style(syntax or HERMES), offer, thinking, lambda: "id")
     shown = []
     for char in answer:
         deltas = parser.push(char)
@@ -214,3 +216,15 @@ def test_a_deep_nest_is_no_trouble():
     assert parse(HERMES.write([("now", deep)]))[2] == [["now", deep]]
     text = '<tool_call>{"name": ' + "[" * 50000
     assert parse(text)[1] == text
+
+
+def test_thoughts_may_stay_in_the_content():
+    text = "<think>\nHm.\n</think>\n\n" + H_WEATHER
+    for thinking, said in ((False, text), (True, text[len("<think>") :])):
+        offer = Offer(dict.fromkeys(NAMES, frozenset()))
+        for size in (1, 5, 100):
+            parser = AnswerParser(Style(HERMES), offer, thinking, lambda: "id", apart=False)
+            deltas = [each for at in range(0, len(said), size) for each in parser.push(said[at : at + size])]
+            deltas += parser.finish()
+            assert not any(delta.reasoning for delta in deltas) and parser.calls == 1
+            assert "".join(delta.content for delta in deltas) == said[: said.index("\n\n<tool_call>")]

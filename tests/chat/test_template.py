@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from core.chat.template import CHATML, ChatTemplate, read_messages
+from core.chat.messages import read_messages
+from core.chat.template import CHATML, ChatTemplate
 from core.errors import APIError
 
 # Small templates in the families' own styles: what each one wants of its messages differs.
@@ -321,6 +322,18 @@ def test_options_are_variables_but_not_the_servers_own():
         assert (error.status, error.param) == (400, "chat_template_kwargs." + name)
 
 
+def test_a_template_that_takes_no_system_message_gets_its_text_with_the_users():
+    prompt = render(GEMMA, system("Be kind."), user("Hi"), system("Be brief."))
+    assert prompt == render(GEMMA, user("Be kind.\nBe brief.\nHi"))
+
+
+def test_a_template_may_change_lists_of_its_own_and_no_others():
+    source = "{% set own = [] %}{% for m in messages %}{% set _ = own.append(m.role) %}{% endfor %}{{ own.pop(0) }}"
+    assert render(source, user("Hi")) == "user"
+    endless = "{% set own = [1] %}{% for one in own %}{% set _ = own.append(one) %}{% endfor %}"
+    assert "counts further" in refusal(render, endless, user("Hi")).message
+
+
 def test_the_clients_messages_stay_as_they_are():
     messages = read_messages({"messages": [user("Hi"), calling("{}"), result("noon"), user("Thanks")]})
     before = json.dumps(messages)
@@ -332,8 +345,7 @@ def test_the_clients_messages_stay_as_they_are():
 @pytest.mark.parametrize(
     "source, what",
     [
-        (GEMMA, "System role not supported"),
-        ("{{ raise_exception('No ' + messages[0].role) }}", "No system"),
+        ("{{ raise_exception('No ' + messages[0].role) }}", "No user"),
         ("{{ messages[0].content + none }}", "NoneType"),
         ("{{ nothing.at.all }}", "undefined"),
         ("{{ messages.append(1) }}", "unsafe"),

@@ -622,7 +622,7 @@ def test_a_whole_answer_holds_so_many_probabilities_and_no_more(engine, monkeypa
     def probabilities(n):
         body = {"prompt": STORY, "model_name": DEMO.name, "max_tokens": 10, "temperature": 0, "n_probs": n}
         data = json.dumps(body).encode()
-        patient = types.SimpleNamespace(body=data, headers={}, wait=lambda ready, timeout: ready(timeout))
+        patient = types.SimpleNamespace(body=data, headers={}, key="", wait=lambda ready, timeout: ready(timeout))
         return json.loads(routes[0].handler(patient).body)["completion_probabilities"]
 
     assert len(probabilities(4)) == 10

@@ -11,7 +11,8 @@ from core.engine.draws import draw_seed
 from core.engine.outcome import Finished, Piece, Replayed
 from core.engine.sampling import Sampling
 from core.errors import APIError
-from core.grammar.schema import json_grammar
+from core.grammar.free import Free
+from core.grammar.schema import Grammar, json_grammar
 
 COUNT = 40
 # What is evaluated in one batch, or token by token, should differ by as little as can be. (It does differ: where two
@@ -22,6 +23,17 @@ SCHEMA = {
     "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
     "required": ["name", "age"],
 }
+
+
+def free_text():
+    """Return a grammar of free text in which a number follows each "the"."""
+    grammar = Grammar()
+    number = grammar.reserve("number")
+    free = Free(grammar, "free", {"the ": number}, True)
+    grammar.define(number, '[1-9] [0-9]{2} " " ' + free.text())
+    return grammar.text(free.text())
+
+
 SAMPLERS = {
     "plain": {},
     "all tokens": {"top_k": 0, "top_p": 1.0},
@@ -37,6 +49,7 @@ SAMPLERS = {
     "mirostat 2 with penalties": {"mirostat": 2, "repeat_penalty": 1.3},
     "biases": {"logit_bias": ((300, 2.0), (301, float("-inf"))), "ignore_eos": True},
     "schema": {"grammar": json_grammar(SCHEMA)},
+    "free text": {"grammar": free_text()},
     "letters": {"grammar": 'root ::= [a-zA-Z ,."あ-ん]+'},
     "grammar with xtc": {"grammar": "root ::= [a-z ]+", "xtc_probability": 0.5, "min_p": 0.02},
     "mirostat with a grammar": {"mirostat": 2, "grammar": "root ::= [a-z ]+"},

@@ -16,6 +16,7 @@ from engines import DEMO, asked, next_event
 import core.engine.llama
 from core.engine.engine import Engine
 from core.engine.outcome import Piece
+from core.engine.pace import Pace
 from core.engine.sampling import Sampling
 from core.settings import EngineSettings
 
@@ -78,6 +79,20 @@ def test_a_step_that_does_not_end_is_noticed_and_forgotten_when_it_does(engine, 
     wait_until(lambda: look(engine, False) == 0)
 
 
+def test_a_step_that_lasts_much_longer_than_its_like_stalls_long_before_it_hangs(engine, gate, monkeypatch):
+    monkeypatch.setattr("core.engine.engine.STALL_SECONDS", 0.3)
+    end_of(submit(engine))
+    gate.clear()
+    generation = submit(engine)
+    wait_until(engine.stalled)
+    assert look(engine, False) == 0 and engine.stalled() > 0.3
+    engine._stepping.expected = 1.0  # a step from which so much was to be expected
+    assert not engine.stalled()
+    gate.set()
+    assert end_of(generation).completion_tokens
+    wait_until(lambda: not engine.stalled())
+
+
 def test_an_engine_that_has_nothing_to_do_or_loads_does_not_hang(engine):
     engine.heartbeat = time.monotonic() - 1000
     assert look(engine, False) == 0 or engine.busy()
@@ -109,6 +124,15 @@ def test_a_program_that_has_to_end_ends_though_no_thread_can_run():
     code = "import re, core.process; core.process.end_within(0.3); re.match('(a+)+$', 'a' * 64 + 'b')"  # holds the GIL
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=PATIENCE, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_what_a_step_should_take_follows_from_its_rows():
+    pace = Pace(0.1, 512)
+    assert pace.expect(0, 100) == 0 == pace.expect(4, 0)
+    pace.observe(0, 100, 1.0)
+    pace.observe(4, 0, 0.2)
+    assert pace.expect(0, 50) == pytest.approx(0.5) and pace.expect(4, 0) == pytest.approx(0.2)
+    assert pace.expect(4, 50) == pytest.approx(0.7)
 
 
 # -------------------------------------------------------------------------------------------- the program

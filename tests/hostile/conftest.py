@@ -10,9 +10,10 @@ _figures = {"tried": 0, "right": 0, "slowest": 0.0, "which": ""}
 
 
 @pytest.fixture(scope="session")
-def engine():
+def engine(tmp_path_factory):
     """A backend under attack; after each case it must generate."""
     arguments = ("--child", "--port", 0, "--threads", 1, "--slots", 4, "--ctx-size", 512) + IMPATIENT
+    arguments += ("--responses-dir", tmp_path_factory.mktemp("kept"))
     fort = Fort("backend.py", arguments, small_generate, "ready")
     yield fort
     fort.close()

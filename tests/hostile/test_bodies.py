@@ -20,14 +20,16 @@ GOOD = {
     "/v1/chat/completions": {"model": MODEL, "messages": HI, "max_tokens": 1},
     "/v1/messages": {"model": MODEL, "messages": HI, "max_tokens": 1},
     "/v1/messages/count_tokens": {"model": MODEL, "messages": HI},
+    "/v1/responses": {"model": MODEL, "input": "Hi", "max_output_tokens": 1, "store": False},
+    "/v1/responses/input_tokens": {"model": MODEL, "input": "Hi"},
     "/api/chat": {"model": MODEL, "messages": HI, "stream": False, "options": {"num_predict": 1}},
     "/api/generate": {"model": MODEL, "prompt": "Hi", "stream": False, "options": {"num_predict": 1}},
     "/tokenize": {"content": "Hi"},
     "/detokenize": {"tokens": [1, 2]},
     "/apply-template": {"messages": HI},
 }
-MAKERS = [path for path in GOOD if path not in ("/v1/messages/count_tokens", "/tokenize", "/detokenize",
-                                                "/apply-template")]
+MAKERS = [path for path in GOOD if path not in ("/v1/messages/count_tokens", "/v1/responses/input_tokens", "/tokenize",
+                                                "/detokenize", "/apply-template")]
 CHATS = ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens", "/api/chat", "/apply-template"]
 LARGE = 2 << 20  # bytes of a body that may be too many
 WHOLE = ("invalid_json", "too_large", "context_length_exceeded")  # codes of errors that are not of one field
@@ -143,6 +145,7 @@ FLAGS = {
     "/v1/completions": ["stream", "cache_prompt", "ignore_eos", "echo"],
     "/v1/chat/completions": ["stream", "cache_prompt", "ignore_eos", "logprobs"],
     "/v1/messages": ["stream", "ignore_eos"],
+    "/v1/responses": ["stream", "ignore_eos", "store", "background", "parallel_tool_calls"],
     "/api/chat": ["stream"],
     "/api/generate": ["stream", "raw"],
     "/tokenize": ["add_special", "parse_special", "with_pieces"],
@@ -194,7 +197,8 @@ NAMES = [
     ".gguf", ":latest", "\U0001f4a9", "-", "--help",
 ]  # fmt: skip
 
-TEXTS = [("/generate", "prompt"), ("/completion", "prompt"), ("/v1/completions", "prompt"), ("/api/generate", "prompt"),
+TEXTS = [("/generate", "prompt"), ("/v1/responses", "input"), ("/v1/responses", "instructions"),
+         ("/completion", "prompt"), ("/v1/completions", "prompt"), ("/api/generate", "prompt"),
          ("/tokenize", "content"), ("/v1/completions", "suffix"), ("/api/generate", "suffix"),
          ("/api/generate", "system")]  # fmt: skip
 
@@ -464,7 +468,7 @@ def test_a_field_of_one_dialect(alone, number):
 def test_a_body_of_many_levels(alone, path):
     for depth in (40, 90, 150, 300):
         check(alone, path, dict(GOOD[path], metadata=deep(depth)), "200/400")
-        name = next(name for name in ("prompt", "messages", "content", "tokens") if name in GOOD[path])
+        name = next(name for name in ("prompt", "messages", "input", "content", "tokens") if name in GOOD[path])
         check(alone, path, dict(GOOD[path], **{name: deep(depth)}), "400")
 
 

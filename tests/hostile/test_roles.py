@@ -65,6 +65,14 @@ def called(text):
                                 {"role": "tool", "tool_call_id": "c1", "content": text}]  # fmt: skip
 
 
+RESPONSE_CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+RESPONSE_OUTPUT = {"type": "function_call_output", "call_id": "c1"}
+
+
+def response(input, **more):
+    return dict({"model": MODEL, "input": input, "max_output_tokens": 1, "store": False}, **more)
+
+
 def options(text, **more):
     return dict({"model": MODEL, "stream": False, "options": {"num_predict": 1}}, **more)
 
@@ -87,6 +95,10 @@ PLACES = [
      lambda text: chat(said("user", "x"), system=[{"type": "text", "text": text}]), 1),
     ("Anthropic's block", "/v1/messages", lambda text: chat(said("user", [{"type": "text", "text": text}])), 1),
     ("Anthropic's count", "/v1/messages/count_tokens", lambda text: chat(said("user", text)), 1),
+    ("a response's input", "/v1/responses", lambda text: response(text), 1),
+    ("a response's instructions", "/v1/responses", lambda text: response("x", instructions=text), 1),
+    ("a response's items", "/v1/responses", lambda text: response(said("user", text) + said("assistant", text)), 2),
+    ("a call's output", "/v1/responses", lambda text: response([RESPONSE_CALL, dict(RESPONSE_OUTPUT, output=text)]), 1),
     ("Ollama's text", "/api/chat", lambda text: options(text, messages=said("user", text)), 1),
     ("Ollama's system", "/api/generate", lambda text: options(text, prompt="x", system=text), 1),
     ("Ollama's prompt", "/api/generate", lambda text: options(text, prompt=text), 1),
@@ -103,6 +115,8 @@ def counted(port, path, body):
     answer = reply.json
     if path == "/v1/chat/completions":
         return answer["usage"]["prompt_tokens"]
+    if path == "/v1/responses":
+        return answer["usage"]["input_tokens"]
     if path == "/v1/messages":
         return answer["usage"]["input_tokens"] + answer["usage"]["cache_read_input_tokens"]
     return answer["input_tokens"] if path == "/v1/messages/count_tokens" else answer["prompt_eval_count"]

@@ -1,0 +1,32 @@
+"""What a server's options say of conversations: requests begin with it.
+
+    ChatSettings (the options) ── ChatDefaults.of ──> ChatDefaults
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict
+
+from core.chat.builtin import template_source
+from core.settings import ChatSettings
+
+
+@dataclass(frozen=True)
+class ChatDefaults:
+    """`template` takes the place of the models' own; `options` are variables for templates, which a request's replace.
+
+    With `apart`, thoughts are told apart from the content.
+    """
+
+    template: str = ""
+    options: Dict[str, Any] = field(default_factory=dict)
+    apart: bool = True
+
+    @classmethod
+    def of(cls, settings: ChatSettings) -> "ChatDefaults":
+        """Return what the options say. Raises ValueError and OSError where there is no such template."""
+        options = json.loads(settings.chat_template_kwargs or "{}")
+        if settings.reasoning_budget == 0 or settings.reasoning != "auto":
+            thinks = settings.reasoning == "on" and settings.reasoning_budget != 0
+            options = dict({"enable_thinking": thinks}, **options)
+        return cls(template_source(settings.chat_template), options, settings.reasoning_format != "none")
