@@ -80,6 +80,19 @@ def test_a_file_serves_another_process_with_another_number_of_slots(keeper, fold
     assert complete(keeper) == (text, 1, evaluated - 1)
 
 
+def test_a_file_with_the_plain_tokens_of_older_servers_is_restored(keeper, folder):
+    act(keeper, "erase")
+    text, evaluated, _ = complete(keeper)
+    saved = act(keeper, "save", filename="new.bin").json["n_saved"]
+    data = (folder / "new.bin").read_bytes()
+    end = 12 + 4 * struct.unpack_from("<I", data, 8)[0]
+    old = data[:8] + struct.pack("<I", saved) + data[24 : 24 + 4 * saved] + data[end:]
+    (folder / "old.bin").write_bytes(old)
+    act(keeper, "erase")
+    assert act(keeper, "restore", filename="old.bin").json["n_restored"] == saved
+    assert complete(keeper) == (text, 1, evaluated - 1)
+
+
 def test_another_models_file_is_refused(keeper, folder):
     complete(keeper)
     act(keeper, "save", filename="mine.bin")
