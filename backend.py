@@ -12,6 +12,7 @@ A model file that is broken is waited for (core/opening.py). An engine that hang
     main       parse, bind, load, wait, drain
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,7 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from core import memory, options, process
+from core import llamaserver, memory, options, process
 from core.apis import (
     anthropic,
     embeddings,
@@ -36,10 +37,12 @@ from core.apis import (
 )
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
+from core.apis.measuring import measure
 from core.apis.response_store import ResponseStore
 from core.balancing.registration import Registrar, reachable_url
 from core.chat.defaults import ChatDefaults
 from core.cookie import shared_secret
+from core.engine.defaults import Defaults, SamplingSettings
 from core.errors import APIError
 from core.http import descriptors, server
 from core.http.access import check_key
@@ -47,6 +50,7 @@ from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.memory import megabytes
 from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, locate
+from core.names import Names, check_alias
 from core.opening import Opening, loaded
 from core.options import between, setting
 from core.process import BOOT_FAILURE
@@ -60,13 +64,45 @@ from core.settings import (
 )  # fmt: skip
 
 
+def _names(text: str) -> str:
+    """Check --alias: names of the model that --model names, or NAME=MODEL; with commas between. Raises ValueError."""
+    for part in text.split(","):
+        if "=" in part:
+            check_alias(part)
+    return text
+
+
 @dataclass(frozen=True)
 class Config(
-    server.ServerConfig, EngineSettings, ChatSettings, FolderSettings, ResponseSettings, ChildSettings, CarrySettings
+    server.ServerConfig, EngineSettings, ChatSettings, SamplingSettings, FolderSettings, ResponseSettings,
+    ChildSettings, CarrySettings,
 ):  # fmt: skip
-    """A backend's settings."""
+    """A backend's settings. They have llama-server's names, so that its command lines start a backend."""
 
-    port: int = setting(8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
+    port: int = setting(
+        8080, "port to listen on; 0 picks a free one", "network", check=between(0, 65535),
+        variables=("LLAMA_ARG_PORT",),
+    )  # fmt: skip
+    timeout: float = setting(
+        0.0, "seconds for both --body-timeout and --write-timeout; 0 for their own", "limits", flags=("-to",),
+        check=between(0, 86400, float), variables=("LLAMA_ARG_TIMEOUT",),
+    )  # fmt: skip
+    api_key_file: str = setting(
+        "", "a file of API keys, one a line: the same as --api-key @FILE", "access", metavar="FILE",
+        variables=("LLAMA_ARG_API_KEY_FILE",),
+    )  # fmt: skip
+    alias: Tuple[str, ...] = setting(
+        (), "further names of the model, with commas between; NAME=MODEL for another model's, *=MODEL for any name "
+        "that no model has; repeatable", "model", flags=("-a",), many=True, commas=True, check=_names,
+        metavar="NAMES", variables=("LLAMA_ARG_ALIAS",),
+    )  # fmt: skip
+    tags: Tuple[str, ...] = setting(
+        (), "what GET /models says of the model, with commas between", "model", many=True, commas=True,
+        variables=("LLAMA_ARG_TAGS",),
+    )  # fmt: skip
+    no_slots: bool = setting(
+        False, "GET /slots answers 501", "access", variables=("LLAMA_ARG_NO_ENDPOINT_SLOTS",)
+    )
     register: str = setting(
         "", "a balancer to make this backend known to, such as http://balancer:9000", "network", metavar="URL"
     )
@@ -110,10 +146,12 @@ class Backend:
         self._ready = False  # a model has passed its self-test since the start
         self._opening: Optional[Opening] = None
         self._started = time.monotonic()
+        self._since = int(time.time())
         self.engine = engine.Engine(config, self._engine_event, self._engine_failed)
         self._carry_secret = config.carry_secret or shared_secret()
+        self._host = self._make_host()
         self.service = server.Service(config, self._routes(), name="comeapi_backend")
-        self._measure()
+        measure(self.service.metrics, self.engine)
 
     def start(self, find: Optional[Callable[[], ModelFile]]) -> "Backend":
         """Bind, then load in the background what `find` returns, again and again until it works. Raises OSError.
@@ -146,24 +184,38 @@ class Backend:
         return [
             Route("GET", "/", self.root),
             Route("GET", "/health", self.health, public=True),
+            Route("GET", "/v1/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.state())),
             Route("GET", "/models", self.models),
-            Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
+            Route("GET", "/metrics", self.metrics),
         ] + self._apis()
 
     def _apis(self) -> "list[Route]":
         """Return the routes of the APIs: its own, and those that other servers have, too."""
-        fingerprint = "comeapi-" + self.engine.fingerprint
-        config = self.config
-        store = ResponseStore(
-            config.responses_dir, config.responses_max, config.responses_max_bytes, config.responses_days
-        )
-        self._host = Host(self.engine, self.folder, self._chat, fingerprint, store)
         endpoint = Endpoint(self._host, self.config.ping_interval, self._carry_secret)
         dialects = (
             generate, openai, responses, embeddings, reranking, llamacpp, infill, slots, lora, anthropic, ollama,
         )  # fmt: skip
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
+
+    def _make_host(self) -> Host:
+        config = self.config
+        own = [name for name in config.alias if "=" not in name]
+        names = Names([name for name in config.alias if "=" in name], own, self._first_model() if own else "")
+        store = ResponseStore(
+            config.responses_dir, config.responses_max, config.responses_max_bytes, config.responses_days
+        )
+        return Host(
+            self.engine, self.folder, self._chat, self.engine.build, store,
+            Defaults.of(config, config.verbose), names, config.tags, not config.no_slots,
+        )  # fmt: skip
+
+    def _first_model(self) -> str:
+        """Return the name of the model that is loaded at start."""
+        with contextlib.suppress(APIError, OSError):  # its file may be broken for the moment, or missing
+            first = self.folder.find(self.config.model) if self.config.model else self.folder.default()
+            return first.name if first else ""
+        return self.config.model
 
     def root(self, request: Request) -> Any:
         """GET /: who this is, and its state."""
@@ -179,9 +231,10 @@ class Backend:
 
     def look(self, now: float, paused: bool) -> Dict[str, Any]:
         """Look whether the engine hangs (see Engine.look). Returns what the parent must know."""
+        generated = self.engine.tally.counts["generated_tokens"]
         if not self.engine.look(now, paused):
-            return {"wedged": False}
-        return {"wedged": True, "why": self._hangs()}
+            return {"wedged": False, "generated_tokens": generated}
+        return {"wedged": True, "why": self._hangs(), "generated_tokens": generated}
 
     def _problem(self) -> Optional[APIError]:
         """Return why no request should come here, or None."""
@@ -207,10 +260,19 @@ class Backend:
         return self.engine.status
 
     def models(self, request: Request) -> Any:
-        """GET /models: what is in the folder, with each LoRA adapter too, and which one is loaded."""
-        loaded = self.engine.model_name()
-        every = self._host.listed()
-        return json_reply({"models": [dict(each.describe(), loaded=each.bare().name == loaded) for each in every]})
+        """GET /models: what is in the folder, with each LoRA adapter too; `data` is OpenAI's list of it."""
+        loaded, names = self.engine.model_name(), self._host.names
+        models = [
+            dict(each.describe(), loaded=each.bare().name == loaded, aliases=names.of(each.name))
+            for each in self._host.listed()
+        ]
+        return json_reply({"models": models, "object": "list", "data": openai.model_cards(self._host, self._since)})
+
+    def metrics(self, request: Request) -> Any:
+        """GET /metrics, with the header by which llama-server tells when it was started."""
+        page = self.service.metrics_page(request)
+        page.headers = [*page.headers, ("Process-Start-Time-Unix", str(self._since))]
+        return page
 
     # ---- state
 
@@ -237,46 +299,6 @@ class Backend:
             "uptime": round(time.monotonic() - self._started, 1),
             "pid": os.getpid(),
         }
-
-    def _measure(self) -> None:
-        """Put the engine's state among the metrics."""
-        metrics, engine = self.service.metrics, self.engine
-        gauges = [
-            (metrics.gauge("comeapi_backend_slots", "Requests that can run at once."), lambda: self.config.slots),
-            (metrics.gauge("comeapi_backend_busy_slots", "Requests that are running."), engine.busy),
-            (metrics.gauge("comeapi_backend_queued_requests", "Requests that wait for a slot."), engine.queued),
-            (
-                metrics.gauge("comeapi_backend_step_seconds", "How long the last step took."),
-                lambda: engine.tally.step_seconds,
-            ),
-            (
-                metrics.gauge("comeapi_backend_heartbeat_age_seconds", "Since the engine's last sign of life."),
-                lambda: time.monotonic() - engine.heartbeat,
-            ),
-        ]
-        counters = {
-            "prompt_tokens": metrics.counter("comeapi_backend_prompt_tokens_total", "Prompt tokens evaluated."),
-            "cached_tokens": metrics.counter(
-                "comeapi_backend_cached_tokens_total", "Prompt tokens not evaluated again."
-            ),
-            "cache_hits": metrics.counter("comeapi_backend_cache_hits_total", "Requests that reused cells."),
-            "prompts_aside": metrics.counter("comeapi_backend_prompts_aside_total", "Prompts evaluated in the siding."),
-            "generated_tokens": metrics.counter("comeapi_backend_generated_tokens_total", "Tokens generated."),
-            "steps": metrics.counter("comeapi_backend_steps_total", "Batches evaluated."),
-            "cancelled": metrics.counter("comeapi_backend_cancelled_total", "Requests whose client left."),
-        }
-
-        seconds = metrics.counter("comeapi_backend_engine_seconds_total", "What the engine's time went to.", "part")
-
-        def collect() -> None:
-            for part, value in engine.tally.seconds.items():
-                seconds.set(value, part)
-            for gauge, read in gauges:
-                gauge.set(read())
-            for name, counter in counters.items():
-                counter.set(engine.tally.counts[name])
-
-        metrics.collect(collect)
 
     def _engine_event(self, what: str, **facts: Any) -> None:
         sentence = ""
@@ -309,7 +331,7 @@ def main() -> None:
     """Run a backend until a signal, or the end of its parent."""
     process.prepare_terminal()
     descriptors.raise_limit()
-    config = options.parse(Config, __doc__, ("models", "host", "port"))
+    config = _as_here(options.parse(Config, __doc__, ("models", "host", "port"), foreign=llamaserver.OPTIONS))
     if config.probe:
         return _print_probe()
     announce = process.Announcer(config.child)
@@ -340,6 +362,28 @@ def main() -> None:
     if not ended:
         sys.stderr.write("the engine hangs: ending without it\n")
     process.leave(0 if ended else 1)
+
+
+def _as_here(config: Config) -> Config:
+    """Return the settings with llama-server's spellings in our own terms. Ends the program where a file can't be read.
+
+    Says where one of them means something else there.
+    """
+    if config.timeout:
+        config = dataclasses.replace(config, body_timeout=config.timeout, write_timeout=config.timeout)
+    if config.api_key_file:
+        try:
+            keys = options.keys_in_file(config.api_key_file)
+        except ValueError as error:
+            options.fail(str(error), 2)
+        config = dataclasses.replace(config, api_key=config.api_key + tuple(keys))
+    if config.ctx_size not in (0, Config.ctx_size) and config.slots > 1 and not (config.share_ctx or config.child):
+        what = config.ctx_size, config.slots, config.ctx_size * config.slots
+        sys.stderr.write(
+            "--ctx-size %d is each slot's: %d slots hold %d tokens in sum. llama-server shares it out among them; for "
+            "that, say --share-ctx.\n" % what
+        )
+    return config
 
 
 def _with_models(config: Config) -> Config:

@@ -211,6 +211,7 @@ class Balancer:
         return [
             Route("GET", "/", self.root),
             Route("GET", "/health", self.health, public=True),
+            Route("GET", "/v1/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
         ] + self._catalogue.routes() + self._admin.routes()
@@ -229,6 +230,12 @@ class Balancer:
         else:
             error = APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
         return json_reply(dict(error.envelope(), **told), 503, error.headers)
+
+    def look(self, now: float, paused: bool) -> Dict[str, Any]:
+        """Return what a parent is told with each sign of life: how busy this is."""
+        backends = [each for each in self.pool.describe() if each["healthy"]]
+        busy, slots = (sum(each[key] for each in backends) for key in ("in_flight", "capacity"))
+        return {"busy": busy, "slots": slots, "queued": self.pool.queued()}
 
     def status(self) -> Dict[str, Any]:
         """Return the state of all backends, and of the queue."""
@@ -263,12 +270,10 @@ class Balancer:
             return Wish(who, name)
         fields = read_body(request.body)
         named = model_of(fields)
-        model = self._catalogue.real_name(named)
+        model = self._catalogue.meant(named, request)
         if model != named:
             fields.update({field: model for field in MODEL_FIELDS if field in fields})
             request.body = json.dumps(fields).encode("ascii")
-        if model:
-            self._catalogue.require(model, request)
         marks = beginnings(fields) if by_prompt else ()
         return Wish(who, model, beginnings=marks)
 
@@ -287,7 +292,7 @@ def main() -> None:
     config = options.parse(Config, __doc__, POSITIONAL)
     process.warn_if_open(config)
     announce = process.Announcer(config.child)
-    process.Pulse(announce).start()
+    pulse = process.Pulse(announce).start()
     told = threading.Event()  # "listening" was announced: it comes before "up", as a reader of both expects
 
     def on_up(url: str) -> None:
@@ -298,6 +303,7 @@ def main() -> None:
         balancer = Balancer(config, on_up, (lambda: announce("restart")) if config.child else None)
     except ValueError as error:
         options.fail(str(error), 2)
+    pulse.look = balancer.look
     _reload_at_hangup(balancer)
     try:
         balancer.reload()

@@ -4,7 +4,10 @@
     python comeapi.py                              models in ./models, backends on 8080, 8081, …, balancer on 9000
     python comeapi.py models 127.0.0.1 8080 5      five backends, by position
     python comeapi.py --backends 5 --slots 1       five backends that run one request each
+    python comeapi.py pull Qwen/Qwen3-4B-GGUF      get a model
+    python comeapi.py chat                         talk to it; status: how it is
     python comeapi.py bench                        how fast this machine is, in these and other shapes
+    python comeapi.py COMMAND --help               a command: bench, chat, doctor, offline, pull, status
 
 It plans how many backends, slots and threads fit this machine, starts the backends and the balancer as processes of
 their own, watches them, starts again what dies, and stops everything when it is told to. It never imports them.
@@ -13,6 +16,8 @@ their own, watches them, starts again what dies, and stops everything when it is
     main      plan, check, start    core/commands/   the subcommands
 """
 
+import errno
+import importlib
 import json
 import os
 import signal
@@ -24,7 +29,6 @@ from typing import NoReturn, Optional
 
 from core import hardware, memory, options, process
 from core.balancing.settings import RelaySettings
-from core.commands import bench
 from core.http import server
 from core.http.listening import listening_socket
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
@@ -35,6 +39,8 @@ from core.system.launch import own_environment
 from core.system.plan import Plan, make_plan
 from core.system.supervisor import Supervisor
 
+# Each is a file in core/commands/, imported only where it is asked for.
+COMMANDS = ("bench", "chat", "doctor", "offline", "pull", "status")
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -66,8 +72,8 @@ class Config(
 def main() -> NoReturn:
     """Plan, check, start, watch."""
     process.prepare_terminal()
-    if sys.argv[1:2] == ["bench"]:
-        bench.main(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        importlib.import_module("core.commands." + sys.argv[1]).main(sys.argv[2:])
         sys.exit()
     config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
     model = _first_model(config)
@@ -89,7 +95,17 @@ def _first_model(config: Config) -> ModelFile:
         print("🟠 %s. Waiting for a good file; Ctrl-C stops." % problem, flush=True)
         return _wait_for_model(folder, name, str(problem))
     except BadModel as problem:
-        options.fail(str(problem))
+        options.fail("%s%s" % (problem, _model_advice(config)))
+
+
+def _model_advice(config: Config) -> str:
+    """Return what to type where there is no model to load."""
+    if config.models and not os.path.exists(config.models) and not os.path.dirname(config.models):
+        return ", and there is no command %s; the commands: %s" % (config.models, ", ".join(COMMANDS))
+    if config.model:
+        return "; without --model, the first one is loaded"
+    folder = " --models %s" % config.models if config.models else ""
+    return "; get one: python comeapi.py pull Qwen/Qwen3-4B-GGUF:Q4_K_M%s" % folder
 
 
 def _wait_for_model(folder: str, name: str, told: str) -> ModelFile:
@@ -119,7 +135,7 @@ def _probe_gpu() -> bool:
     except (ValueError, KeyError):
         said = probe.stderr.decode("utf-8", "replace").strip().splitlines()
         why = said[-1].replace("backend.py: error: ", "") if said else "it ended with status %d" % probe.returncode
-        options.fail(why)
+        options.fail("%s; what this machine lacks: python comeapi.py doctor" % why)
 
 
 def _check_ports(config: Config, plan: Plan) -> None:
@@ -127,10 +143,14 @@ def _check_ports(config: Config, plan: Plan) -> None:
     wanted = [(config.backend_host, config.base_port + i, "--base-port") for i in range(plan.backends)]
     wanted.append((config.host, config.port, "--port"))
     if any(port > 65535 for _, port, _ in wanted):
-        options.fail("there are not so many ports above %d" % config.base_port)
+        options.fail("there are not so many ports above %d; choose a lower --base-port" % config.base_port)
     ports = [port for _, port, _ in wanted]
     if len(set(ports)) < len(ports):
-        options.fail("the balancer's port %d is also a backend's; choose another with --port" % config.port)
+        free = config.base_port + plan.backends
+        options.fail(
+            "the balancer's port %d is also a backend's; choose another with --port, for example: "
+            "python comeapi.py --port %d" % (config.port, free)
+        )
     for host, port, option in wanted[:-1]:
         try:
             _try_to_bind(host, port)
@@ -153,8 +173,11 @@ def _listen(config: Config) -> Optional[socket.socket]:
 
 
 def _fail_to_listen(host: str, port: int, error: OSError, option: str) -> NoReturn:
-    why = error.strerror or error
-    options.fail("can't listen on %s port %d: %s; choose another with %s" % (host, port, why, option))
+    why, other = error.strerror or error, port + 100 if port + 100 <= 65535 else port - 100
+    advice = "choose another with %s, for example: python comeapi.py %s %d" % (option, option, other)
+    if error.errno == errno.EADDRINUSE:
+        advice += "; if it is ComeAPI that runs there: python comeapi.py status"
+    options.fail("can't listen on %s port %d: %s; %s" % (host, port, why, advice))
 
 
 def _try_to_bind(host: str, port: int) -> None:

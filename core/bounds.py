@@ -46,5 +46,7 @@ TOKENS = Bound(250000, "tokens", "of POST /tokenize: each is an element of the a
 STOPS = Bound(16, "strings", "each is looked for after each token")
 STOP_LENGTH = Bound(256, "characters in a string", "so much text is held back, and compared after each token")
 LOGIT_BIAS = Bound(1024, "biases", "each is looked up after each token; OpenAI takes 300")
+BIAS_LENGTH = Bound(256, "characters in a text", "each of its tokens is looked up after each token")
+FIELDS = Bound(64, "names of fields", "each is looked up in each answer")
 BREAKERS = Bound(16, "strings", "llama.cpp looks for each in the whole vocabulary: 30 ms of 150,000 tokens")
 BREAKER_LENGTH = Bound(40, "characters in a string", "llama.cpp cuts longer ones")

@@ -30,8 +30,9 @@ _MOST = 2000  # characters of a message, which may quote what a client has sent
 class APIError(Exception):
     """An error that the client is told: an HTTP status and the OpenAI error object's four fields.
 
-    `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow). The message and
-    `param` may quote what a client has sent: they are cut, and their control characters are replaced.
+    `type` defaults to the status' usual one; `headers` are added to the reply (Retry-After, Allow), `more` to the error
+    object. The message and `param` may quote what a client has sent: they are cut, and their control characters are
+    replaced.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class APIError(Exception):
         param: Optional[str] = None,
         type: Optional[str] = None,
         headers: Iterable[Tuple[str, str]] = (),
+        more: Optional[Dict[str, Any]] = None,
     ):
         super().__init__(message)
         self.status = status
@@ -50,10 +52,22 @@ class APIError(Exception):
         self.param = None if param is None else shown(param)
         self.type = type or _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
         self.headers = tuple(headers)
+        self.more = more or {}
 
     def envelope(self) -> Dict[str, Any]:
         """Return the one error envelope: {"error": {"message", "type", "param", "code"}}."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": dict(error, **self.more)}
+
+
+def prompt_too_long(tokens: int, context: int, at_least: bool = False) -> APIError:
+    """Return the error of a prompt that a slot's context can't hold, with llama-server's type and numbers."""
+    count = "at least %d" % tokens if at_least else "%d" % tokens
+    message = "The prompt (%s tokens) exceeds the available context size (%d tokens, the answer included)."
+    numbers = {"n_prompt_tokens": tokens, "n_ctx": context}
+    return APIError(
+        400, message % (count, context), "context_length_exceeded", "prompt", "exceed_context_size_error", more=numbers
+    )
 
 
 class HangUp(Exception):

@@ -106,7 +106,7 @@ def named(own: Callable[[str], str]) -> Iterator[None]:
         if path == error.param:
             raise
         message = error.message.replace(error.param, path)
-        raise APIError(error.status, message, error.code, path, error.type, error.headers)
+        raise APIError(error.status, message, error.code, path, error.type, error.headers, error.more)
 
 
 def own_path(paths: Mapping[str, str], path: str) -> str:

@@ -64,6 +64,7 @@ class ModelFile:
     vocabulary: int = 0
     kv_bytes: int = 0
     mixed: bool = False  # not every layer keeps each token: `kv_bytes` may be far too much
+    sparse: bool = False  # a mixture of experts: a token is computed with some of the weights
     pooling: str = ""  # how it makes embeddings: none (one for each token), mean, cls, last or rank; "": it gives text
     causal: bool = True  # each token sees only those before it
     pair_template: str = ""  # how a query and a document stand in a prompt, with {query} and {document}
@@ -205,7 +206,7 @@ def inspect(path: str) -> ModelFile:
             status = os.fstat(file.fileno())
             size = status.st_size
             header = _read_header(file, size)
-        parts = [size] + [os.path.getsize(part) for part in _other_parts(path)]
+        parts = [size] + [os.path.getsize(part) for part in other_parts(path)]
         return replace(_model_file(name, path, sum(parts), header), modified=status.st_mtime)
     except BadModel as problem:
         return ModelFile(name, path, size, problem=str(problem))
@@ -225,7 +226,8 @@ def adapter_facts(path: str) -> Dict[str, str]:
     return {name: str(values.get(key, "")) for name, key in keys.items()}
 
 
-def _other_parts(path: str) -> List[str]:
+def other_parts(path: str) -> List[str]:
+    """Return the paths of the other parts of a model in several files; none for one in a single file."""
     part = _PART.search(path)
     if not part:
         return []
@@ -419,6 +421,7 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
         mixed=any(key.startswith(tuple(architecture + part for part in _MIXED)) for key in values),
+        sparse=_number(values.get(architecture + ".expert_used_count")) > 0,
         pooling=_POOLING.get(_number(values.get(architecture + ".pooling_type")), "none" if embedder else ""),
         causal=not embedder and values.get(architecture + ".attention.causal") is not False,
         pair_template=str(values.get("tokenizer.chat_template.rerank", "")),

@@ -66,9 +66,9 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
 
 def context_of(settings: Any, model: ModelFile) -> int:
     """Return how many tokens a slot holds; 0 where neither the settings nor the model say."""
-    if settings.ctx_size and settings.stretches:
-        return int(settings.ctx_size)
-    return min(settings.ctx_size or model.context_length, model.context_length or settings.ctx_size)
+    if settings.slot_ctx and settings.stretches:
+        return int(settings.slot_ctx)
+    return min(settings.slot_ctx or model.context_length, model.context_length or settings.slot_ctx)
 
 
 def verdict(name: str, need: Need, spare: Optional[int], bound: Optional[int] = None) -> Verdict:

@@ -53,9 +53,12 @@ def warn_if_open(config: Any) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on `host`."""
+    """Whether only this machine reaches a server that listens on `host`, which may be several with commas between."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return all(
+            each == "localhost" or ipaddress.ip_address(each).is_loopback
+            for each in (part.strip() for part in host.split(","))
+        )
     except ValueError:  # another name
         return False
 

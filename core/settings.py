@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Callable, NamedTuple, Tuple
 
 from core.models import ModelFile
-from core.options import between, setting
+from core.options import between, setting, whole_or
 
 
 def one_of(*names: str) -> Callable[[str], str]:
@@ -95,12 +95,16 @@ CACHE_TYPES = {
 class FolderSettings:
     """Where the models are, and which one comes first."""
 
-    models: str = setting("", "folder of GGUF files (default: models, beside this program)", "model", metavar="DIR")
+    models: str = setting(
+        "", "folder of GGUF files (default: models, beside this program)", "model", flags=("--models-dir",),
+        variables=("LLAMA_ARG_MODELS_DIR",), metavar="DIR",
+    )  # fmt: skip
     model: str = setting(
         "",
         "model to load at start: a name in the folder, or a file's path (default: the first by name, demo.gguf last)",
         "model",
         flags=("-m",),
+        variables=("LLAMA_ARG_MODEL",),
         metavar="NAME",
     )
 
@@ -119,32 +123,55 @@ def _file(path: str) -> str:
     return path
 
 
+_LEAST_ROWS = 8
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How a model is loaded and run."""
 
-    slots: int = setting(4, "requests at once", "engine", flags=("--parallel", "-np"), check=between(1, 256))
+    slots: int = setting(
+        4, "requests at once", "engine", flags=("--parallel", "-np"), check=whole_or({"-1": 4}, 1, 256), bare="-1",
+        variables=("LLAMA_ARG_N_PARALLEL",),
+    )  # fmt: skip
     ctx_size: int = setting(
         4096,
         "tokens that a slot holds, prompt and answer; 0 for all that the model was trained with, which is the most",
         "engine",
         flags=("-c",),
         check=between(0, 1 << 24),
+        variables=("LLAMA_ARG_CTX_SIZE",),
     )
-    threads: int = setting(0, "CPU threads; 0 for all cores", "engine", flags=("-t",), check=between(0, 1024))
+    share_ctx: bool = setting(
+        False, "--ctx-size is shared out among the slots, as in llama-server, in place of being each one's", "engine"
+    )
+    kv_unified: bool = setting(
+        False, "with --share-ctx: each slot may hold all of --ctx-size", "engine", flags=("-kvu",),
+        off=("--no-kv-unified", "-no-kvu"), variables=("LLAMA_ARG_KV_UNIFIED",),
+    )  # fmt: skip
+    threads: int = setting(
+        0, "CPU threads; 0 for all cores", "engine", flags=("-t",), check=whole_or({"-1": 0}, 0, 1024),
+        variables=("LLAMA_ARG_THREADS",),
+    )  # fmt: skip
     threads_batch: int = setting(
-        0, "CPU threads for prompts; 0 for as many as --threads", "engine", flags=("-tb",), check=between(0, 1024)
-    )
-    batch_size: int = setting(512, "most tokens in one step", "engine", flags=("-b",), check=between(32, 1 << 16))
+        0, "CPU threads for prompts; 0 for as many as --threads", "engine", flags=("-tb",),
+        check=whole_or({"-1": 0}, 0, 1024),
+    )  # fmt: skip
+    batch_size: int = setting(
+        512, "most tokens in one step", "engine", flags=("-b",), check=between(1, 1 << 16),
+        variables=("LLAMA_ARG_BATCH",),
+    )  # fmt: skip
     ubatch_size: int = setting(
-        0, "most tokens computed at once; 0 for --batch-size", "engine", flags=("-ub",), check=between(0, 1 << 16)
-    )
+        0, "most tokens computed at once; 0 for --batch-size", "engine", flags=("-ub",), check=between(0, 1 << 16),
+        variables=("LLAMA_ARG_UBATCH",),
+    )  # fmt: skip
     gpu_layers: int = setting(
         -1,
         "layers to keep on the GPU, where the build can use one; -1 for all",
         "engine",
-        flags=("-ngl",),
-        check=between(-1, 1 << 16),
+        flags=("-ngl", "--n-gpu-layers"),
+        check=whole_or({"auto": -1, "all": -1}, -1, 1 << 16),
+        variables=("LLAMA_ARG_N_GPU_LAYERS",),
     )
     step_target: float = setting(
         0.25,
@@ -171,6 +198,7 @@ class EngineSettings:
         "leave the weights as they are in the file, not repacked for this CPU: about 20 % slower, for machines where "
         "llama.cpp crashes otherwise (comeapi.py turns it on by itself)",
         "engine",
+        flags=("--no-repack", "-nr"),
     )
     max_queue: int = setting(
         64, "requests that may wait for a slot of one backend; more get 503", "limits", check=between(0, 1 << 20)
@@ -179,8 +207,9 @@ class EngineSettings:
         0,
         "most tokens to guess ahead from the text so far, for answers that repeat their prompt; 0 for none",
         "engine",
-        flags=("--draft",),
+        flags=("--draft", "--draft-n", "--spec-draft-n-max"),
         check=between(0, 64),
+        variables=("LLAMA_ARG_SPEC_DRAFT_N_MAX",),
     )
     cache_type_k: str = setting(
         "f16",
@@ -188,6 +217,7 @@ class EngineSettings:
         "engine",
         flags=("-ctk",),
         check=one_of(*CACHE_TYPES),
+        variables=("LLAMA_ARG_CACHE_TYPE_K",),
     )
     cache_type_v: str = setting(
         "f16",
@@ -195,12 +225,18 @@ class EngineSettings:
         "engine",
         flags=("-ctv",),
         check=one_of(*CACHE_TYPES),
+        variables=("LLAMA_ARG_CACHE_TYPE_V",),
     )
     flash_attn: str = setting(
-        "auto", "flash attention: auto, on or off", "engine", flags=("-fa",), check=one_of("auto", "on", "off")
+        "auto", "flash attention: auto, on or off", "engine", flags=("-fa",), check=one_of("auto", "on", "off"),
+        bare="on", variables=("LLAMA_ARG_FLASH_ATTN",),
+    )  # fmt: skip
+    mlock: bool = setting(
+        False, "keep the weights in memory: never swap them out", "engine", variables=("LLAMA_ARG_MLOCK",)
     )
-    mlock: bool = setting(False, "keep the weights in memory: never swap them out", "engine")
-    no_mmap: bool = setting(False, "read the weights instead of mapping the file", "engine")
+    no_mmap: bool = setting(
+        False, "read the weights instead of mapping the file", "engine", variables=("LLAMA_ARG_NO_MMAP",)
+    )
     lora: Tuple[str, ...] = setting(
         (),
         "a LoRA adapter: FILE or FILE:SCALE, applied to all requests that name none; or NAME=FILE, which requests ask "
@@ -214,6 +250,10 @@ class EngineSettings:
     lora_init_without_apply: bool = setting(
         False, "apply no LoRA adapter before a request, or POST /lora-adapters, asks for it", "engine"
     )
+    draw: str = setting(
+        "own", "how tokens are drawn: own (rounding matters least when an answer is carried on), or llama.cpp (a "
+        "seed gives llama-server's text)", "engine", check=one_of("own", "llama.cpp"),
+    )  # fmt: skip
     rope_scaling: str = setting(
         "model", "RoPE scaling: model (as it says), none, linear or yarn", "rope", check=one_of("model", *ROPE_SCALING)
     )
@@ -245,11 +285,18 @@ class EngineSettings:
         "engine",
         check=one_of("model", *POOLING),
     )
+    embd_normalize: int = setting(
+        2, "norm of embeddings: 2 for length 1, -1 for none, 0 for the largest number, else p of the p-norm", "engine",
+        check=between(-1, 1000),
+    )  # fmt: skip
     reranking: bool = setting(
         False, "rank documents with every model, also with one that does not say that it can", "engine",
         flags=("--rerank",),
     )  # fmt: skip
-    verbose: bool = setting(False, "show llama.cpp's own log", "engine")
+    verbose: bool = setting(
+        False, "show llama.cpp's own log, and in answers what the engine was asked (__verbose)", "engine",
+        flags=("-v", "--log-verbose"),
+    )  # fmt: skip
 
     @property
     def adapters(self) -> Tuple[Adapter, ...]:
@@ -271,8 +318,14 @@ class EngineSettings:
 
     @property
     def rows(self) -> int:
-        """The most rows of one batch: room for a token of every slot at least."""
-        return max(self.batch_size, self.slots)
+        """The most rows of one batch: room for a token of every slot at least, and for the self-test."""
+        return max(self.batch_size, self.slots, _LEAST_ROWS)
+
+    @property
+    def slot_ctx(self) -> int:
+        """The tokens that one slot may hold; 0 for all that the model was trained with."""
+        shared = self.share_ctx and not self.kv_unified
+        return max(1, self.ctx_size // max(1, self.slots)) if shared and self.ctx_size else self.ctx_size
 
     @property
     def stretches(self) -> bool:

@@ -46,7 +46,7 @@ def leave_out_the_users_surroundings():
     Locale, umask, HOME, TMPDIR, TZ, and SIGINT or SIGHUP where they are ignored, stay: the programs must do with them.
     """
     for name in list(os.environ):
-        setting = name.startswith("COMEAPI_") and not name.startswith(OWN_VARIABLES)
+        setting = name.startswith(("COMEAPI_", "LLAMA_A")) and not name.startswith(OWN_VARIABLES)
         if setting or name in MEDDLING or name.lower().endswith("_proxy"):
             del os.environ[name]
     if hasattr(signal, "SIGCHLD"):
@@ -217,8 +217,10 @@ def running(pid):
 class Program:
     """One of the programs, as a process of its own; its output comes line by line."""
 
+    python = sys.executable
+
     def __init__(self, name, *arguments, **environment):
-        command = [sys.executable, os.path.join(ROOT, name)] + [str(each) for each in arguments]
+        command = [self.python, os.path.join(ROOT, name)] + [str(each) for each in arguments]
         clean = {key: value for key, value in os.environ.items() if not key.startswith("COMEAPI_")}
         if MODELS != os.path.join(ROOT, "models"):
             clean["COMEAPI_MODELS"] = MODELS

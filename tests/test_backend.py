@@ -9,7 +9,7 @@ import socket
 import threading
 
 import pytest
-from conftest import LASTING_OPTIONS, MODELS, RAMBLE, ROOT, Streaming, call, in_parallel, wait_until
+from conftest import LASTING_OPTIONS, MODELS, RAMBLE, ROOT, Program, Streaming, call, in_parallel, wait_until
 
 STORY = {"model_name": "demo.gguf", "prompt": "Once upon a time in a magical forest,"}
 
@@ -107,7 +107,8 @@ def test_a_wrong_field_gets_400_that_names_it(backend, body, param):
     answer = generate(backend, **body)
     assert answer.status == 400
     error = answer.json["error"]
-    assert error["type"] == "invalid_request_error" and error["param"] == param and error["message"]
+    assert error["type"] in ("invalid_request_error", "exceed_context_size_error")
+    assert error["param"] == param and error["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"prompt": NaN}', b"[" * 100000])
@@ -116,10 +117,40 @@ def test_what_is_no_json_object_gets_400(backend, body):
     assert answer.status == 400 and answer.json["error"]["code"] == "invalid_json"
 
 
-@pytest.mark.parametrize("name", ["missing.gguf", "../models/demo.gguf", "/etc/passwd", "..\\demo.gguf", "\0"])
-def test_an_unknown_model_gets_404_that_lists_what_there_is(backend, name):
-    answer = generate(backend, model_name=name)
-    assert answer.status == 404 and "demo.gguf" in answer.json["error"]["message"]
+@pytest.mark.parametrize("name", ["missing.gguf", "gpt-4o", "../models/demo.gguf", "/etc/passwd", "\0"])
+def test_where_there_is_one_model_any_name_means_it(backend, name):
+    answer = generate(backend, model_name=name, max_tokens=1)
+    assert answer.status == 200 and answer.json["model"] == "demo.gguf"
+    assert call(backend.url + "/v1/models/nobody").status == 404
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A backend with two models in its folder, and an alias for one of them."""
+    folder = tmp_path_factory.mktemp("pair")
+    for name in ("a.gguf", "b.gguf"):
+        shutil.copy(os.path.join(ROOT, "models", "demo.gguf"), folder / name)
+    program = Program("backend.py", "--child", "--models", folder, "--port", 0, "--alias", "small=b.gguf,tiny")
+    try:
+        program.url = program.wait_for_event("listening")["url"]
+        program.wait_for_event("ready")
+        yield program
+    finally:
+        program.close()
+
+
+@pytest.mark.parametrize("name", ["missing.gguf", "../models/a.gguf", "/etc/passwd", "..\\a.gguf", "\0"])
+def test_an_unknown_model_gets_404_that_lists_what_there_is(pair, name):
+    answer = generate(pair, model_name=name)
+    assert answer.status == 404 and "a.gguf, b.gguf" in answer.json["error"]["message"]
+
+
+def test_further_names_mean_their_models(pair):
+    named = [generate(pair, model_name=name, max_tokens=1).json["model"] for name in ("small", "tiny", "a")]
+    assert named == ["b.gguf", "a.gguf", "a.gguf"]
+    listed = {each["id"]: each for each in call(pair.url + "/models").json["data"]}
+    assert set(listed) == {"tiny", "b.gguf"} and listed["tiny"]["aliases"] == ["tiny"]
+    assert call(pair.url + "/v1/models/small").json["id"] == "b.gguf"
 
 
 def test_a_stream_that_can_not_begin_gets_its_own_status(backend):
@@ -129,9 +160,9 @@ def test_a_stream_that_can_not_begin_gets_its_own_status(backend):
 def test_bad_requests_do_not_disturb_the_others_in_the_batch(backend):
     good = dict(STORY, temperature=0, max_tokens=60)
     expected = call(backend.url + "/generate", good).json["response"]
-    bad = [dict(good, model_name="nope"), dict(good, prompt="x " * 9000), dict(good, top_p=7), {"prompt": 1}]
+    bad = [dict(good, model_name=7), dict(good, prompt="x " * 9000), dict(good, top_p=7), {"prompt": 1}]
     answers = in_parallel(lambda body: call(backend.url + "/generate", body), [good, *bad, good, *bad, good])
-    assert [answer.status for answer in answers if answer.status != 200] == [404, 400, 400, 400] * 2
+    assert [answer.status for answer in answers if answer.status != 200] == [400, 400, 400, 400] * 2
     assert {answer.json["response"] for answer in answers if answer.status == 200} == {expected}
 
 
@@ -207,7 +238,27 @@ def test_metrics_are_prometheus_text(backend):
     assert metrics.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     lines = metrics.body.decode().splitlines()
     assert "comeapi_backend_slots 4" in lines
-    assert all(re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? \S+', line) for line in lines)
+    line_of_text = r'# (HELP|TYPE) [\w:]+ .+|[\w:]+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? \S+'
+    assert all(re.fullmatch(line_of_text, line) for line in lines)
+
+
+def test_metrics_have_llama_servers_names_too(start):
+    backend = start("backend.py", "--child", "--port", 0, "--threads", 1)
+    backend.url = backend.wait_for_event("listening")["url"]
+    backend.wait_for_event("ready")
+    timings = [generate(backend, max_tokens=5, temperature=0).json["timings"] for _ in range(2)]
+    page = call(backend.url + "/metrics")
+    told = dict(line.split() for line in page.body.decode().splitlines() if line.startswith("llamacpp:"))
+    told = {name: float(value) for name, value in told.items()}
+    sums = {name: sum(each[name] for each in timings) for name in ("prompt_n", "cache_n", "predicted_n")}
+    assert told["llamacpp:prompt_tokens_total"] == sums["prompt_n"]
+    assert told["llamacpp:prompt_tokens_cached_total"] == sums["cache_n"] > 0
+    assert told["llamacpp:tokens_predicted_total"] == sums["predicted_n"]
+    assert told["llamacpp:predicted_tokens_seconds"] > 0 and told["llamacpp:n_busy_slots_per_decode"] == 1
+    assert told["llamacpp:requests_processing"] == 0 and told["llamacpp:n_tokens_max"] > 5
+    assert int(page.headers["Process-Start-Time-Unix"]) > 1e9
+    rates = [line for line in call(backend.url + "/metrics").body.decode().splitlines() if "_tokens_seconds 0" in line]
+    assert len(rates) == 2  # nothing has been done since the last look
 
 
 # ---- how it begins

@@ -49,6 +49,7 @@ class StandIn:
     """A backend that answers as `behave(request)` says, and counts."""
 
     lists = True  # it has /models
+    names = ("m.gguf",)  # what /models lists; the first is loaded
 
     def __init__(self, behave=None, port=0, health=None):
         self.requests = []
@@ -56,7 +57,7 @@ class StandIn:
         self.health = health or (lambda request: json_reply({"status": "ok", "slots": 4, "model": "m.gguf"}))
         routes = [Route("GET", "/health", lambda request: self.health(request))]
         if self.lists:
-            models = {"models": [{"name": "m.gguf", "loaded": True}]}
+            models = {"models": [{"name": name, "loaded": name == "m.gguf"} for name in self.names]}
             routes.append(Route("GET", "/models", lambda request: json_reply(models)))
         self.service = Service(server.ServerConfig(port=port), routes, fallback=self._answer).start()
         self.url = self.service.url
@@ -67,6 +68,12 @@ class StandIn:
 
     def close(self):
         self.service.drain(0)
+
+
+class Pair(StandIn):
+    """A backend that has two models: a name that none of them has is unknown."""
+
+    names = ("m.gguf", "n.gguf")
 
 
 class RawServer:
@@ -720,9 +727,36 @@ def test_a_body_that_makes_no_difference_goes_through_unparsed(made, front, pars
     ],
 )
 def test_a_body_that_may_make_a_difference_is_parsed(made, front, parsed, settings, body, status):
-    balancer = front(made(StandIn), **settings)
+    balancer = front(made(Pair), **settings)
     assert call(balancer.url + "/v1/chat/completions", body).status == status
     assert parsed == [body]
+
+
+def test_where_there_is_one_model_any_name_means_it(made, front):
+    backends = [made(StandIn, lambda request: json_reply(json.loads(request.body.decode()))) for _ in range(2)]
+    balancer = front(*backends)
+    answer = call(balancer.url + "/v1/chat/completions", {"model": "gpt-4o", "n": 1}).json
+    assert answer == {"model": "m.gguf", "n": 1}
+
+
+def test_a_model_that_is_down_for_the_moment_is_not_mistaken_for_the_one_that_is_left(made, front):
+    other = made(Server, has("other.gguf", loaded="other.gguf"), health=lambda request: json_reply({"slots": 1}))
+    balancer = front(made(StandIn), other)
+    wait_until(lambda: len(call(balancer.url + "/models").json["models"]) == 2)
+    other.close()
+    assert call(balancer.url + "/generate", {"model": "unknown"}).status == 404
+
+
+def test_with_an_alias_of_a_star_any_other_name_means_its_model(made, front):
+    backend = made(Pair, lambda request: json_reply(json.loads(request.body.decode())))
+    balancer = front(backend, alias=("*=n.gguf",))
+    named = [call(balancer.url + "/generate", {"model": name}).json["model"] for name in ("gpt-4o", "m", "n.gguf")]
+    assert named == ["n.gguf", "m", "n.gguf"]
+    assert [each["name"] for each in call(balancer.url + "/models").json["models"]] == ["m.gguf", "n.gguf"]
+
+
+def test_health_is_there_by_openais_path_too(made, front):
+    assert call(front(made(StandIn)).url + "/v1/health").json["status"] == "ok"
 
 
 def test_a_body_is_parsed_where_a_backend_would_have_to_load_its_model(made, front, parsed):
@@ -734,7 +768,7 @@ def test_a_body_is_parsed_where_a_backend_would_have_to_load_its_model(made, fro
 
 
 def test_a_models_name_of_3_mb_is_not_told_back(made, front):
-    answer = call(front(made(StandIn)).url + "/generate", {"model": "x" * 3_000_000})
+    answer = call(front(made(Pair)).url + "/generate", {"model": "x" * 3_000_000})
     assert answer.status == 404 and len(answer.body) < 1000
 
 

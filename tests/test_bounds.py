@@ -95,7 +95,7 @@ def test_answers_are_bounded_in_sum_too():
 
 @pytest.mark.parametrize(
     "bias",
-    [{"5": "1"}, {"5": "inf"}, {"5": 1e31}, {"5": 10**40}, {"5": True}, {"5" * 5000: 1}, {"٣": 1}, {"5": [1]}]
+    [{"5": "1"}, {"5": "inf"}, {"5": 1e31}, {"5": 10**40}, {"5": True}, {"5" * 5000: 1}, {"5": [1]}]
     + [[["5", 1, 2]], ["51"], [[5.5, 1]], [[True, 1]], [[None, 1]], [[5, float("inf")]]],
 )
 def test_a_bias_is_a_token_and_a_number(bias):

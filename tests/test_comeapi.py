@@ -11,6 +11,7 @@ import socket
 import textwrap
 import threading
 import time
+import xml.etree.ElementTree
 
 import pytest
 from conftest import MODELS, PATIENCE, RAMBLE, ROOT, Streaming, call, free_ports, running, wait_until
@@ -287,7 +288,8 @@ def test_the_positional_form_works(start):
 def test_the_bench_measures_every_shape_and_writes_its_figures(start, tmp_path):
     figures = tmp_path / "figures.json"
     arguments = ("--clients", "1,2", "--tokens", 8, "--requests", 1, "--long-prompt", 200, "--threads", 1)
-    program = start("comeapi.py", "bench", "--json", figures, *arguments)
+    picture = tmp_path / "figures.svg"
+    program = start("comeapi.py", "bench", "--json", figures, "--plot", picture, *arguments)
     assert program.end() == 0, program.errors
     rows = json.loads(figures.read_text())["rows"]
     shapes = ["one by one", "original shape", "bare decode", "engine", "long prompt", "  and 4 streams", "whole system"]
@@ -296,6 +298,10 @@ def test_the_bench_measures_every_shape_and_writes_its_figures(start, tmp_path):
     assert len(served) == 5 and served[0]["ratio"] == 1
     for row in served:
         assert row["tokens_per_second"] > 0 and row["first_token_p50"] > 0 and row["peak_memory"] > 10**7
+    drawn = xml.etree.ElementTree.parse(str(picture)).getroot()
+    text = " | ".join(each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text"))
+    for row in served:
+        assert row["shape"] in text and "| %.1f (" % row["tokens_per_second"] in text
     assert any("tokens/s" in line and "ratio" in line for line in program.lines)
 
 

@@ -17,7 +17,7 @@ TOP = {
 }  # fmt: skip
 # What a package may reach, itself and the files beside it included, through whatever it imports.
 GROUND = {"errors", "bounds", "jsonbody", "options", "loops", "fields", "models", "hardware", "settings", "process"}
-GROUND |= {"opening", "output", "names", "carriage", "owners", "cookie", "memory", "needs"}
+GROUND |= {"opening", "output", "names", "carriage", "owners", "cookie", "memory", "needs", "terminal", "llamaserver"}
 LAW = {
     "http": {"errors", "options"},
     "balancing": GROUND | {"http"},
@@ -124,7 +124,8 @@ def test_chats_know_of_the_engine_only_what_it_may_be_asked():
 def test_dialects_know_of_the_engine_what_it_is_asked_and_tells_and_nothing_of_its_work():
     dialects = ["core.apis." + name for name in ("anthropic", "openai", "responses", "ollama", "generate", "llamacpp")]
     direct = {module for name in dialects for module in neighbours(MODULES[name]) if room(module) == "engine"}
-    allowed = {"ask", "outcome", "sampling", "generation"}  # generation: GET /slots describes those that run
+    allowed = {"ask", "defaults", "outcome", "sampling"}
+    allowed.add("generation")  # GET /slots describes those that run
     assert direct <= {"core.engine." + name for name in allowed}
 
 

@@ -1,12 +1,13 @@
 """A program's settings, from its defaults, its environment and its command line."""
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 import pytest
 
-from core import options
+import backend
+from core import llamaserver, options
 from core.http.access import check_key
-from core.options import between, setting
+from core.options import Foreign, between, setting, whole_or
 
 
 @dataclass(frozen=True)
@@ -298,3 +299,124 @@ def test_as_arguments_holds_only_the_fields_asked_for():
     text = " ".join(options.as_arguments(Settings(port=1, note="x", api_key=("hunter2",)), ("port",)))
     assert "--port" in text
     assert "note" not in text and "hunter2" not in text
+
+
+# ------------------------------------------------------------------------- another server's command lines
+
+
+@dataclass(frozen=True)
+class Understanding(Settings):
+    """Settings that another server's command lines can fill."""
+
+    slots: int = setting(4, "slots", "engine", flags=("--parallel",), check=whole_or({"-1": 4}, 1, 9), bare="-1")
+    flash: str = setting("auto", "flash", "engine", flags=("-fa",), bare="on", variables=("THEIR_FLASH",))
+    cache: bool = setting(True, "cache", "engine", off=("--no-cache",), variables=("THEIR_CACHE",))
+    names: Tuple[str, ...] = setting((), "names", "engine", many=True, commas=True)
+    top_k: Optional[int] = setting(None, "top", "engine", check=between(0, 100))
+
+
+THEIRS = (
+    Foreign(("--jinja", "--no-jinja"), 0, "templates are Jinja", False),
+    Foreign(("-C", "--cpu-mask"), 1, "start it under taskset", False),
+    Foreign(("--tools",), 1, "the server runs no tools", True),
+)
+
+
+def understand(*argv, **environ):
+    return options.parse(Understanding, "A test.", ("host",), argv, environ, foreign=THEIRS)
+
+
+def test_an_option_may_stand_without_a_value_where_it_has_one_for_that():
+    assert understand("-fa", "--slots").flash == "on" and understand("--slots", "-fa").slots == 4
+    assert understand("-fa", "off", "--parallel", "-1") == Understanding(flash="off")
+
+
+def test_a_flag_can_be_turned_off_and_a_child_is_told():
+    config = understand("--no-cache")
+    assert config.cache is False and understand("--no-cache", "--cache").cache is True
+    assert options.as_arguments(config, ["cache", "top_k"]) == ("--no-cache",)  # what is None is not passed on
+
+
+def test_one_value_may_hold_several_with_commas_between():
+    assert understand("--names", "a,b", "--names=c,").names == ("a", "b", "c")
+
+
+def test_underscores_in_an_option_are_hyphens():
+    assert understand("--top_k", "5", "--step_target=1") == Understanding(top_k=5, step_target=1.0)
+    assert understand("--note", "a_b").note == "a_b"
+
+
+def test_the_other_servers_variables_count_after_our_own():
+    assert understand(THEIR_FLASH="off", THEIR_CACHE="disabled") == Understanding(flash="off", cache=False)
+    assert understand(THEIR_FLASH="off", COMEAPI_FLASH="on").flash == "on"
+    assert understand("-fa", "auto", THEIR_FLASH="off").flash == "auto"
+    assert options.parse(Understanding, "A test.", (), [], {"THEIR_FLASH": "off"}).flash == "auto"
+
+
+def test_options_without_effect_are_named_in_one_line(capsys):
+    assert understand("--no-jinja", "-C", "ff", "--port", "5").port == 5
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "--no-jinja (templates are Jinja); -C (start it under taskset)" in said
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (("--tools", "all"), "--tools can't be used here: the server runs no tools"),
+        (("--prot", "5"), "there is no option --prot; did you mean --port?"),
+        (("--step-targets", "5"), "did you mean --step-target?"),
+        (("--xyzzy",), "there is no option --xyzzy (see --help)"),
+    ],
+)
+def test_what_can_not_be_done_is_refused_by_name_with_what_helps(capsys, argv, said):
+    with pytest.raises(SystemExit):
+        understand(*argv)
+    assert said in capsys.readouterr().err
+
+
+# The options of llama-server's --help that people's scripts have, and what is made of them.
+SCRIPTS = [
+    ("-m x.gguf -c 4096 -np 4 --port 8080 -ngl 99 --jinja -fa on --temp 0.7 --seed 42",
+     {"ctx_size": 4096, "slots": 4, "port": 8080, "gpu_layers": 99, "flash_attn": "on", "temperature": 0.7,
+      "seed": 42}),
+    ("--model x.gguf --host 0.0.0.0 -t 8 -tb 16 -b 2048 -ub 512 --mlock --no-mmap --cont-batching --metrics --slots",
+     {"host": "0.0.0.0", "threads": 8, "threads_batch": 16, "batch_size": 2048, "ubatch_size": 512, "mlock": True,
+      "no_mmap": True, "slots": 4}),
+    ("-ctk q8_0 -ctv q8_0 --n-gpu-layers all -n 512 --top-k 20 --top-p 0.8 --min-p 0 --repeat-penalty 1.05 --no-webui",
+     {"cache_type_k": "q8_0", "gpu_layers": -1, "n_predict": 512, "top_k": 20, "top_p": 0.8, "min_p": 0.0,
+      "repeat_penalty": 1.05}),
+    ("-a gpt-4o,gpt-4 --api-key a,b --ssl-cert-file {file} --ssl-key-file {file} --timeout 600 --threads-http 8 -lv 3",
+     {"alias": ("gpt-4o", "gpt-4"), "api_key": ("a", "b"), "timeout": 600.0}),
+    ("--presence-penalty 1.5 --samplers top_k;temperature --dry-multiplier 0.8 --mirostat 2 --mirostat-ent 4 -s 1",
+     {"presence_penalty": 1.5, "samplers": "top_k;temperature", "dry_multiplier": 0.8, "mirostat": 2,
+      "mirostat_tau": 4.0, "seed": 1}),
+    ("--cors-origins localhost --no-slots --cache-reuse 256 -t -1 -ngl auto --no-warmup --log-colors on -v -nocb",
+     {"cors_origin": ("localhost",), "no_slots": True, "threads": 0, "gpu_layers": -1, "verbose": True}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line, expected", SCRIPTS)
+def test_llama_servers_command_lines_are_understood(line, expected):
+    config = options.parse(backend.Config, "", (), line.format(file=__file__).split(), {}, foreign=llamaserver.OPTIONS)
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_llama_servers_variables_are_understood():
+    environ = {"LLAMA_ARG_CTX_SIZE": "2048", "LLAMA_ARG_N_PARALLEL": "2"}
+    environ.update(LLAMA_API_KEY="k", LLAMA_ARG_HOST="::1")
+    config = options.parse(backend.Config, "", (), [], environ, foreign=llamaserver.OPTIONS)
+    assert (config.ctx_size, config.slots, config.api_key, config.host) == (2048, 2, ("k",), "::1")
+
+
+def test_a_shared_context_is_shared_out():
+    def holds(line):
+        return options.parse(backend.Config, "", (), line.split(), {}).slot_ctx
+
+    assert holds("-c 4096 -np 4") == 4096 and holds("-c 4096 -np 4 --share-ctx") == 1024
+    assert holds("-c 4096 -np 4 --share-ctx --kv-unified") == 4096 and holds("-c 0 -np 4 --share-ctx") == 0
+
+
+def test_each_of_llama_servers_other_options_has_a_reason_and_stands_once():
+    flags = [flag for each in llamaserver.OPTIONS for flag in each.flags]
+    assert len(flags) == len(set(flags)) > 150
+    assert all(each.why and all(flag.startswith("-") for flag in each.flags) for each in llamaserver.OPTIONS)

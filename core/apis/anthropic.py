@@ -21,6 +21,7 @@ from core.chat.conversation import ChatAsk, Message, arguments_of
 from core.chat.messages import read_messages
 from core.chat.parser import Delta
 from core.chat.tools import read_tools
+from core.engine.defaults import Defaults
 from core.engine.outcome import Finished, Result
 from core.engine.sampling import read_sampling
 from core.errors import APIError, json_type
@@ -35,7 +36,7 @@ _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 # ----------------------------------------------------------------------------------------------- requests
 
 
-def read_messages_body(body: Body, limited: bool = True) -> ChatAsk:
+def read_messages_body(body: Body, limited: bool = True, defaults: Defaults = Defaults()) -> ChatAsk:
     """Return what a body asks for; `limited`: it must say max_tokens. Raises APIError 400."""
     if limited and body.get("max_tokens") is None:
         raise APIError(400, "The field 'max_tokens' is missing.", "missing_field", "max_tokens")
@@ -50,7 +51,7 @@ def read_messages_body(body: Body, limited: bool = True) -> ChatAsk:
         messages=messages,
         model=fields.text(body, "model", None),
         tools=tools,
-        sampling=read_sampling(body, DEFAULTS),
+        sampling=read_sampling(body, defaults.over(DEFAULTS)),
         max_tokens=fields.integer(body, "max_tokens", 1, 1, 1 << 31),
         stop=tuple(fields.texts(body, "stop_sequences")),
         template_options=options,
@@ -269,7 +270,7 @@ class Messages(ChatDialect):
     form = Form(render=_event, error=_error_event, done=b"")
 
     def __init__(self, call: Call, host: Host):
-        conversation = host.conversation(read_messages_body(call.body))
+        conversation = host.conversation(read_messages_body(call.body, defaults=host.defaults))
         super().__init__(conversation, call, fields.flag(call.body, "stream", False))
         self._id = "msg_" + call.nonce[:24]
         self._blocks = _Blocks()

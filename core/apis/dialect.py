@@ -12,7 +12,7 @@ from typing import Sequence as Many
 from core.chat.conversation import Conversation, Message
 from core.chat.parser import Delta
 from core.engine.ask import Ask
-from core.engine.outcome import Finished, Piece, Result
+from core.engine.outcome import Finished, Piece, Progress, Result
 from core.http.sse import EVENTS, Form
 from core.owners import NOBODY
 
@@ -61,6 +61,10 @@ class Dialect:
 
     def begin(self, index: int, start: Start) -> Iterable[Body]:
         """Return the bodies that stand before an answer's first piece."""
+        return ()
+
+    def progress(self, index: int, progress: Progress) -> Iterable[Body]:
+        """Return the bodies that tell how much of the prompt is evaluated."""
         return ()
 
     def delta(self, index: int, piece: Piece) -> Iterable[Body]:

@@ -17,7 +17,7 @@ from core import fields
 from core.apis.dialect import Body, Call, Dialect
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
-from core.apis.openai_shapes import read_prompts
+from core.apis.prompts import read_prompts
 from core.engine.ask import EMBEDDINGS, Ask, Prompt
 from core.engine.outcome import Result
 from core.errors import APIError
@@ -38,41 +38,18 @@ class EmbeddingsAsk:
     normalize: int = EUCLIDEAN
 
 
-def read_embeddings(body: Body, name: str = "input") -> EmbeddingsAsk:
-    """Return what a body asks for; `name` is the field with the texts. Raises APIError 400."""
+def read_embeddings(body: Body, name: str = "input", normalize: int = EUCLIDEAN) -> EmbeddingsAsk:
+    """Return what a body asks for; `name` is the field with the texts, `normalize` the default. Raises APIError 400."""
     encoding = fields.text(body, "encoding_format", "float")
     if encoding not in ("float", "base64"):
         raise APIError(400, "'encoding_format' must be float or base64.", "invalid_value", "encoding_format")
     return EmbeddingsAsk(
-        inputs=_read_inputs(body, name),
+        inputs=read_prompts(body, name).each,
         model=fields.text(body, "model", None),
         dimensions=fields.integer(body, "dimensions", None, 1, 1 << 20),
         base64=encoding == "base64",
-        normalize=fields.integer(body, "embd_normalize", EUCLIDEAN, -1, _MOST_NORM),
+        normalize=fields.integer(body, "embd_normalize", normalize, -1, _MOST_NORM),
     )
-
-
-def _read_inputs(body: Body, name: str) -> Tuple[Prompt, ...]:
-    """Return the texts: as prompts are given, or as messages' contents."""
-    value = body.get(name)
-    if isinstance(value, list):
-        value = [_text_of(each, name) for each in value]
-    return read_prompts({name: _text_of(value, name)}, name)
-
-
-def _text_of(value: Any, name: str) -> Any:
-    """Return the text of {"content": parts} as a message has them; another value as it is. Raises APIError 400."""
-    if not isinstance(value, dict) or "content" not in value:
-        return value
-    parts = value["content"]
-    if not isinstance(parts, list) or not all(_is_text(part) for part in parts):
-        message = "'content' in '%s' must be an array of {\"type\": \"text\", \"text\": string}." % name
-        raise APIError(400, message, "invalid_value", name)
-    return "".join(part["text"] for part in parts)
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def normalized(vector: Many[float], how: int) -> List[float]:
@@ -107,8 +84,9 @@ class Embeddings(Dialect):
     field = "input"
 
     def __init__(self, call: Call, host: Host):
-        self._ask = ask = read_embeddings(call.body, self.field)
+        self._ask = ask = read_embeddings(call.body, self.field, host.engine.settings.embd_normalize)
         self._model = host.model(ask.model, EMBEDDINGS)
+        self._name = host.name_of(self._model)
         self._single = host.pooling_of(self._model) != "none"
         self._check()
         super().__init__([Ask(self._model, text, gives=EMBEDDINGS) for text in ask.inputs])
@@ -127,7 +105,7 @@ class Embeddings(Dialect):
             for index, each in enumerate(results)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return {"object": "list", "data": data, "model": self._model.name, "usage": usage}
+        return {"object": "list", "data": data, "model": self._name, "usage": usage}
 
     def _written(self, vector: Many[float]) -> Any:
         """Return a vector as it is wanted: numbers, or in base64 the bytes of 32-bit floats, the lowest first."""

@@ -11,7 +11,7 @@ from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.engine.ask import UNLIMITED, Ask
 from core.engine.outcome import Finished, Piece, Result
-from core.engine.sampling import read_sampling
+from core.engine.sampling import Sampling, read_sampling
 from core.http.routing import Route
 
 
@@ -24,10 +24,10 @@ class Generate(Dialect):
         ask = Ask(
             model=host.model(fields.text(body, "model_name"), param="model_name"),
             prompt=prompt,
-            max_tokens=fields.integer(body, "max_tokens", 100, 1, UNLIMITED),
+            max_tokens=fields.integer(body, "max_tokens", host.defaults.limit(100), 1, UNLIMITED),
             stop=tuple(fields.texts(body, "stop")),
-            sampling=read_sampling(body),
-            cache_prompt=fields.flag(body, "cache_prompt", True),
+            sampling=read_sampling(body, host.defaults.over(Sampling())),
+            cache_prompt=fields.flag(body, "cache_prompt", host.defaults.cache_prompt),
         )
         super().__init__([ask], fields.flag(body, "stream", False))
         self._new = Result()  # what is not told yet

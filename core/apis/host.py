@@ -7,6 +7,7 @@ import itertools
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Tuple
+from typing import Sequence as Many
 
 from core import fields
 from core.apis.response_store import ResponseStore
@@ -14,10 +15,12 @@ from core.apis.scales import read_scales
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.defaults import ChatDefaults
 from core.chat.markers import text_of
-from core.engine.ask import RANKS, TEXT, UNLIMITED, Prompt, kind_of
+from core.engine.ask import RANKS, TEXT, UNLIMITED, Ask, Gap, Infill, Pair, Wanted, kind_of
+from core.engine.defaults import Defaults
+from core.engine.sampling import Bias
 from core.errors import APIError
 from core.models import ModelFile, ModelFolder, adapter_facts
-from core.names import plain_name
+from core.names import Names, plain_name
 from core.settings import Adapter
 
 if TYPE_CHECKING:  # it needs llama_cpp
@@ -25,7 +28,7 @@ if TYPE_CHECKING:  # it needs llama_cpp
 
 
 _HEAD = 65536  # bytes
-_CHANGING = ("rope_scaling", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor", "pooling",
+_CHANGING = ("draw", "rope_scaling", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor", "pooling",
              "embedding", "reranking")  # fmt: skip
 
 
@@ -64,6 +67,8 @@ class Host:
     """A server's engine and models. `chat` is what its options say of chats; `fingerprint` says what computes.
 
     `store` keeps answers of POST /v1/responses; without one, none are kept.
+    `defaults` are what requests begin with; `names` are further names of its models; `tags` are told of the one that
+    has names of its own; `shows_slots`: GET /slots is there.
     """
 
     def __init__(
@@ -73,12 +78,20 @@ class Host:
         chat: ChatDefaults = ChatDefaults(),
         fingerprint: str = "",
         store: Optional[ResponseStore] = None,
+        defaults: Defaults = Defaults(),
+        names: Names = Names(),
+        tags: Many[str] = (),
+        shows_slots: bool = True,
     ):
         self.engine = engine
         self.folder = folder
         self.chat = chat
         self.fingerprint = fingerprint
         self.store = store or ResponseStore(most=0)
+        self.defaults = defaults
+        self.names = names
+        self.tags = sorted(set(tags))
+        self.shows_slots = shows_slots
         self._lora: Optional[Tuple[float, ...]] = None  # the adapters that a request's field `lora` asks for
 
     def asked(self, body: Dict[str, Any]) -> "Host":
@@ -99,23 +112,6 @@ class Host:
             fitting = [each for each in self.engine.settings.adapters if _fits(each, model)]
             every += [model, *(replace(model, name="%s:%s" % (model.name, each.name)) for each in fitting)]
         return every
-
-    def find(self, name: str, param: str = "model") -> ModelFile:
-        """Return the model called `name`, MODEL or MODEL:ADAPTER, with the LoRA adapters that a request wants with it.
-
-        Raises APIError 400 where it wants two things, 404 where there is no such model, 500 for a broken file.
-        """
-        adapters = self.engine.settings.adapters
-        for number, adapter in enumerate(adapters):
-            end = ":" + plain_name(adapter.name)
-            if plain_name(name).endswith(end):
-                if self._lora is not None:
-                    raise APIError(400, "'lora' and the model's name both name adapters.", "contradiction", "lora")
-                model = self.folder.find(plain_name(name)[: -len(end)], param)
-                scales = tuple(adapter.scale if index == number else 0.0 for index in range(len(adapters)))
-                return replace(model, name="%s:%s" % (model.name, adapter.name), adapters=_set(scales))
-        scales = self.engine.lora_scales if self._lora is None else self._lora
-        return replace(self.folder.find(name, param), adapters=_set(scales))
 
     def model(self, name: Optional[str], gives: str = TEXT, param: str = "model") -> ModelFile:
         """Return the model called `name`; without one, the model that is loaded, else the folder's default.
@@ -146,6 +142,52 @@ class Host:
         """Return what a model gives here: one of core/engine/ask.py's."""
         return kind_of(self.pooling_of(model))
 
+    def find(self, name: str, param: str = "model") -> ModelFile:
+        """Return the model called `name`, MODEL or MODEL:ADAPTER, with the LoRA adapters that a request wants with it.
+
+        By any of the model's names; where there is one model only, any name means it. Raises APIError 400 where the
+        request wants two things, 404 where there is no such model or adapter, 500 for a broken file. `param` is the
+        request's field.
+        """
+        adapters = self.engine.settings.adapters
+        base, _, wanted = plain_name(name).rpartition(":") if adapters else ("", "", "")
+        number = next((i for i, each in enumerate(adapters) if plain_name(each.name) == wanted), None)
+        if not base or (number is None and not self._is_file(base)):
+            scales = self.engine.lora_scales if self._lora is None else self._lora
+            return replace(self._file(name, param), adapters=_set(scales))
+        if number is None:
+            known = ", ".join(each.name for each in adapters)
+            raise APIError(404, "There is no adapter %r here, but %s." % (wanted, known), "model_not_found", param)
+        if self._lora is not None:
+            raise APIError(400, "'lora' and the model's name both name adapters.", "contradiction", "lora")
+        model = self._file(base, param)
+        scales = tuple(each.scale if index == number else 0.0 for index, each in enumerate(adapters))
+        return replace(model, name="%s:%s" % (model.name, adapters[number].name), adapters=_set(scales))
+
+    def named(self, name: str) -> ModelFile:
+        """Return the model with this name in the lists, or one of its further names. Raises APIError 404."""
+        real = self.names.real(name)
+        found = [each for each in self.listed() if plain_name(each.name) == plain_name(real)]
+        return found[0] if len(found) == 1 and not found[0].problem else self.folder.find(real, "model")
+
+    def _is_file(self, name: str) -> bool:
+        return any(plain_name(each.name) == plain_name(self.names.real(name)) for each in self.folder.list())
+
+    def _file(self, name: str, param: str) -> ModelFile:
+        """Return the file that a name means. Raises APIError 404, 500."""
+        try:
+            return self.folder.find(self.names.real(name), param)
+        except APIError as error:
+            every = [each for each in self.folder.list() if not each.problem]
+            other = self.names.any_other or (every[0].name if len(every) == 1 else "")
+            if error.status != 404 or not other:
+                raise
+            return self.folder.find(other, param)
+
+    def name_of(self, model: ModelFile) -> str:
+        """Return the name by which answers tell a model: the one that an option gives it, else its file's."""
+        return self.names.shown(model.name)
+
     def fingerprint_of(self, model: ModelFile) -> str:
         """Return what tells one model, as this server computes it, from others: an answer goes on with an equal one.
 
@@ -168,17 +210,37 @@ class Host:
         """Return how many tokens the loaded model would read of a conversation. Raises APIError 503."""
         return len(self.engine.vocabulary().prompt_tokens(conversation.prompt, UNLIMITED) or [])
 
-    def text(self, prompt: Prompt, field: str = "prompt") -> str:
-        """Return a prompt as text, its tokens being the loaded model's. `field` is the request's.
+    def text(self, prompt: Wanted, field: str = "prompt") -> str:
+        """Return a prompt as text, its tokens being the loaded model's; of a gap, what stands before it.
 
-        Raises APIError 400, 503.
+        `field` is the request's. Raises APIError 400, 503.
         """
+        if isinstance(prompt, (Gap, Infill)):
+            return self.text(prompt.prefix, field)
+        if isinstance(prompt, Pair):
+            return prompt.query
         if isinstance(prompt, str):
             return prompt
         texts = []
         for is_text, parts in itertools.groupby(prompt, lambda part: not isinstance(part, int)):
             texts.append(text_of(tuple(parts)) if is_text else self._detokenized(parts, field))
         return "".join(texts)
+
+    def whole_prompt(self, ask: Ask) -> str:
+        """Return a prompt as the model sees it: with the tokens that belong at its beginning. Raises APIError 400, 503.
+
+        Where another model has been loaded meanwhile, as it was given.
+        """
+        model = self.engine.vocabulary()
+        if model.file.path != ask.model.path:
+            return self.text(ask.prompt)
+        room = self.engine.context_size() - 1 if isinstance(ask.prompt, Infill) else UNLIMITED
+        tokens = model.prompt_tokens(ask.prompt, room)
+        return self.text(tuple(tokens)) if tokens else self.text(ask.prompt)
+
+    def biases(self, ask: Ask) -> Iterable[Bias]:
+        """Return the biases of an ask by their tokens."""
+        return self.engine.biases(ask.model.path, ask.sampling).items()
 
     def _detokenized(self, tokens: Iterable[Any], field: str) -> str:
         return self.engine.vocabulary().detokenize(list(tokens), field).decode("utf-8", "replace")

@@ -23,6 +23,7 @@ from core.chat.messages import read_messages
 from core.chat.parser import Delta
 from core.chat.tools import read_tools
 from core.engine.ask import EMBEDDINGS, TEXT, UNLIMITED, Gap
+from core.engine.defaults import Defaults
 from core.engine.outcome import Finished, Result
 from core.engine.sampling import read_sampling
 from core.errors import APIError
@@ -39,21 +40,21 @@ VERSION = "0.9.0"  # of Ollama's API, whose shapes these are: clients look at it
 # ----------------------------------------------------------------------------------------------- requests
 
 
-def read_chat(body: Body) -> ChatAsk:
+def read_chat(body: Body, defaults: Defaults = Defaults()) -> ChatAsk:
     """Return what a body of POST /api/chat asks for. Raises APIError 400."""
     translated = dict(body, messages=_messages(body))
     with fields.named(_own_path):
-        return replace(_common(body), messages=read_messages(translated), tools=read_tools(translated))
+        return replace(_common(body, defaults), messages=read_messages(translated), tools=read_tools(translated))
 
 
-def read_generate(body: Body) -> ChatAsk:
+def read_generate(body: Body, defaults: Defaults = Defaults()) -> ChatAsk:
     """Return what a body of POST /api/generate asks for, as a conversation. Raises APIError 400."""
     prompt = fields.any_text(body, "prompt")
     if body.get("images") not in (None, []):
         raise APIError(400, "Images can't be used: this server takes text only.", "unsupported", "images")
     system = fields.text(body, "system", None)
     messages = [{"role": "system", "content": system}] if system else []
-    return replace(_common(body), messages=messages + [{"role": "user", "content": prompt}])
+    return replace(_common(body, defaults), messages=messages + [{"role": "user", "content": prompt}])
 
 
 def _own_path(path: str) -> str:
@@ -61,12 +62,12 @@ def _own_path(path: str) -> str:
     return "format" if path == "response_format" else path.replace(".reasoning_content", ".thinking")
 
 
-def _common(body: Body) -> ChatAsk:
+def _common(body: Body, defaults: Defaults) -> ChatAsk:
     """Return what both have: the model, the format and the options."""
     options = fields.mapping(body, "options") or {}
     with fields.named("options.{}".format):
-        limit = fields.integer(options, "num_predict", -1, -2, UNLIMITED)
-        sampling = read_sampling(options, DEFAULTS)
+        limit = fields.integer(options, "num_predict", defaults.limit(UNLIMITED), -2, UNLIMITED)
+        sampling = read_sampling(options, defaults.over(DEFAULTS))
         stop = tuple(fields.texts(options, "stop"))
     think = body.get("think")
     return ChatAsk(
@@ -209,7 +210,8 @@ class Chat(ChatDialect):
     read = staticmethod(read_chat)
 
     def __init__(self, call: Call, host: Host):
-        super().__init__(host.conversation(self.read(call.body)), call, fields.flag(call.body, "stream", True))
+        conversation = host.conversation(self.read(call.body, host.defaults))
+        super().__init__(conversation, call, fields.flag(call.body, "stream", True))
         self._calls = Message()  # told whole, when the answer ends
 
     def message(self, messages: List[Message], reasons: List[str], results: List[Result]) -> Body:
@@ -270,7 +272,7 @@ def routes(endpoint: Endpoint) -> List[Route]:
 
     def show(request: Request) -> Any:
         """POST /api/show: what a model is."""
-        model = host.find(model_name(read_json(request.body)))
+        model = host.named(model_name(read_json(request.body)))
         facts = {
             "general.architecture": model.architecture,
             "general.parameter_count": model.parameters,

@@ -4,7 +4,8 @@
     Completions, Chats              the objects of an answer, whole and in chunks
     model_list, model_card          the others
 
-Pure functions between dicts and dataclasses. Fields that are not known are ignored; llama.cpp's are known, too.
+Pure functions between dicts and dataclasses. llama.cpp's fields are known, too; extras.py has those of both that are
+not for here.
 """
 
 from dataclasses import dataclass, replace
@@ -12,12 +13,14 @@ from typing import Any, Dict, List, Optional, Tuple
 from typing import Sequence as Many
 
 from core import fields
-from core.bounds import ALL_ANSWERS, ANSWERS, PROMPTS
+from core.apis.prompts import read_prompts
+from core.bounds import ALL_ANSWERS, ANSWERS
 from core.chat.conversation import ChatAsk, Message
 from core.chat.messages import read_messages
 from core.chat.parser import Delta
 from core.chat.tools import read_tools
 from core.engine.ask import UNLIMITED, Prompt
+from core.engine.defaults import Defaults
 from core.engine.outcome import Finished
 from core.engine.sampling import Sampling, read_sampling
 from core.errors import APIError
@@ -58,7 +61,7 @@ class CompletionAsk:
 # ----------------------------------------------------------------------------------------------- requests
 
 
-def read_completion(body: Body) -> CompletionAsk:
+def read_completion(body: Body, defaults: Defaults = Defaults()) -> CompletionAsk:
     """Return what a body of POST /v1/completions asks for. Raises APIError 400."""
     logprobs = fields.integer(body, "logprobs", None, 0, 20)
     count = fields.integer(body, "n", 1, 1, ANSWERS.most)
@@ -69,16 +72,16 @@ def read_completion(body: Body) -> CompletionAsk:
         raise APIError(
             400, "'echo' with 'logprobs' is not supported: the prompt's are not kept.", "unsupported", "echo"
         )
-    prompts = read_prompts(body, "prompt")
+    prompts = read_prompts(body, "prompt").each
     ALL_ANSWERS.check(len(prompts) * count, "n")
     return CompletionAsk(
         prompts=prompts,
         model=fields.text(body, "model", None),
         count=count,
-        max_tokens=_max_tokens(body, 16),
+        max_tokens=read_limit(body, defaults.limit(16)),
         stop=tuple(fields.texts(body, "stop")),
-        sampling=_sampling(body, logprobs),
-        cache_prompt=fields.flag(body, "cache_prompt", True),
+        sampling=_sampling(body, defaults, logprobs),
+        cache_prompt=fields.flag(body, "cache_prompt", defaults.cache_prompt),
         suffix=fields.text(body, "suffix", None) if body.get("suffix") != "" else None,
         echo=echo,
         logprobs=logprobs,
@@ -86,7 +89,7 @@ def read_completion(body: Body) -> CompletionAsk:
     )
 
 
-def read_chat(body: Body) -> Tuple[ChatAsk, Streaming, Optional[int]]:
+def read_chat(body: Body, defaults: Defaults = Defaults()) -> Tuple[ChatAsk, Streaming, Optional[int]]:
     """Return what a body of POST /v1/chat/completions asks for, how, and with how many of the likeliest tokens.
 
     Raises APIError 400.
@@ -101,12 +104,12 @@ def read_chat(body: Body) -> Tuple[ChatAsk, Streaming, Optional[int]]:
         model=fields.text(body, "model", None),
         tools=read_tools(body),
         schema=read_schema(body),
-        sampling=_sampling(body, logprobs),
-        max_tokens=_max_tokens(body, UNLIMITED),
+        sampling=_sampling(body, defaults, logprobs),
+        max_tokens=read_limit(body, defaults.limit(UNLIMITED)),
         stop=tuple(fields.texts(body, "stop")),
         count=fields.integer(body, "n", 1, 1, ANSWERS.most),
-        cache_prompt=fields.flag(body, "cache_prompt", True),
-        template_options=read_template_options(body),
+        cache_prompt=fields.flag(body, "cache_prompt", defaults.cache_prompt),
+        **read_template(body),
         apart=read_reasoning_format(body),
     )
     return ask, read_streaming(body), logprobs
@@ -149,35 +152,22 @@ def read_streaming(body: Body) -> Streaming:
     return Streaming(fields.flag(body, "stream", False), fields.flag(options, "include_usage", False))
 
 
-def read_prompts(body: Body, name: str) -> Tuple[Prompt, ...]:
-    """Return the prompts in a field: a text, an array of texts, an array of tokens, or an array of those.
-
-    Raises APIError 400.
-    """
-    value = body.get(name)
-    if value is None:
-        raise APIError(400, "The field '%s' is missing." % name, "missing_field", name)
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list) or not value:
-        raise APIError(400, "'%s' must be a string or an array that is not empty." % name, "invalid_value", name)
-    if all(_is_token(each) for each in value):
-        return (tuple(value),)
-    PROMPTS.check(len(value), name)
-    return tuple(_prompt(each, name) for each in value)
+def check_end(messages: Many[Body]) -> None:
+    """Raise APIError 400 where two messages of the assistant's stand at the end: which is to be continued? As there."""
+    if [message["role"] for message in messages[-2:]] == ["assistant", "assistant"]:
+        message = "'messages' may end with one message of the assistant's, which is continued, not with two."
+        raise APIError(400, message, "invalid_value", "messages")
 
 
-def _prompt(value: Any, name: str) -> Prompt:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(_is_token(each) for each in value):
-        return tuple(value)
-    message = "'%s' must be a string, an array of strings, of token ids, or of arrays of token ids." % name
-    raise APIError(400, message, "invalid_value", name)
-
-
-def _is_token(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def read_template(body: Body) -> Dict[str, Any]:
+    """Return what a body says of its chat template, as fields of a ChatAsk. Raises APIError 400."""
+    begins = fields.flag(body, "add_generation_prompt", True)
+    continues = fields.flag(body, "continue_final_message", True)
+    both = None not in (body.get("add_generation_prompt"), body.get("continue_final_message"))
+    if both and begins and continues:
+        message = "'add_generation_prompt' and 'continue_final_message' can't both be true."
+        raise APIError(400, message, "contradiction", "continue_final_message")
+    return {"template_options": read_template_options(body), "begins_answer": begins, "continues": continues}
 
 
 def read_schema(body: Body) -> Any:
@@ -197,12 +187,13 @@ def read_schema(body: Body) -> Any:
     raise APIError(400, message, "invalid_value", "response_format")
 
 
-def _sampling(body: Body, logprobs: Optional[int]) -> Sampling:
-    sampling = read_sampling(body, DEFAULTS)
+def _sampling(body: Body, defaults: Defaults, logprobs: Optional[int]) -> Sampling:
+    sampling = read_sampling(body, defaults.over(DEFAULTS))
     return sampling if logprobs is None else replace(sampling, n_probs=max(1, logprobs))
 
 
-def _max_tokens(body: Body, default: int) -> int:
+def read_limit(body: Body, default: int) -> int:
+    """Return the most tokens of an answer, by any of the names for it. Raises APIError 400."""
     for name in ("max_completion_tokens", "max_tokens", "n_predict"):
         if body.get(name) is not None:
             value = fields.integer(body, name, default, -1, UNLIMITED)
@@ -268,6 +259,10 @@ class Chats:
     def usage(self, usage: Body, **more: Any) -> Body:
         """Return the chunk that tells the usage, after all choices."""
         return self._origin.object(self.CHUNK, [], usage=usage, **more)
+
+    def nothing(self, index: int) -> Body:
+        """Return a chunk with no news of its choice, to tell something else by."""
+        return self._chunk(index, {})
 
     def _chunk(self, index: int, delta: Body, **more: Any) -> Body:
         choice = dict({"index": index, "delta": delta, "logprobs": None, "finish_reason": None}, **more)
@@ -367,10 +362,10 @@ def _text_logprobs(probabilities: List[Body], top: int, start: int) -> Body:
     }
 
 
-def model_card(model: ModelFile, created: int) -> Body:
-    """Return what GET /v1/models says of one model; `meta` is llama.cpp's."""
+def model_card(model: ModelFile, name: str, created: int) -> Body:
+    """Return what GET /v1/models says of one model, told by this name; `meta` is llama.cpp's."""
     return {
-        "id": model.name,
+        "id": name,
         "object": "model",
         "created": created,
         "owned_by": "comeapi",

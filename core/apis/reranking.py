@@ -78,9 +78,10 @@ class Rerank(Dialect):
 
     def __init__(self, call: Call, host: Host):
         self._ask = ask = read_rerank(call.body)
-        self._model = host.model(ask.model, RANKS)
+        model = host.model(ask.model, RANKS)
+        self._name = host.name_of(model)
         self._id = "rerank-" + call.nonce
-        super().__init__([Ask(self._model, Pair(ask.query, text), gives=RANKS) for text in ask.documents])
+        super().__init__([Ask(model, Pair(ask.query, text), gives=RANKS) for text in ask.documents])
 
     def whole(self, results: List[Result]) -> Any:
         """Return the best documents' numbers and scores."""
@@ -91,7 +92,7 @@ class Rerank(Dialect):
             return ranked
         tokens = sum(each.end.prompt_tokens for each in results)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return {"id": self._id, "object": "list", "model": self._model.name, "usage": usage, "results": ranked}
+        return {"id": self._id, "object": "list", "model": self._name, "usage": usage, "results": ranked}
 
     def _result(self, index: int, score: float) -> Body:
         text = self._ask.documents[index]

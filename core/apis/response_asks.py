@@ -16,6 +16,7 @@ from core.apis.response_items import Item, Messages, read_items
 from core.apis.response_store import ID, Record, ResponseStore
 from core.bounds import TOOLS
 from core.chat.conversation import ChatAsk
+from core.engine.defaults import Defaults
 from core.errors import APIError, json_type
 
 Body = Dict[str, Any]
@@ -62,7 +63,9 @@ class Caller(NamedTuple):
     owner: str
 
 
-def read_response(body: Body, caller: Caller, store: ResponseStore) -> ResponseAsk:
+def read_response(
+    body: Body, caller: Caller, store: ResponseStore, defaults: Defaults = Defaults()
+) -> ResponseAsk:
     """Return what a body asks for, with what `store` has of earlier answers. Raises APIError 400."""
     _refuse(body)
     before = _before(body, caller, store)
@@ -71,7 +74,7 @@ def read_response(body: Body, caller: Caller, store: ResponseStore) -> ResponseA
     translated, paths = _translated(body, before, own)
     back = functools.partial(fields.own_path, paths)
     with fields.named(back):
-        chat, streaming, logprobs = read_chat(translated)
+        chat, streaming, logprobs = read_chat(translated, defaults)
     chat = dataclasses.replace(chat, own=back)
     keep = fields.flag(body, "store", True)
     return ResponseAsk(chat, before + own, _told(body, chat, keep), logprobs, keep, streaming.on)

@@ -42,7 +42,7 @@ class Responses(ChatDialect):
     repeats = True
 
     def __init__(self, call: Call, host: Host):
-        self._ask = ask = read_response(call.body, Caller(call.nonce, call.owner), host.store)
+        self._ask = ask = read_response(call.body, Caller(call.nonce, call.owner), host.store, host.defaults)
         super().__init__(host.conversation(ask.chat), call, ask.stream)
         self._store, self._owner = host.store, call.owner
         self._answer = Answer(Head(call.nonce, call.created, self.model, ask.told), ask.logprobs)

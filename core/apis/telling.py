@@ -10,7 +10,7 @@ from typing import Generator, Iterable, List, Optional, Tuple, Union
 from core.apis.dialect import Body, Dialect, Start
 from core.bounds import VECTORS
 from core.engine.generation import Generation
-from core.engine.outcome import Embedded, Event, Finished, Piece, Replayed, Result
+from core.engine.outcome import Embedded, Event, Finished, Piece, Progress, Replayed, Result
 from core.errors import APIError
 from core.http.messages import error_body
 
@@ -55,6 +55,8 @@ class Streaming:
             yield from self._dialect.begin(index, Start(begun.seed, begun.prompt_tokens, begun.cached_tokens))
         if isinstance(event, Piece):
             yield from self._dialect.delta(index, event)
+        elif isinstance(event, Progress):
+            yield from self._dialect.progress(index, event)
         elif isinstance(event, Finished):
             yield from self._dialect.end(index, event)
 
@@ -78,7 +80,8 @@ class Gathering:
             self._numbers += sum(map(len, event.vectors))
             VECTORS.check(self._numbers, "input")
         if isinstance(event, Piece):
-            self._room -= sum(1 + len(each["top_logprobs"]) for each in event.probabilities)
+            likeliest = [each.get("top_logprobs", each.get("top_probs", ())) for each in event.probabilities]
+            self._room -= sum(1 + len(each) for each in likeliest)
         if self._room < 0:
             message = "The answer has more than %d probabilities; ask for fewer, for fewer tokens, or a stream."
             raise APIError(400, message % MOST_PROBABILITIES, "too_many_probabilities", "n_probs")

@@ -107,7 +107,7 @@ class Backend:
         """Note its models as it lists them, each with a "name"; None where it does not tell."""
         self.models = models
         self._listed = {str(model["name"]) for model in models or ()}
-        plain = {plain_name(name) for name in self._listed}
+        plain = {plain_name(name) for name in self._listed.union(*(_aliases(model) for model in models or ()))}
         self._names = plain | {name.replace("\\", "/").rpartition("/")[2] for name in plain}  # some tell a file's path
 
     def describe(self) -> Dict[str, Any]:
@@ -182,3 +182,9 @@ class Ticket:
         self.waiting = False
         if self.decided:
             self.decided.set()
+
+
+def _aliases(model: Dict[str, Any]) -> List[str]:
+    """Return a model's further names, as its backend lists them."""
+    aliases = model.get("aliases")
+    return [name for name in aliases if isinstance(name, str)] if isinstance(aliases, list) else []

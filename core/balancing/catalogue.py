@@ -1,9 +1,8 @@
 """The models behind a balancer: their names and aliases, and the lists of them.
 
     Catalogue.routes()                      GET /models, /v1/models, /v1/models/{name}
-    Catalogue.real_name(name)               what an alias stands for
+    Catalogue.meant(name, request)          the model that a name means; 404 where no backend has it
     Catalogue.makes_no_difference(name)     whether every backend could run it at once
-    Catalogue.require(name, request)        404 where no backend has it
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from core.balancing.specs import quoted
 from core.errors import APIError
 from core.http.messages import Reply, Request, json_reply
 from core.http.routing import Route
-from core.names import plain_name
+from core.names import ANY, Names, plain_name
 
 _MOST_LISTED = 50  # names in an error's message
 
@@ -32,8 +31,7 @@ class Catalogue:
         self._pool = pool
         self._health = health
         self._credentials = credentials
-        self._aliases = dict(alias.split("=", 1) for alias in aliases)
-        self._real_names = {plain_name(alias): name for alias, name in self._aliases.items()}
+        self._names = Names(aliases)
         self._patience = patience  # seconds that backends may take to list what they have
         self._refreshed = float("-inf")  # when a request last made us ask them
 
@@ -46,9 +44,10 @@ class Catalogue:
         ]
 
     def models(self, request: Request) -> Reply:
-        """GET /models: the union over the backends that are up, and the aliases."""
+        """GET /models: the union over the backends that are up, and the aliases; `data` is OpenAI's list of them."""
         self._refresh_all(request)
-        return json_reply({"models": list(self._known().values())})
+        known = list(self._known().values())
+        return json_reply({"models": known, "object": "list", "data": [_openai_model(model) for model in known]})
 
     def openai_models(self, request: Request) -> Reply:
         """GET /v1/models: the same as a list in OpenAI's form."""
@@ -63,31 +62,36 @@ class Catalogue:
             raise self._unknown(request.params["name"])
         return json_reply(_openai_model(model))
 
-    def real_name(self, model: str) -> str:
-        """Return the model that a name stands for."""
-        return self._real_names.get(plain_name(model), model)
+    def meant(self, name: str, request: Request) -> str:
+        """Return the name of the model that a name means.
+
+        An alias means its model. Where all backends together have one model, any other name means it, and with the
+        alias * that one's. The backends are asked before, at most once a second. Raises APIError 404.
+        """
+        real = self._names.real(name)
+        if not real or self._pool.knows(real):
+            return real
+        if self._pool.clock() - self._refreshed > 1:
+            self._refresh(request)
+        if self._pool.knows(real):
+            return real
+        other = self._names.any_other or self._pool.only_model()
+        if not other or not self._pool.knows(other):
+            raise self._unknown(real)
+        return other
 
     def makes_no_difference(self, model: str) -> bool:
         """Whether a request that may name this model, or none, goes the same way: every backend could run it at once.
 
-        Where it is so, require() would not raise, and the name stands for itself.
+        Where it is so, the name means itself.
         """
-        return not model or (plain_name(model) not in self._real_names and self._pool.is_everywhere(model))
-
-    def require(self, model: str, request: Request) -> None:
-        """Raise APIError 404 unless there is such a model; the backends are asked before, at most once a second."""
-        if self._pool.knows(model):
-            return
-        if self._pool.clock() - self._refreshed > 1:
-            self._refresh(request)
-        if not self._pool.knows(model):
-            raise self._unknown(model)
+        return not model or (not self._names.has(model) and self._pool.is_everywhere(model))
 
     def _known(self) -> Dict[str, Dict[str, Any]]:
         known = self._pool.models()
-        for alias, name in self._aliases.items():
+        for alias, name in self._names.pairs:
             target = _named(known, name)
-            if target:
+            if target and alias != ANY:
                 known[alias] = dict(target, name=alias, alias_of=target["name"])
         return known
 

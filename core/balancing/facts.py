@@ -47,14 +47,20 @@ def good_name(value: Any) -> Optional[str]:
 def read_models(body: Dict[str, Any]) -> Optional[List[Dict[str, Any]]]:
     """Return the models of {"models": [{"name"}]} or OpenAI's {"data": [{"id"}]}, each with a "name"; else None.
 
-    Those without a good name, and those after the first 1,000, are left out.
+    Where both are there, the list counts that says which models are loaded: our backends' `data` tells less. Those
+    without a good name, and those after the first 1,000, are left out.
     """
-    for field, key in (("data", "id"), ("models", "name")):
+    lists = [("data", "id"), ("models", "name")]
+    for field, key in reversed(lists) if _tells_what_is_loaded(body.get("models")) else lists:
         models = body.get(field)
         if isinstance(models, list):
             named = [each for each in models if isinstance(each, dict) and good_name(each.get(key))]
             return [dict(_kept(each, _MOST_DEPTH), name=each[key]) for each in named[:MOST_MODELS]]
     return None
+
+
+def _tells_what_is_loaded(models: Any) -> bool:
+    return isinstance(models, list) and any(isinstance(each, dict) and "loaded" in each for each in models)
 
 
 def slots_of(value: Any) -> Optional[int]:

@@ -95,6 +95,17 @@ class Roster:
         with self.lock:
             return all(backend.may_have(model) and backend.has_loaded(model) for backend in self.backends)
 
+    def only_model(self) -> str:
+        """Return the one model that all backends have, those that are down included; "" where there are several.
+
+        A backend that has not yet told what it has may have another one.
+        """
+        with self.lock:
+            if any(backend.models is None for backend in self.backends):
+                return ""
+            names = {str(model["name"]) for backend in self.backends for model in backend.models or ()}
+        return names.pop() if len(names) == 1 else ""
+
     def models(self) -> Dict[str, Dict[str, Any]]:
         """Return the union of what the backends that are up have, by name, each with the URLs of its backends."""
         union: Dict[str, Dict[str, Any]] = {}

@@ -4,15 +4,9 @@ from dataclasses import dataclass
 from typing import Tuple
 
 from core.balancing.policies import POLICIES
+from core.names import check_alias
 from core.options import between, setting
 from core.settings import one_of
-
-
-def _alias(text: str) -> str:
-    name, _, model = text.partition("=")
-    if not name or not model:
-        raise ValueError("%r is not NAME=MODEL" % text)
-    return text
 
 
 @dataclass(frozen=True)
@@ -39,10 +33,11 @@ class RelaySettings:
     )
     alias: Tuple[str, ...] = setting(
         (),
-        "another name for a model, such as gpt-4o=qwen3-4b.Q4_K_M.gguf; repeatable",
+        "another name for a model, such as gpt-4o=qwen3-4b.Q4_K_M.gguf; *=MODEL for any name that no model has; "
+        "repeatable",
         "routing",
         many=True,
-        check=_alias,
+        check=check_alias,
         metavar="NAME=MODEL",
     )
     timeout: float = setting(

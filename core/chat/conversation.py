@@ -32,7 +32,11 @@ from core.models import ModelFile
 
 @dataclass(frozen=True)
 class ChatAsk:
-    """What a request asks for. `schema` is a JSON schema that the answer must follow; `count` answers are wanted."""
+    """What a request asks for. `schema` is a JSON schema that the answer must follow; `count` answers are wanted.
+
+    `begins_answer`: the prompt ends with the template's beginning of an answer. `continues`: a last message of the
+    assistant's is continued.
+    """
 
     messages: List[Dict[str, Any]]
     model: Optional[str] = None
@@ -44,6 +48,8 @@ class ChatAsk:
     count: int = 1
     cache_prompt: bool = True
     template_options: Dict[str, Any] = field(default_factory=dict)
+    begins_answer: bool = True
+    continues: bool = True
     apart: Optional[bool] = None  # thoughts are told apart from the content; None: as the server's options say
     own: Callable[[str], str] = str  # the client's path of a field, where this was translated (fields.named)
 
@@ -71,7 +77,10 @@ class Conversation:
         tools = wanted.tools if wanted else None
         options = dict({"enable_thinking": self._style.thinks}, **dict(defaults.options, **ask.template_options))
         self.prompt = markers_of(model.controls, model.stubborn).prompt(
-            lambda change: renderer.render(ask.messages, tools, options, change=change)
+            lambda change: renderer.render(
+                ask.messages, tools, options, change=change, begins=ask.begins_answer,
+                continues=ask.continues,
+            )  # fmt: skip
         )
         thinking = _thinking(self._style, text_of(self.prompt), options)
         self.grammar = _grammar(ask, self._style, wanted, thinking)

@@ -78,10 +78,13 @@ class ChatTemplate:
         options: Optional[Dict[str, Any]] = None,
         now: Optional[datetime.datetime] = None,
         change: Change = str,
+        begins: bool = True,
+        continues: bool = True,
     ) -> str:
         """Return the prompt for the assistant's next answer to `messages`, as read_messages() has them.
 
-        A last message of the assistant that calls no tool is continued: the prompt ends with it. `tools` are offered
+        A last message of the assistant that calls no tool is continued, if `continues`: the prompt ends with it. With
+        `begins`, it ends with what the template begins an answer with. `tools` are offered
         to the model; `options` are further variables for the template (chat_template_kwargs); `now` is for templates
         that tell the date. `change` is applied to every text of a client's, as the template is given it (see
         markers.py). Raises APIError 400 where the template refuses the messages or can't deal with them.
@@ -90,11 +93,11 @@ class ChatTemplate:
             if name in _RESERVED:
                 place = "chat_template_kwargs.%s" % name
                 raise APIError(400, "'%s' can't be set: the server sets it." % place, "invalid_value", place)
-        messages, last = _split_continued(messages)
+        messages, last = _split_continued(messages) if continues else (messages, None)
         messages = self._adapt(messages, tools)
         try:
             messages, tools, options = (change_all(value, change) for value in (messages, tools, options or {}))
-            prompt = self._run(messages, tools, options, now or datetime.datetime.now())
+            prompt = self._run(messages, tools, options, now or datetime.datetime.now(), begins or last is not None)
         except Exception as error:  # a template may fail in as many ways as any program, RecursionError included
             what = str(error) or type(error).__name__
             raise APIError(400, "The chat template can't take these messages: %s" % what, "template_error", "messages")
@@ -112,10 +115,12 @@ class ChatTemplate:
             messages = _with_system_in_first(messages)
         return self._describe(tools, messages) if tools and not self._knows_tools else messages
 
-    def _run(self, messages: List[Message], tools: Any, options: Dict[str, Any], now: datetime.datetime) -> str:
+    def _run(
+        self, messages: List[Message], tools: Any, options: Dict[str, Any], now: datetime.datetime, begins: bool = True
+    ) -> str:
         given = {
             "messages": messages,
-            "add_generation_prompt": True,
+            "add_generation_prompt": begins,
             "bos_token": self._bos,
             "eos_token": self._eos,
             "date_string": now.strftime("%d %b %Y"),

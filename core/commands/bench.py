@@ -2,6 +2,7 @@
 
     python comeapi.py bench                                        the model that would be loaded at start
     python comeapi.py bench --model NAME --json figures.json       another one; the figures into a file, too
+    python comeapi.py bench --plot figures.svg                     a picture of them
 
 Every shape is measured with real processes and real HTTP, except the first, which shows what the hardware can do:
 
@@ -30,6 +31,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core import hardware, options
+from core.commands.plot import Bar, chart
 from core.http.client import Client
 from core.models import BadModel, ModelFile, choose, locate
 from core.options import between, setting
@@ -62,6 +64,7 @@ class Config(FolderSettings):
     threads: int = setting(0, "CPU threads; 0 for all cores", "bench", flags=("-t",), check=between(0, 1024))
     safe_mode: bool = setting(False, "measure in safe mode", "bench")
     json: str = setting("", "write the figures into this file, too", "bench", metavar="FILE")
+    plot: str = setting("", "draw the tokens per second into this file, as SVG", "bench", metavar="FILE")
     bare: int = setting(0, "only run a bare decode loop of so many sequences", "other", check=between(0, 64))
 
 
@@ -107,6 +110,9 @@ def main(argv: List[str]) -> None:
     if config.json:
         with open(config.json, "w", encoding="utf-8") as file:
             json.dump({"machine": _where(model), "rows": [asdict(row) for row in rows]}, file, indent=1)
+    if config.plot:
+        with open(config.plot, "w", encoding="utf-8") as file:
+            file.write(_picture(rows, model))
 
 
 def _where(model: ModelFile) -> str:
@@ -420,6 +426,23 @@ def _print_table(rows: List[Row]) -> None:
         print(_line(row))
     best = max(rows, key=lambda row: row.ratio)
     print("\nBest: %s with %d clients, %.1f times one by one." % (best.shape, best.clients, best.ratio))
+
+
+def _picture(rows: List[Row], model: ModelFile) -> str:
+    """Return an SVG file: the tokens per second of each shape, marked with what a bare loop decodes."""
+    bare = {row.clients: row.tokens_per_second for row in rows if row.shape == "bare decode"}
+    bars = [
+        Bar(
+            "%s, %d client%s" % (row.shape, row.clients, "" if row.clients == 1 else "s"),
+            row.tokens_per_second,
+            row.shape,
+            "%.1f×" % row.ratio,
+            bare.get(row.clients) if row.shape == "engine" else None,
+        )
+        for row in rows
+        if row.tokens_per_second and row.shape != "bare decode"
+    ]
+    return chart("Tokens per second", _where(model), "tokens/s; ×: to one by one", "a bare decode loop", bars)
 
 
 _HEAD = ("shape", "clients", "tokens/s", "ratio", "decoding/s", "first p50", "first p95", "gap", "memory", "python")

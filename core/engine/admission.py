@@ -13,7 +13,7 @@ from core.engine.resident import Resident
 from core.engine.sampler import Sampler
 from core.engine.text import TextOut
 from core.engine.tokenizing import Closed, TooLong
-from core.errors import APIError
+from core.errors import APIError, prompt_too_long
 
 
 def make_ready(generation: Generation, resident: Resident) -> None:
@@ -38,7 +38,7 @@ def _give_tokens(generation: Generation, resident: Resident) -> None:
     try:
         prompt = resident.model.prompt_tokens(ask.prompt, _room(ask, resident))
     except TooLong as problem:
-        raise _too_long(ask, "at least %d" % problem.least, resident)
+        raise _too_long(ask, problem.least, resident, at_least=True)
     for token in generation.begun:
         resident.model.known(token, "tokens")
     if prompt is not None:
@@ -82,13 +82,14 @@ def _check_size(ask: Ask, tokens: int, resident: Resident) -> None:
     if not tokens:
         raise APIError(400, "The prompt holds no tokens.", "empty_prompt", _FIELDS[ask.gives])
     if tokens > _room(ask, resident):
-        raise _too_long(ask, str(tokens), resident)
+        raise _too_long(ask, tokens, resident)
 
 
-def _too_long(ask: Ask, tokens: str, resident: Resident) -> APIError:
-    message = "The prompt has %s tokens; the context holds %d, the answer included." % (tokens, resident.context.n_ctx)
-    if ask.gives != TEXT:
-        message = "The text is too large: it has %s tokens; at most %d fit." % (tokens, resident.context.longest_text)
+def _too_long(ask: Ask, tokens: int, resident: Resident, at_least: bool = False) -> APIError:
+    if ask.gives == TEXT:
+        return prompt_too_long(tokens, resident.context.n_ctx, at_least)
+    count = "at least %d" % tokens if at_least else "%d" % tokens
+    message = "The text is too large: it has %s tokens; at most %d fit." % (count, resident.context.longest_text)
     return APIError(400, message, "context_length_exceeded", _FIELDS[ask.gives])
 
 

@@ -32,6 +32,7 @@ class Aside:
         if generation is None:
             return
         if not siding.generation:
+            generation.tell_progress()
             siding.start(generation, resident.context.save(generation.slot) if generation.done else None)
         target = self._running.settings.step_target
         started = time.monotonic()

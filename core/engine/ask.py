@@ -1,7 +1,8 @@
 """What is wanted of the engine, in the engine's own terms. Plain data: it never changes, and any thread may read it."""
 
+import math
 from dataclasses import dataclass
-from typing import Tuple, Union
+from typing import Optional, Tuple, Union
 
 from core.engine.sampling import Sampling
 from core.models import ModelFile
@@ -68,6 +69,9 @@ class Ask:
 
     `gives` says which of them. `markers` are special tokens' texts that belong to the answer, such as the beginning of
     a tool call.
+
+    `slot` is the one slot that may be used. An answer that has a line break ends `time_limit` seconds after its first
+    token. With `progress`, it is told how much of the prompt is evaluated; with `timings`, each token's.
     """
 
     model: ModelFile
@@ -78,3 +82,7 @@ class Ask:
     cache_prompt: bool = True
     markers: Tuple[str, ...] = ()
     gives: str = TEXT
+    slot: Optional[int] = None
+    time_limit: float = math.inf
+    progress: bool = False
+    timings: bool = False

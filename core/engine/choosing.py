@@ -88,13 +88,14 @@ class Choosing:
             counts["drafts_accepted"] += 1
         if drafts:
             counts["drafts"] += len(drafts)
+            counts["draft_rounds"] += 1
             self._running.model.context.trim(generation.slot, generation.done)
 
     # ---- telling
 
     def _add(self, generation: Generation, token: Choice, row: int) -> None:
         """Add a token chosen from a row, tell the reader, and end the generation where it is over."""
-        model, most = self._running.model.model, generation.ask.sampling.n_probs
+        model = self._running.model.model
         if "first" not in generation.times:
             generation.mark("first")
         over = self._over(generation)  # before its first token: no token is wanted, or it was begun at its end
@@ -110,7 +111,8 @@ class Choosing:
         generation.tokens.append(token)
         text = generation.text.push(model.piece(token, token in generation.shown))
         if not told_before:
-            generation.tell(Piece(text, [token], self._probabilities(token, row, most) if most else []))
+            timings = generation.timings() if generation.ask.timings else None
+            generation.tell(Piece(text, [token], self._probabilities(generation, token, row), timings))
         over = self._over(generation)
         if over:
             self._finish(generation, over)
@@ -119,7 +121,8 @@ class Choosing:
         """Return why a generation is over, or an empty text."""
         if generation.text.stopped:
             return "stop"
-        return "length" if generation.generated >= generation.ask.max_tokens or self._is_full(generation) else ""
+        over = generation.generated >= generation.ask.max_tokens or self._is_full(generation) or _is_late(generation)
+        return "length" if over else ""
 
     def _is_full(self, generation: Generation) -> bool:
         return len(generation.tokens) >= self._running.model.context.n_ctx
@@ -140,20 +143,40 @@ class Choosing:
         else:
             self._running.end(generation, _no_candidates(generation.ask.sampling))
 
-    def _probabilities(self, token: int, row: int, most: int) -> List[Dict[str, Any]]:
-        """Return a token's probability and the likeliest ones', before any sampler, as llama-server shows them."""
-        resident = self._running.model
-        chosen, top = resident.context.log_probabilities(row, resident.model.vocabulary, token, most)
-        described = [self._describe(each, value) for each, value in top]
-        return [dict(self._describe(token, chosen), top_logprobs=described)]
+    def _probabilities(self, generation: Generation, token: int, row: int) -> List[Dict[str, Any]]:
+        """Return a token's probability and the likeliest ones', as llama-server shows them, where they are wanted.
 
-    def _describe(self, token: int, log_probability: float) -> Dict[str, Any]:
+        They are those before any sampler, unless the request wants those after all of them.
+        """
+        resident, sampling = self._running.model, generation.ask.sampling
+        most = sampling.n_probs
+        if not most:
+            return []
+        if sampling.post_sampling_probs:
+            chosen, top = generation.sampler.likeliest(token, most)
+            after = [dict(self._describe(each), prob=value) for each, value in top]
+            return [dict(self._describe(token), prob=chosen, top_probs=after)]
+        chosen, top = resident.context.log_probabilities(row, resident.model.vocabulary, token, most)
+        before = [dict(self._describe(each), logprob=_rounded(value)) for each, value in top]
+        return [dict(self._describe(token), logprob=_rounded(chosen), top_logprobs=before)]
+
+    def _describe(self, token: int) -> Dict[str, Any]:
         described = self._running.model.described
         if token not in described:
             piece = self._running.model.model.piece(token)
             described[token] = piece.decode("utf-8", "replace"), list(piece)
         text, codes = described[token]
-        return {"id": token, "token": text, "bytes": codes, "logprob": round(max(log_probability, _LEAST), 6)}
+        return {"id": token, "token": text, "bytes": codes}
+
+
+def _is_late(generation: Generation) -> bool:
+    """Whether an answer with a line break has taken longer than its request allows."""
+    late = time.monotonic() - generation.times["first"] > generation.ask.time_limit
+    return late and generation.text.has_line_break
+
+
+def _rounded(log_probability: float) -> float:
+    return round(max(log_probability, _LEAST), 6)
 
 
 def _no_candidates(sampling: Sampling) -> APIError:

@@ -29,6 +29,8 @@ class Decoding:
 
     def evaluate(self, chunks: List[Chunk]) -> None:
         """Decode chunks, and extend the generations that have come to their end with them."""
+        for chunk in chunks:
+            chunk.generation.tell_progress()
         started = time.monotonic()
         self._running.model.context.apply(chunks[0].generation.adapters)
         status, rows = self._running.model.context.decode([_run(chunk) for chunk in chunks])
@@ -40,6 +42,8 @@ class Decoding:
         else:
             last = {chunk.generation: row for chunk, row in zip(chunks, rows) if chunk.last}
             self._running.scheduler.commit(chunks)
+            for chunk in chunks:
+                chunk.generation.tell_progress()
             self._choosing.extend(last)
 
     def _make_room(self, chunks: List[Chunk]) -> None:

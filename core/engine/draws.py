@@ -4,6 +4,10 @@ Each candidate gets a luck of its own, made of seed, number and its id; the one 
 is chosen. With luck from a Gumbel distribution that draws each by its probability (the Gumbel-max trick). So neither
 earlier choices matter, nor the order of the candidates. Where rounding swaps two that are as likely, or changes a
 logit's last digits, nearly always the same one is chosen: an answer that another process carries on goes on the same.
+
+    OwnDraws      these
+    TheirDraws    llama.cpp's own (llama_sampler_dist_apply): the same seed gives llama-server's text. A draw goes by
+                  seed and number here, too, but the order and the rounding of all candidates matter
 """
 
 from typing import Any
@@ -40,3 +44,44 @@ def lucky(key: int, ids: Any, logits: Any) -> int:
     mixed ^= mixed >> _31
     share = ((mixed >> _11).astype(numpy.float64) + 0.5) * 2.0**-53  # above 0 and below 1
     return int((logits - numpy.log(-numpy.log(share))).argmax())
+
+
+class OwnDraws:
+    """The draws of one answer."""
+
+    def __init__(self, seed: int):
+        self._seed = seed
+        self._key = 0
+
+    def turn_to(self, number: int) -> None:
+        """Make ready for the draw of the generated token number `number`, counted from 0."""
+        self._key = draw_key(self._seed, 2 * number)
+
+    def choose(self, ids: Any, logits: Any) -> int:
+        """Return the index of the candidate that is drawn."""
+        return lucky(self._key, ids, logits)
+
+
+class TheirDraws:
+    """The draws of one answer as llama.cpp makes them: a Mersenne Twister, two of its numbers for each draw."""
+
+    def __init__(self, seed: int):
+        self._seed = seed
+        self._twister = numpy.random.RandomState(seed)
+        self._next = 0  # the number of the draw that the twister is ready for
+        self._share = 0.0
+
+    def turn_to(self, number: int) -> None:
+        """Make ready for the draw of the generated token number `number`, counted from 0."""
+        if number < self._next:
+            self._twister, self._next = numpy.random.RandomState(self._seed), 0
+        if number > self._next:  # numpy takes a number even for no bytes
+            self._twister.bytes(8 * (number - self._next))
+        low, high = numpy.frombuffer(self._twister.bytes(8), "<u4").tolist()
+        self._share = (low + high * 2.0**32) / 2.0**64  # as std::uniform_real_distribution<double> has it
+        self._next = number + 1
+
+    def choose(self, ids: Any, logits: Any) -> int:
+        """Return the index of the candidate that is drawn."""
+        sums = numpy.exp(logits - logits.max()).cumsum(dtype=numpy.float64)
+        return min(int(numpy.searchsorted(sums, sums[-1] * self._share)), len(sums) - 1)

@@ -14,12 +14,13 @@ A request has one Channel on which its events come, and everything else is hande
 waits for a lock while it computes. llama_decode releases the GIL: HTTP threads run meanwhile.
 """
 
+import contextlib
 import logging
 import queue
 import threading
 import time
 import traceback
-from typing import Any, Callable, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Union
 
 from core.engine.admission import make_ready
 from core.engine.aside import Aside
@@ -28,7 +29,10 @@ from core.engine.keeping import Keeping, SlotTask
 from core.engine.llama import Model, build_facts
 from core.engine.loading import Loading
 from core.engine.running import Running
+from core.engine.sampler import biases_of
+from core.engine.sampling import Sampling
 from core.engine.stepping import Stepping
+from core.engine.tokenizing import Closed
 from core.errors import APIError
 from core.models import ModelFile
 from core.settings import EngineSettings
@@ -57,7 +61,9 @@ class Engine:
         on_failure: Callable[[], None] = lambda: None,
     ):
         self.settings = settings
-        self.fingerprint = "llama-cpp-python-" + str(build_facts()["version"])
+        version = str(build_facts()["version"])
+        self.fingerprint = "llama-cpp-python-" + version
+        self.build = "b%s-comeapi" % version  # as llama-server spells what computes: b and a number, and a name
         self._on_failure = on_failure
         self._inbox: "queue.SimpleQueue[Message]" = queue.SimpleQueue()
         self._running = Running(settings)
@@ -180,6 +186,14 @@ class Engine:
         if resident is None:
             raise APIError(503, "No model is loaded yet.", "not_ready", headers=[("Retry-After", "1")])
         return resident.model
+
+    def biases(self, path: str, sampling: Sampling) -> Dict[int, float]:
+        """Return what a request adds to tokens' logits; nothing where its model, of that path, is not loaded."""
+        with contextlib.suppress(APIError, Closed):
+            model = self.vocabulary()
+            with model.readers:
+                return biases_of(model, sampling) if model.file.path == path else {}
+        return {}
 
     def context_size(self) -> int:
         """How many tokens a slot holds; 0 before a model is loaded."""

@@ -21,7 +21,7 @@ from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from core.engine.ask import TEXT, Ask
 from core.engine.drafting import Lookup
-from core.engine.outcome import Channel, Event, Finished, Piece
+from core.engine.outcome import Channel, Event, Finished, Piece, Progress
 from core.engine.sampling import RANDOM_SEED
 from core.engine.text import TextOut
 
@@ -83,6 +83,7 @@ class Generation:
         self.replayed: List[Piece] = []  # what it would have told before it was begun in the middle
         self.shown: FrozenSet[int] = frozenset()  # the markers' tokens
         self.times: Dict[str, float] = {}
+        self._told = -1  # how many of the prompt's tokens its reader knows to be evaluated
         # The scheduler's notes:
         self.source = -1  # the slot that it will copy from before it is evaluated, if it will
         self.expected = 0  # how many tokens it hopes to copy
@@ -156,26 +157,43 @@ class Generation:
         """Note the time of an event of its life."""
         self.times[name] = time.monotonic()
 
+    def tell_progress(self) -> None:
+        """Tell how much of the prompt is evaluated, where the reader wants to know and does not yet."""
+        processed = min(self.done, self.prompt_tokens)
+        if self.ask.progress and not self.begun and processed > self._told:
+            self._told = processed
+            timings = self.timings() if self.ask.timings else None
+            ms = (time.monotonic() - self.times["admitted"]) * 1e3
+            self.tell(Progress(self.prompt_tokens, self.cached_tokens, processed, round(ms, 3), timings))
+
     def finished(self, reason: str, truncated: bool) -> Finished:
         """Return the last event of a generation that ended well."""
         self.mark("end")
         counts = self.prompt_tokens, self.cached_tokens, self.generated
-        return Finished(reason, *counts, self._timings(), self.text.stop_word, truncated)
+        return Finished(reason, *counts, self.timings(), self.text.stop_word, truncated)
 
-    def _timings(self) -> Dict[str, float]:
-        """Return the timings by llama.cpp's names, and the wait for a slot."""
-        admitted, first, end = self.times["admitted"], self.times.get("first", self.times["end"]), self.times["end"]
-        prompt_ms, predicted_ms = (first - admitted) * 1e3, (end - first) * 1e3
-        timings = {
-            "queue_ms": (admitted - self.times["submitted"]) * 1e3,
+    def timings(self) -> Dict[str, float]:
+        """Return the times and counts so far by llama.cpp's names, and the wait for a slot. All are finite."""
+        now = self.times.get("end", time.monotonic())
+        admitted, first = self.times["admitted"], self.times.get("first", now)
+        evaluated = min(self.done, self.prompt_tokens) - self.cached_tokens
+        prompt_ms = round((first - admitted) * 1e3, 3) if evaluated > 0 else 0.0
+        predicted_ms = round((now - first) * 1e3, 3)
+        # The first token comes with the prompt's last step, so predicted_ms is the time of the others.
+        steps = max(0, self.generated - len(self.begun) - 1)
+        return {
+            "queue_ms": round((admitted - self.times["submitted"]) * 1e3, 3),
             "cache_n": self.cached_tokens,
-            "prompt_n": self.prompt_tokens - self.cached_tokens,
+            "prompt_n": evaluated,
             "prompt_ms": prompt_ms,
+            "prompt_per_token_ms": _ratio(prompt_ms, evaluated),
+            "prompt_per_second": _ratio(evaluated * 1e3, prompt_ms),
             "predicted_n": self.generated,
             "predicted_ms": predicted_ms,
+            "predicted_per_token_ms": _ratio(predicted_ms, steps),
+            "predicted_per_second": _ratio(steps * 1e3, predicted_ms),
         }
-        # The first token comes with the prompt's last step, so predicted_ms is the time of the others.
-        steps = self.generated - len(self.begun) - 1
-        if predicted_ms > 0 and steps > 0:
-            timings["predicted_per_second"] = steps / predicted_ms * 1e3
-        return {name: round(value, 3) for name, value in timings.items()}
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0

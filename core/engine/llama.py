@@ -24,7 +24,7 @@ import ctypes
 import logging
 import math
 import os
-from typing import Any, Callable, Deque, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Type, Union
 from typing import Sequence as Many
 
 import llama_cpp
@@ -33,9 +33,9 @@ import numpy
 from core.bounds import TOKENS
 from core.engine.ask import Wanted, kind_of
 from core.engine.cells import SavedCells
-from core.engine.draws import draw_key, draw_seed, lucky
+from core.engine.draws import OwnDraws, TheirDraws, draw_seed
 from core.engine.prompting import Marks, Prompting
-from core.engine.sampling import COLDEST, Sampling
+from core.engine.sampling import SAMPLERS, Sampling
 from core.engine.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
 from core.errors import APIError
 from core.grammar.masks import Texts
@@ -47,8 +47,24 @@ log = logging.getLogger("comeapi.llama")
 
 
 def build_facts() -> Dict[str, Any]:
-    """Return llama-cpp-python's version, and whether its build can use a GPU (llama_supports_gpu_offload)."""
-    return {"gpu": bool(llama_cpp.llama_supports_gpu_offload()), "version": llama_cpp.__version__}
+    """Return llama-cpp-python's version, whether its build can use a GPU, and what else it was built for.
+
+    llama_supports_gpu_offload; `features` is llama_print_system_info: "CPU : AVX2 = 1 | … | OPENMP = 1 |".
+    """
+    return {
+        "gpu": bool(llama_cpp.llama_supports_gpu_offload()),
+        "version": llama_cpp.__version__,
+        "features": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
+    }
+
+
+def quantize(source: str, target: str) -> None:
+    """Write a copy of an unquantized GGUF file in Q4_K_M (llama_model_quantize). Raises APIError 500."""
+    _start_llama(verbose=False)
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    if llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)):
+        raise APIError(500, "llama.cpp can't quantize %s." % source, "quantize_failed")
 
 
 def uses_gpu(settings: EngineSettings) -> bool:
@@ -148,6 +164,7 @@ class Model:
         windowed = llama_cpp.llama_model_n_swa(self._pointer) > 0
         self.plain_cells = not recurrent and not windowed  # whether a slot's cells are one per token, and stay
         self.forgets_partly = not recurrent  # whether a sequence's last cells can be freed without the others
+        self.draws: Type[Union[OwnDraws, TheirDraws]] = TheirDraws if settings.draw == "llama.cpp" else OwnDraws
         self._enders: Optional[List[int]] = None
         self._long_texts: Optional[LongTexts] = None
         self._texts: Optional[Texts] = None
@@ -385,7 +402,7 @@ class Context:
     """
 
     def __init__(self, model: Model, settings: EngineSettings):
-        self.n_ctx = settings.ctx_size or model.trained_context
+        self.n_ctx = settings.slot_ctx or model.trained_context
         if model.trained_context and not settings.stretches:
             self.n_ctx = min(self.n_ctx, model.trained_context)
         params = llama_cpp.llama_context_default_params()
@@ -605,11 +622,14 @@ def _set_rope(params: Any, settings: EngineSettings) -> None:
 
 
 class Chain:
-    """A request's samplers in a row (llama_sampler_chain), in the order of llama.cpp's common_sampler_init.
+    """A request's samplers in a row (llama_sampler_chain), in the request's order.
 
     The last one draws by chance, by a key that is set for each token (draws.py): so a choice depends on no choice
     before it. XTC draws, too, with a generator of its own: it is made anew for each token. Mirostat is the exception,
     since it learns as it draws.
+
+    `left` are the ids and the probabilities of the tokens that choose() has left to choose from, where the request
+    wants to know (post_sampling_probs).
     """
 
     def __init__(self, model: Model, sampling: Sampling, seed: int, longest: int):
@@ -618,28 +638,32 @@ class Chain:
         self._seed = seed
         self._draw: Optional[_Draw] = None
         self._number = -1  # of the token that the next choice is for
+        self._xtc_at = -1  # where XTC stands in the chain; -1 where it does not
+        self.left: Tuple[Any, Any] = (numpy.zeros(0), numpy.zeros(0))
         self._pointer = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        self._lasting = _lasting_samplers(model, sampling, seed, longest)
-        self._add(self._lasting)
-        if sampling.temperature >= COLDEST and not sampling.mirostat:
-            self._draw = _Draw()
+        made = _samplers(model, sampling, seed, longest)
+        self._add(list(made.values()))
+        if not sampling.greedy and not sampling.mirostat:
+            self._xtc_at = list(made).index("xtc") if "xtc" in made else -1
+            self._draw = _Draw(model.draws(seed))
             self._add([self._draw.sampler])
 
     def turn_to(self, number: int) -> None:
         """Make ready for the choice of the generated token number `number`, counted from 0."""
         if self._draw and number != self._number:
-            self._draw.turn_to(draw_key(self._seed, 2 * number))
-            if self._sampling.xtc_probability > 0:
-                self._renew_xtc(self._draw, draw_seed(self._seed, 2 * number + 1))
+            self._draw.turn_to(number)
+            if self._xtc_at >= 0:
+                self._renew_xtc(draw_seed(self._seed, 2 * number + 1))
             self._number = number
 
-    def _renew_xtc(self, draw: "_Draw", seed: int) -> None:
-        """Put a new XTC sampler before the temperature, which it must not see, and the draw."""
-        first = len(self._lasting)
-        while llama_cpp.llama_sampler_chain_n(self._pointer) > first + 1:
-            llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(self._pointer, first))
-        llama_cpp.llama_sampler_chain_remove(self._pointer, first)  # the draw, which is used again
-        self._add([_xtc(self._sampling, seed), _temperature(self._sampling), draw.sampler])
+    def _renew_xtc(self, seed: int) -> None:
+        """Put a new XTC sampler in the old one's place; those after it stay."""
+        at = self._xtc_at
+        llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(self._pointer, at))
+        after = []
+        while llama_cpp.llama_sampler_chain_n(self._pointer) > at:
+            after.append(llama_cpp.llama_sampler_chain_remove(self._pointer, at))
+        self._add([_xtc(self._sampling, seed)] + after)
 
     def _add(self, samplers: Many[Any]) -> None:
         for sampler in samplers:
@@ -654,7 +678,12 @@ class Chain:
 
     def choose(self, logits: Any) -> Optional[int]:
         """Choose from logits, an array of float32; None where the chain leaves none. Accepts nothing."""
-        return _Candidates(logits).choose(self._pointer)
+        candidates = _Candidates(logits)
+        token = candidates.choose(self._pointer)
+        if self._sampling.post_sampling_probs:
+            one = token is not None and self._sampling.greedy
+            self.left = (numpy.array([token]), numpy.ones(1)) if one else candidates.left()
+        return token
 
     def accept(self, token: int) -> None:
         """Let penalties count a token (llama_sampler_accept)."""
@@ -668,23 +697,19 @@ class Chain:
 class _Draw:
     """A sampler that chooses by chance, as draws.py has it, in place of llama.cpp's own (llama_sampler_init_dist)."""
 
-    def __init__(self) -> None:
-        keys = self._keys = [0]
+    def __init__(self, draws: Union[OwnDraws, TheirDraws]):
+        self.turn_to = draws.turn_to
 
         def apply(_sampler: Any, candidates: Any) -> None:  # a llama_token_data_array
             array = candidates.contents
             data = numpy.frombuffer(ctypes.string_at(array.data, array.size * _CANDIDATE.itemsize), _CANDIDATE)
-            array.selected = lucky(keys[0], data["id"], data["logit"])
+            array.selected = draws.choose(data["id"], data["logit"])
 
         # C holds only the addresses of these:
         self._interface = llama_cpp.llama_sampler_i()
         self._interface.name = llama_cpp.llama_sampler_i_name(lambda _: b"draw")
         self._interface.apply = llama_cpp.llama_sampler_i_apply(apply)
         self.sampler = llama_cpp.llama_sampler_init(ctypes.byref(self._interface), None)
-
-    def turn_to(self, key: int) -> None:
-        """Set what the next choice goes by."""
-        self._keys[0] = key
 
 
 _CANDIDATE = numpy.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])  # llama_token_data
@@ -709,16 +734,40 @@ class _Candidates:
             return None
         return int(self._array.data[selected].id)
 
+    def left(self) -> Tuple[Any, Any]:
+        """Return the ids of the tokens that the chain has left, and their probabilities."""
+        size = self._array.size * _CANDIDATE.itemsize
+        data = numpy.frombuffer(ctypes.string_at(self._array.data, size), _CANDIDATE)
+        weights = numpy.exp(data["logit"].astype(numpy.float64) - data["logit"].max())
+        return data["id"], weights / weights.sum()
 
-def _lasting_samplers(model: Model, sampling: Sampling, seed: int, longest: int) -> List[Any]:
-    """Return the samplers that are the same for each token."""
-    made = _penalties(model, sampling, longest) if sampling.penalizes else []
-    if sampling.temperature < COLDEST:
-        return made + [llama_cpp.llama_sampler_init_greedy()]
-    if sampling.mirostat:
-        return made + _mirostat(model, sampling, seed)
-    made += _cuts(sampling)
-    return made if sampling.xtc_probability > 0 else made + [_temperature(sampling)]
+
+def _samplers(model: Model, sampling: Sampling, seed: int, longest: int) -> Dict[str, Any]:
+    """Return the samplers by their names, in the request's order, those left out that would change nothing.
+
+    Where the likeliest token is taken, and for Mirostat, only penalties come before.
+    """
+    order = ("penalties", "dry") if sampling.greedy or sampling.mirostat else SAMPLERS
+    made = {name: _sampler(name, model, sampling, longest) for name in sampling.samplers if name in order}
+    found = {name: sampler for name, sampler in made.items() if sampler is not None}
+    if sampling.greedy:
+        found["greedy"] = llama_cpp.llama_sampler_init_greedy()
+    elif sampling.mirostat:
+        found.update(_mirostat(model, sampling, seed))
+    return found
+
+
+def _sampler(name: str, model: Model, sampling: Sampling, longest: int) -> Any:
+    """Return a sampler by its name; None where it would change nothing."""
+    if name == "penalties":
+        return _penalties(model, sampling, longest) if sampling.penalizes else None
+    if name == "dry":
+        return _dry(model, sampling, longest) if sampling.dry_multiplier else None
+    if name == "temperature":
+        return _temperature(sampling)
+    if name == "xtc":
+        return _xtc(sampling, 0) if sampling.xtc_probability > 0 else None
+    return _cut(name, sampling)
 
 
 def _xtc(sampling: Sampling, seed: int) -> Any:
@@ -727,49 +776,45 @@ def _xtc(sampling: Sampling, seed: int) -> Any:
     )
 
 
-def _penalties(model: Model, sampling: Sampling, longest: int) -> List[Any]:
-    """Return the samplers that look back. -1 tokens means all, and there are never more than `longest`.
+def _penalties(model: Model, sampling: Sampling, longest: int) -> Any:
+    """Return the sampler that looks back at tokens.
 
-    llama.cpp reserves memory for as many as it is told.
+    -1 tokens means all, and there are never more than `longest`: llama.cpp reserves memory for as many as it is told.
     """
     last_n = longest if sampling.repeat_last_n < 0 else min(sampling.repeat_last_n, longest)
-    dry_last_n = longest if sampling.dry_penalty_last_n < 0 else min(sampling.dry_penalty_last_n, longest)
+    return llama_cpp.llama_sampler_init_penalties(
+        model.vocabulary, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+    )
+
+
+def _dry(model: Model, sampling: Sampling, longest: int) -> Any:
+    """Return the sampler that looks back at sequences of tokens."""
     breakers = [text.encode("utf-8", "replace") for text in sampling.dry_sequence_breakers]
-    made = [
-        llama_cpp.llama_sampler_init_penalties(
-            model.vocabulary, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
-        )
-    ]
-    if sampling.dry_multiplier:
-        made.append(
-            llama_cpp.llama_sampler_init_dry(
-                model.vocab,
-                sampling.dry_multiplier,
-                sampling.dry_base,
-                min(sampling.dry_allowed_length, longest),
-                dry_last_n,
-                (ctypes.c_char_p * len(breakers))(*breakers),
-                len(breakers),
-            )
-        )
-    return made
+    return llama_cpp.llama_sampler_init_dry(
+        model.vocab,
+        sampling.dry_multiplier,
+        sampling.dry_base,
+        min(sampling.dry_allowed_length, longest),
+        longest if sampling.dry_penalty_last_n < 0 else min(sampling.dry_penalty_last_n, longest),
+        (ctypes.c_char_p * len(breakers))(*breakers),
+        len(breakers),
+    )
 
 
-def _cuts(sampling: Sampling) -> List[Any]:
-    """Return the samplers that drop candidates, those that would drop none left out: cheap ones before dear ones."""
+def _cut(name: str, sampling: Sampling) -> Any:
+    """Return a sampler that drops candidates; None where it would drop none."""
     keep = sampling.min_keep
-    made = []
-    if sampling.top_n_sigma > 0:
-        made.append(llama_cpp.llama_sampler_init_top_n_sigma(sampling.top_n_sigma))
-    if sampling.top_k > 0:
-        made.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
-    if sampling.typical_p < 1:
-        made.append(llama_cpp.llama_sampler_init_typical(sampling.typical_p, keep))
-    if sampling.top_p < 1:
-        made.append(llama_cpp.llama_sampler_init_top_p(sampling.top_p, keep))
-    if sampling.min_p > 0:
-        made.append(llama_cpp.llama_sampler_init_min_p(sampling.min_p, keep))
-    return made
+    if name == "top_n_sigma" and sampling.top_n_sigma > 0:
+        return llama_cpp.llama_sampler_init_top_n_sigma(sampling.top_n_sigma)
+    if name == "top_k" and sampling.top_k > 0:
+        return llama_cpp.llama_sampler_init_top_k(sampling.top_k)
+    if name == "typ_p" and sampling.typical_p < 1:
+        return llama_cpp.llama_sampler_init_typical(sampling.typical_p, keep)
+    if name == "top_p" and sampling.top_p < 1:
+        return llama_cpp.llama_sampler_init_top_p(sampling.top_p, keep)
+    if name == "min_p" and sampling.min_p > 0:
+        return llama_cpp.llama_sampler_init_min_p(sampling.min_p, keep)
+    return None
 
 
 def _temperature(sampling: Sampling) -> Any:
@@ -778,9 +823,10 @@ def _temperature(sampling: Sampling) -> Any:
     )
 
 
-def _mirostat(model: Model, sampling: Sampling, seed: int) -> List[Any]:
-    temperature = llama_cpp.llama_sampler_init_temp(sampling.temperature)
+def _mirostat(model: Model, sampling: Sampling, seed: int) -> Dict[str, Any]:
+    tau, eta = sampling.mirostat_tau, sampling.mirostat_eta
     if sampling.mirostat == 1:
-        learn = sampling.mirostat_tau, sampling.mirostat_eta
-        return [temperature, llama_cpp.llama_sampler_init_mirostat(model.vocabulary, seed, *learn, 100)]
-    return [temperature, llama_cpp.llama_sampler_init_mirostat_v2(seed, sampling.mirostat_tau, sampling.mirostat_eta)]
+        mirostat = llama_cpp.llama_sampler_init_mirostat(model.vocabulary, seed, tau, eta, 100)
+    else:
+        mirostat = llama_cpp.llama_sampler_init_mirostat_v2(seed, tau, eta)
+    return {"temperature": llama_cpp.llama_sampler_init_temp(sampling.temperature), "mirostat": mirostat}

@@ -2,6 +2,7 @@
 
 Channel     the bounded way from the engine to a reader; on it come, for each generation,
 Replayed    once, of a generation that is begun in the middle
+Progress    how much of its prompt is evaluated, where the request wants to know
 Piece       new text with its tokens, again and again, then one
 Finished    or one APIError; or, where an embedding or a rank was asked for, one
 Embedded    and nothing else
@@ -20,11 +21,26 @@ MOST_UNREAD = 256  # events that wait for their reader, before nothing more is g
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of an answer (perhaps none yet), the tokens it came with, and their probabilities if asked for."""
+    """New text of an answer (perhaps none yet), the tokens it came with, and their probabilities if asked for.
+
+    `timings` are those so far, where the request wants them with each token.
+    """
 
     text: str
     tokens: List[int]
     probabilities: List[Dict[str, Any]] = field(default_factory=list)
+    timings: Optional[Dict[str, float]] = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`processed` of a prompt's `total` tokens are evaluated, of which `cached` were there before; after `ms`."""
+
+    total: int
+    cached: int
+    processed: int
+    ms: float
+    timings: Optional[Dict[str, float]] = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ class Embedded:
     prompt_tokens: int
 
 
-Event = Union[Replayed, Piece, Finished, Embedded, APIError]
+Event = Union[Replayed, Progress, Piece, Finished, Embedded, APIError]
 
 
 def is_last(event: Event) -> bool:
@@ -142,7 +158,7 @@ class Result:
             self.probabilities += event.probabilities
         elif isinstance(event, APIError):
             raise event
-        else:
+        elif not isinstance(event, Progress):
             self.end = event
 
     def pieces(self) -> Iterator[Piece]:

@@ -4,7 +4,7 @@ from typing import Optional
 
 from core.engine.admission import close_sampler
 from core.engine.generation import Generation, State
-from core.engine.outcome import Event
+from core.engine.outcome import Event, Finished
 from core.engine.resident import Resident
 from core.engine.scheduler import Scheduler
 from core.engine.tally import Tally
@@ -41,6 +41,8 @@ class Running:
         generation.become(State.ENDED)
         close_sampler(generation)
         self.tally.counts["cancelled" if event is None else "ended"] += 1
+        if isinstance(event, Finished):
+            self.tally.count_ended(event.prompt_tokens + event.completion_tokens, event.timings)
         if event is not None:
             generation.tell(event)
 

@@ -10,7 +10,7 @@ choose, so that is looked for before. One thread at a time uses a Sampler; llama
 """
 
 import math
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional, Tuple
 from typing import Sequence as Many
 
 import numpy
@@ -31,12 +31,13 @@ class Sampler:
     def __init__(self, model: Model, sampling: Sampling, seed: int, longest: int, guide: Optional["Guide"] = None):
         """`longest` is how many tokens the context holds: nothing looks back further."""
         self.model = model
-        self._biases = _biases(model, sampling)
+        self._biases = _arrays(biases_of(model, sampling))
         self._guide = guide
         # Where only cuts can take tokens away, llama.cpp chooses by itself: the fastest way, and most of what a grammar
         # gets is right. But it also lets its samplers learn from the choice, which a grammar may yet refuse.
         learns = sampling.penalizes or sampling.learns
-        self._plain = not self._biases and not sampling.dynatemp_range and not (guide and learns)
+        asks_more = sampling.dynatemp_range or sampling.post_sampling_probs
+        self._plain = not self._biases and not asks_more and not (guide and learns)
         self._chain = Chain(model, sampling, seed, longest)
 
     @classmethod
@@ -116,6 +117,16 @@ class Sampler:
         token = self._chain.choose(logits)
         return best if token is None else token
 
+    def likeliest(self, token: int, most: int) -> Tuple[float, List[Tuple[int, float]]]:
+        """Return the probability that the samplers left to a chosen token, and the `most` likeliest with theirs.
+
+        For requests with post_sampling_probs, after sample().
+        """
+        ids, probabilities = self._chain.left
+        top = numpy.argsort(-probabilities, kind="stable")[:most]
+        chosen = float(probabilities[ids == token].sum())
+        return chosen, [(int(ids[each]), float(probabilities[each])) for each in top if probabilities[each] > 0]
+
     def close(self) -> None:
         """Free the samplers."""
         self._chain.close()
@@ -167,15 +178,24 @@ def _token_id(model: Model, token: Token) -> int:
 _FARTHEST = 1e6  # as far as a bias need go: no logit is near it, and float32 has digits left for the logit itself
 
 
-def _biases(model: Model, sampling: Sampling) -> Any:
-    """Return the ids of tokens and what is added to their logits, as two arrays; None if there are none."""
+def biases_of(model: Model, sampling: Sampling) -> Dict[int, float]:
+    """Return what is added to tokens' logits; a text's is added to each of its tokens'.
+
+    The caller keeps the model from being freed.
+    """
     biases: Dict[int, float] = {}
-    for token, bias in sampling.logit_bias:
-        if token < model.vocabulary:
-            bias = bias if bias == -math.inf else max(-_FARTHEST, min(bias, _FARTHEST))
-            biases[token] = biases.get(token, 0.0) + bias
+    for wanted, bias in sampling.logit_bias:
+        bias = bias if bias == -math.inf else max(-_FARTHEST, min(bias, _FARTHEST))
+        for token in model.native_tokens(wanted, False, False) if isinstance(wanted, str) else [wanted]:
+            if token < model.vocabulary:
+                biases[token] = biases.get(token, 0.0) + bias
     if sampling.ignore_eos:
         biases.update((token, -math.inf) for token in model.ends_all())
+    return biases
+
+
+def _arrays(biases: Dict[int, float]) -> Any:
+    """Return tokens and what is added to their logits, as two arrays; None if there are none."""
     if not biases:
         return None
     return numpy.array(list(biases), numpy.int64), numpy.array(list(biases.values()), numpy.float32)

@@ -15,7 +15,7 @@ with the same LoRA adapters share a batch; where there are several sets of them,
 may be paused, because its reader does not take what has come: then it is in none, and keeps its slot. A batch never has
 more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one; with a siding,
 long ones go there, first come first served. A waiting request that needs another model lets nothing behind it pass: no
-model starves.
+model starves. One that names its slot lets others pass while that slot is taken, and reuses that slot's cells only.
 
 Reuse. The cells of a slot hold evaluated tokens, of a request that runs or of one that has ended. A new request:
 
@@ -29,6 +29,7 @@ at all: then 1 wants a slot all of whose cells begin the prompt, and there is no
 """
 
 import collections
+import itertools
 from dataclasses import dataclass
 from typing import Deque, Dict, List, Optional, Tuple
 
@@ -127,9 +128,9 @@ class Scheduler:
         self.waiting.append(generation)
 
     def next_in_line(self, model: Optional[str]) -> Optional[Generation]:
-        """Return the first in line if it needs `model` and a slot is free for it."""
-        free = any(slot.generation is None for slot in self._slots)
-        return self.waiting[0] if free and self.waiting and self.waiting[0].model == model else None
+        """Return the first in line for whom a slot is free, if it and all before it need `model`."""
+        before = itertools.takewhile(lambda each: each.model == model, self.waiting)
+        return next((generation for generation in before if self._free(generation)), None)
 
     def wanted_model(self) -> Optional[str]:
         """Return the model that the first in line needs, or None when nobody waits."""
@@ -142,7 +143,8 @@ class Scheduler:
 
         Returns what it may keep of its own slot's cells. What it will copy, next_reuse() says when it is time.
         """
-        generation = self.waiting.popleft()
+        generation = next(generation for generation in self.waiting if self._free(generation))
+        self.waiting.remove(generation)
         slot, kept = self._choose_slot(generation)
         generation.slot = slot.index
         generation.become(State.PROMPT)
@@ -171,9 +173,15 @@ class Scheduler:
         """The first `count` tokens of the generation are in its slot's cells now; nothing else is."""
         reuse.generation.done = count
 
+    def _free(self, generation: Generation) -> List[_Slot]:
+        """Return the free slots that a generation may have, the least recently used first."""
+        wanted = generation.ask.slot
+        some = self._slots if wanted is None else self._slots[wanted : wanted + 1]
+        return sorted((slot for slot in some if slot.generation is None), key=lambda slot: slot.used)
+
     def _choose_slot(self, generation: Generation) -> Tuple[_Slot, int]:
         """Return a free slot and how many of its cells can be kept; plan a copy where one is worth it."""
-        free = sorted((slot for slot in self._slots if slot.generation is None), key=lambda slot: slot.used)
+        free = self._free(generation)
         if not generation.reuse:
             return free[0], 0
         limit = len(generation.tokens) - 1  # a prompt's last token is always evaluated: it gives the first logits
@@ -181,6 +189,8 @@ class Scheduler:
             return _longest_whole(free, generation.tokens[:limit], generation.adapters)
         own = max(free, key=lambda slot: slot.shares(generation))
         kept = min(own.shares(generation), limit)
+        if generation.ask.slot is not None:
+            return own, kept
         best = max(self._slots, key=lambda slot: slot.will_share(generation))
         offered = min(best.will_share(generation), limit)
         if kept * 2 >= len(own.cells) and kept + self.copy_cost >= offered:

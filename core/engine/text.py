@@ -13,6 +13,7 @@ class TextOut:
 
     def __init__(self, stops: Sequence[str] = ()):
         self.stop_word = ""  # the stop string that has come; nothing more will
+        self.has_line_break = False  # whether one has come
         self._stops = [stop for stop in stops if stop]
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._held = ""
@@ -24,6 +25,7 @@ class TextOut:
 
     def push(self, piece: bytes) -> str:
         """Take a token's bytes and return the text that has become certain."""
+        self.has_line_break = self.has_line_break or b"\n" in piece
         return self._release(self._decode(piece))
 
     def finish(self) -> str:

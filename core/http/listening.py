@@ -1,6 +1,7 @@
-"""The socket that a server listens on: bound here, or handed on by the process that has started this one.
+"""The sockets that a server listens on: bound here, or handed on by the process that has started this one.
 
-    listening_socket(config)    the one that a ServerConfig asks for
+    listening_sockets(config)    those that a ServerConfig asks for: one for each address in its `host`
+    listening_socket(config)     the one of a single address, to be handed on
 
 Who hands a socket on keeps it open. So clients' connections wait in its backlog while no server runs, and the next
 server accepts them.
@@ -8,7 +9,7 @@ server accepts them.
 
 import os
 import socket
-from typing import Any
+from typing import Any, List
 
 BACKLOG = 1024  # connections that may wait to be accepted; socketserver's 5 refuses bursts
 
@@ -21,9 +22,28 @@ def listening_socket(config: Any) -> socket.socket:
     return _adopted(config.listen_fd) if config.listen_fd >= 0 else _bound(config.host, config.port)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def listening_sockets(config: Any) -> List[socket.socket]:
+    """Return sockets that listen on each address of `host`, all on one port. Raises OSError as listening_socket()."""
+    hosts = [host.strip() for host in config.host.split(",")]
+    if config.listen_fd >= 0 or len(hosts) == 1:
+        return [listening_socket(config)]
+    bound: List[socket.socket] = []
+    try:
+        for host in hosts:
+            bound.append(_bound(host, bound[0].getsockname()[1] if bound else config.port, alone=False))
+    except BaseException:
+        for sock in bound:
+            sock.close()
+        raise
+    return bound
+
+
+def _bound(host: str, port: int, alone: bool = True) -> socket.socket:
+    """Return a socket that listens. Where it is not `alone`, one of IPv6 takes no connections of IPv4."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
+        if ":" in host and not alone:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if os.name == "posix":  # on Windows it would let two programs share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))

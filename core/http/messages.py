@@ -177,7 +177,8 @@ def error_reply(error: APIError) -> Reply:
 
 
 def local_host(host: str) -> str:
-    """Return the host by which a client on this machine reaches a server that listens on `host`."""
+    """Return the host by which a client on this machine reaches a server that listens on `host`, or on several."""
+    host = host.split(",")[0].strip()
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
 
 

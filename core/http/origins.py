@@ -19,14 +19,17 @@ from core.errors import APIError, shown
 from core.http.requesthead import split_authority
 
 ANY = "*"
+LOCAL = "localhost"  # among the origins: the pages of this machine, on any port
 Headers = Tuple[Tuple[str, str], ...]
 _PRIVATE = (".local", ".internal", ".home.arpa")  # no public page can have a name below these
 _PORTS = {"http": 80, "https": 443}
+_LOCAL_PAGE = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
 _VARY: Headers = (("Vary", "Origin"),)
 _EXPOSE: Headers = (("Access-Control-Expose-Headers", "X-Request-Id"),)
 _PREFLIGHT: Headers = (
     ("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS"),
-    ("Access-Control-Allow-Headers", "*, Authorization"),
+    ("Access-Control-Allow-Headers", "*, Authorization"),  # * alone does not mean that one (Fetch, section 4.9)
+    ("Access-Control-Allow-Credentials", "true"),
     ("Access-Control-Max-Age", "86400"),
 )
 
@@ -40,9 +43,12 @@ def check_name(text: str) -> str:
 
 
 def check_origin(text: str) -> str:
-    """Check what --cors-origin takes, SCHEME://HOST[:PORT] or *; return it as browsers write it. Raises ValueError."""
+    """Check what --cors-origin takes: SCHEME://HOST[:PORT], localhost or *. Return it as browsers write it.
+
+    Raises ValueError.
+    """
     origin = text.lower().rstrip("/")
-    if origin != ANY and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,]+", origin):
+    if origin not in (ANY, LOCAL) and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,]+", origin):
         raise ValueError("%r is not an origin such as https://chat.example.com" % text)
     scheme, _, rest = origin.partition("://")
     default = ":%d" % _PORTS.get(scheme, 0)
@@ -59,11 +65,12 @@ class Hosts:
 
     def __init__(self, listens_on: str, allowed: Sequence[str]):
         machine = socket.gethostname().lower()
+        addresses = [address.strip().lower() for address in listens_on.split(",")]
         self._any = ANY in allowed
-        self._names = {"localhost", machine, machine.partition(".")[0], listens_on.lower()}
+        self._names = {"localhost", machine, machine.partition(".")[0], *addresses}
         self._names |= {name[1:] if name.startswith(".") else name for name in allowed}
         self._below = (".localhost",) + tuple(name for name in allowed if name.startswith("."))
-        self._open = not _is_loopback(listens_on)
+        self._open = not all(_is_loopback(address) for address in addresses)
 
     def allow(self, host: str) -> bool:
         """Whether a Host header, which is well-formed or empty, is one of ours. An empty one comes from no browser."""
@@ -88,7 +95,8 @@ class Origins:
 
     def __init__(self, allowed: Sequence[str]):
         self._any = ANY in allowed
-        self._allowed = frozenset(allowed)
+        self._local = LOCAL in allowed
+        self._allowed = frozenset(allowed) - {ANY, LOCAL}
 
     def check(self, method: str, path: str, headers: Mapping[str, str], public: bool) -> None:
         """Refuse a request that a browser sends for a foreign page, unless it only reads what is public.
@@ -100,7 +108,7 @@ class Origins:
             return
         origin = headers.get("origin")
         if origin:
-            if origin not in self._allowed and not _same_origin(origin, headers.get("host", "")):
+            if not self._names(origin) and not _same_origin(origin, headers.get("host", "")):
                 raise _origin_error(origin)
         elif headers.get("sec-fetch-site", "") in ("cross-site", "same-site"):
             follows_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
@@ -108,17 +116,17 @@ class Origins:
                 raise _origin_error("another site")
 
     def preflight(self, headers: Mapping[str, str]) -> Headers:
-        """Return the headers that answer a preflight. Raises APIError 403 where the page may not call."""
-        self.check("OPTIONS", "", headers, public=False)
-        return _PREFLIGHT
+        """Return the headers that answer a preflight: none for a page that may not call, which its browser stops."""
+        return _PREFLIGHT if self._names(headers.get("origin", "")) else ()
 
     def headers(self, origin: str) -> Headers:
         """Return the headers that let this page read an answer, and keep caches from giving it to another page."""
-        if self._any:
-            return (("Access-Control-Allow-Origin", ANY),) + _EXPOSE
-        if origin in self._allowed:
-            return (("Access-Control-Allow-Origin", origin),) + _EXPOSE + _VARY
-        return _VARY if self._allowed else ()
+        allow: Headers = (("Access-Control-Allow-Origin", origin),) if origin and self._names(origin) else ()
+        return allow + (_EXPOSE if allow else ()) + (_VARY if self._any or self._local or self._allowed else ())
+
+    def _names(self, origin: str) -> bool:
+        """Whether an option names this origin."""
+        return self._any or origin in self._allowed or (self._local and bool(_LOCAL_PAGE.fullmatch(origin)))
 
 
 def _origin_error(origin: str) -> APIError:

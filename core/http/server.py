@@ -22,7 +22,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
@@ -30,17 +30,14 @@ from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
 from core.http.descriptors import is_short, room
-from core.http.listening import BACKLOG, listening_socket
+from core.http.listening import BACKLOG, listening_sockets
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
 from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
 from core.http.requesthead import bad_request
 from core.http.routing import Handler, Route, Router
-from core.http.sockets import readable, shake_hands
+from core.http.sockets import readable, shake_hands, tls_context
 from core.options import between, setting
-
-if TYPE_CHECKING:
-    import ssl
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
@@ -59,17 +56,26 @@ _seconds = between(0.05, 86400, float)
 class ServerConfig:
     """A service's settings: each is a name, a default and a reason."""
 
-    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface", "network")
+    host: str = setting(
+        "127.0.0.1", "address to listen on, or several with commas between; 0.0.0.0 for every interface", "network",
+        variables=("LLAMA_ARG_HOST",),
+    )  # fmt: skip
     port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
     listen_fd: int = setting(
         -1, "number of a listening socket that this program is started with; -1 to bind one", "other",
         check=between(-1, 1 << 20),
     )  # fmt: skip
-    tls_cert: str = setting("", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE")
-    tls_key: str = setting("", "its private key, where that is in another file", "network", check=_file, metavar="FILE")
+    tls_cert: str = setting(
+        "", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE",
+        flags=("--ssl-cert-file",), variables=("LLAMA_ARG_SSL_CERT_FILE",),
+    )  # fmt: skip
+    tls_key: str = setting(
+        "", "its private key, where that is in another file", "network", check=_file, metavar="FILE",
+        flags=("--ssl-key-file",), variables=("LLAMA_ARG_SSL_KEY_FILE",),
+    )  # fmt: skip
     api_key: Tuple[str, ...] = setting(
         (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
-        check=check_key, metavar="KEY",
+        commas=True, check=check_key, metavar="KEY", variables=("LLAMA_API_KEY",),
     )  # fmt: skip
     key_requests: int = setting(
         0, "requests that each API key may have at once; more get 429; 0 for any number", "access",
@@ -84,8 +90,9 @@ class ServerConfig:
         "access", many=True, check=check_name, metavar="NAME",
     )  # fmt: skip
     cors_origin: Tuple[str, ...] = setting(
-        (), "an origin whose web pages may call, such as https://chat.example.com, or * for any; repeatable", "access",
-        many=True, check=check_origin,
+        (), "an origin whose web pages may call, such as https://chat.example.com; localhost for those of this "
+        "machine, * for any; repeatable", "access", flags=("--cors-origins",), many=True, commas=True,
+        check=check_origin, variables=("LLAMA_ARG_CORS_ORIGINS",),
     )  # fmt: skip
     access_log: bool = setting(False, "log one line a request to stderr", "access")
     max_body: int = setting(4 << 20, "largest request body, in bytes", "limits", check=between(1, 1 << 40))
@@ -120,19 +127,21 @@ class _Server(ThreadingHTTPServer):
         self.service = service
         self.short = False  # no descriptor was left for a connection
         self._complained = float("-inf")
-        self.tls = _tls_context(service.config)
-        host, port = service.config.host, service.config.port
+        self.tls = tls_context(service.config.tls_cert, service.config.tls_key)
+        host, port = service.config.host.split(",")[0], service.config.port
         self._woken, self._wake = socket.socketpair()
         self._ended = threading.Event()
+        self._listening: List[socket.socket] = []
         super().__init__((host, port), Connection)
 
     def server_bind(self) -> None:
-        """Take the socket that is to be listened on, in place of the one that socketserver has made.
+        """Take the sockets that are to be listened on, in place of the one that socketserver has made.
 
         HTTPServer looks up the host's name here, which can hang where there is no DNS.
         """
         self.socket.close()
-        self.socket = listening_socket(self.service.config)
+        self._listening = listening_sockets(self.service.config)
+        self.socket = self._listening[0]  # of which socketserver accepts: each in its turn
         self.server_address = self.socket.getsockname()
         host, self.server_port = self.server_address[:2]
         self.server_name = str(host)
@@ -144,10 +153,10 @@ class _Server(ThreadingHTTPServer):
         """Accept connections until shutdown(), which wakes this loop at once; socketserver's own loop polls."""
         try:
             while True:
-                ready = readable([self.socket, self._woken], poll_interval)
+                ready = readable([*self._listening, self._woken], poll_interval)
                 if self._woken in ready:
                     return
-                if ready:
+                for self.socket in ready:
                     self._accept()
         finally:
             self._ended.set()
@@ -173,6 +182,8 @@ class _Server(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Close all sockets of the accept loop."""
         super().server_close()
+        for sock in self._listening:
+            sock.close()
         self._woken.close()
         self._wake.close()
 
@@ -248,10 +259,11 @@ class _Server(ThreadingHTTPServer):
     def accept_the_rest(self) -> None:
         """Accept the connections that wait in the kernel's backlog: their clients count on an answer."""
         self.short = False
-        for _ in range(BACKLOG):
-            if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
-                return
-            self._accept()
+        for self.socket in self._listening:
+            for _ in range(BACKLOG):
+                if self.short or self.socket.fileno() < 0 or not readable([self.socket], 0):
+                    break
+                self._accept()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log an exception that nothing has caught: a defect of this program, never the client's fault."""
@@ -266,20 +278,6 @@ class _Server(ThreadingHTTPServer):
                 sock.send(reply_head(503, "application/json", error.headers, close=True) + framed(error_body(error)))
                 sock.recv(_MOST_DROPPED)  # what is left unread would reset the connection
         self.shutdown_request(sock)
-
-
-def _tls_context(config: ServerConfig) -> "Optional[ssl.SSLContext]":
-    """Return the TLS context, or None where TLS is off. Raises OSError where certificate or key can't be used."""
-    if not config.tls_cert:
-        return None
-    import ssl  # here, so that a Python without it can still serve HTTP
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key or None)
-    except ssl.SSLError as error:
-        raise OSError("the certificate in %s can't be used: %s" % (config.tls_cert, error))
-    return context
 
 
 class Service:
@@ -387,7 +385,7 @@ class Service:
         try:
             self._check_host(request)
             if _is_preflight(request):
-                return Reply(status=204, headers=self._origins.preflight(request.headers))
+                return Reply(headers=self._origins.preflight(request.headers), content_type="text/plain")
             if request.target == "*":
                 return self._about_all(request)
             route = self._authorized_route(request)

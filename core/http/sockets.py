@@ -119,6 +119,20 @@ def _shut(sock: socket.socket, how: int) -> None:
         socket.socket.shutdown(sock, how)  # SSLSocket.shutdown drops its keys, which its thread may be using
 
 
+def tls_context(cert: str, key: str) -> "Optional[ssl.SSLContext]":
+    """Return a server's TLS context, None without a certificate. Raises OSError where it, or its key, can't be used."""
+    if not cert:
+        return None
+    import ssl  # here, so that a Python without it can still serve HTTP
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key or None)
+    except ssl.SSLError as error:
+        raise OSError("the certificate in %s can't be used: %s" % (cert, error))
+    return context
+
+
 def shake_hands(sock: "ssl.SSLSocket", timeout: float) -> None:
     """Do the handshake of a TLS socket that does not block. Raises OSError, ValueError, TimedOut after `timeout` s."""
     deadline = time.monotonic() + timeout

@@ -1,26 +1,35 @@
-"""What comeapi.py shows: lines, the progress below them, and a command to try the service with.
+"""What comeapi.py shows: lines, those below them that are written anew, and a command to try the service with.
 
 Nothing here waits for the terminal (core/output.py): a log that can't be written stops no restart.
 """
 
 import json
 import os
-import sys
+from typing import Sequence
+
+from core.terminal import Live, paint
 
 _TOLD, _TOLD_SELDOM = 6, 20  # how often in a row a cause of death is told; after that, every 20th time
 
 
+_COLOURS = {"🔴": "red", "❌": "red", "🟠": "yellow", "🛟": "yellow", "🪜": "yellow", "🚀": "bold"}
+
+
 class Console:
-    """The terminal: whole lines, and below them, where it is a terminal, one that shows progress."""
+    """The terminal: whole lines, and below them, where it is a terminal, some that are written anew."""
 
     def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
-        self._shown = ""
+        self._lines = Live()
+
+    @property
+    def live(self) -> bool:
+        """Whether lines can be written anew."""
+        return self._lines.works
 
     def say(self, line: str) -> None:
-        """Print a line."""
-        self._erase()
-        print(line, flush=True)
+        """Print a line; on a terminal, in the colour of the sign that it begins with."""
+        colour = _COLOURS.get(line[:1])
+        self._lines.say(paint(line, colour) if colour else line)
 
     def say_death(self, name: str, cause: str, times: int, delay: float) -> None:
         """Say why a child died, for the `times`th time in a row, and when it is started again (in seconds).
@@ -34,18 +43,9 @@ class Console:
             line = "🔴 %s died in the same way, %d times in a row now. Starting it again in %g s."
             self.say(line % (name, times, delay))
 
-    def progress(self, text: str) -> None:
-        """Show what is going on, in place of what was shown before."""
-        if self._live and text != self._shown:
-            self._erase()
-            sys.stdout.write(text)
-            sys.stdout.flush()
-            self._shown = text
-
-    def _erase(self) -> None:
-        if self._shown:
-            sys.stdout.write("\r" + " " * (len(self._shown) + 4) + "\r")
-            self._shown = ""
+    def show(self, lines: Sequence[str]) -> None:
+        """Show what is going on, in place of what was shown before; none takes it away."""
+        self._lines.show(lines)
 
 
 def curl_command(url: str, model: str, key: bool) -> str:

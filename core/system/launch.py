@@ -104,5 +104,6 @@ class Launch:
 
 def own_environment() -> Dict[str, str]:
     """Return our environment without options of ours: a child that read them would not be the one that is planned."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(options.PREFIX)}
+    taken = (options.PREFIX, "LLAMA_ARG_", "LLAMA_API_KEY")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
     return dict(environment, PYTHONIOENCODING="utf-8")

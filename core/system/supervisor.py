@@ -29,6 +29,7 @@ from core.models import inspect
 from core.opening import loaded
 from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News, RestartPolicy
 from core.system.console import Console, curl_command
+from core.system.dashboard import Dashboard
 from core.system.ladders import Ladders
 from core.system.launch import Launch
 from core.system.plan import Plan
@@ -52,6 +53,7 @@ class Supervisor:
         self._config = config
         self._plan = plan
         self._console = Console()
+        self._dashboard = Dashboard(self._console)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         launch = Launch(config, plan, programs)
         self._backends = [
@@ -87,7 +89,7 @@ class Supervisor:
                 self._kill_what_hangs()
                 self._restarts.step()
                 if self._balancer.hopeless or all(child.hopeless for child in self._backends):
-                    self._console.say("❌ Nothing is left that could serve: stopping.")
+                    self._console.say("❌ Nothing is left that could serve: stopping. See why: python comeapi.py doctor")
                     self._stop()
                     return 1
         finally:
@@ -142,13 +144,13 @@ class Supervisor:
             return  # an earlier run has said it
         child.heard(facts)
         handler = getattr(self, "_on_" + str(facts.get("event")), None)
-        if not handler:
-            return
         try:
-            handler(child, facts)
-            self._show_progress()
+            if handler:
+                handler(child, facts)
+            self._dashboard.heard(child, facts)
             self._note_service()
             self._announce_once()
+            self._dashboard.show(self._backends, self._announced)
         except Exception:  # whatever this child says, the others must be watched
             log.error("%s said %s:\n%s", child.name, facts, traceback.format_exc())
 
@@ -243,10 +245,6 @@ class Supervisor:
 
     # ---- what is told
 
-    def _show_progress(self) -> None:
-        loading = ["%s %.0f %%" % (each.name, each.progress * 100) for each in self._backends if each.loading]
-        self._console.progress("⏳ Loading %s: %s" % (self._plan.model.name, ", ".join(loading)) if loading else "")
-
     def _note_service(self) -> None:
         """Once something serves, nothing is hopeless any more."""
         if self._served or not self._balancer.ready_at or not any(child.ready_at for child in self._backends):
@@ -273,6 +271,7 @@ class Supervisor:
     def _stop(self) -> int:
         """Stop the balancer, then the backends, so that running requests finish; a second signal stops at once."""
         grace = self._config.drain_timeout
+        self._console.show([])
         self._console.say("⏹  Stopping: running requests get up to %g s (Ctrl-C again to stop at once)" % grace)
         deadline = time.monotonic() + grace + 5
         if self._listening:

@@ -93,7 +93,7 @@ def test_a_text_may_come_in_the_parts_of_a_message(pooled):
     assert answer["data"][0]["embedding"] == pytest.approx(answer["data"][1]["embedding"], abs=1e-4)
     for wrong in ({"content": "x"}, {"content": [{"type": "image_url"}]}, [{"content": [1]}]):
         refused = call(pooled.url + "/v1/embeddings", {"input": wrong})
-        assert refused.status == 400 and refused.json["error"]["param"] == "input"
+        assert refused.status == 400 and refused.json["error"]["param"].startswith("input")
 
 
 def test_a_text_that_does_not_fit_is_too_large(system):

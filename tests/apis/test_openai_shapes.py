@@ -47,7 +47,7 @@ def test_a_chats_wrong_field_is_named(field, value):
 @pytest.mark.parametrize(
     "body, param",
     [
-        ({}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [True]}, "prompt"), ({"prompt": ["a", 5]}, "prompt"),
+        ({}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [True]}, "prompt"), ({"prompt": ["a", None]}, "prompt"),
         ({"prompt": "x", "best_of": 3}, "best_of"), ({"prompt": "x", "echo": True, "logprobs": 2}, "echo"),
         ({"prompt": "x", "logprobs": 99}, "logprobs"), ({"prompt": "x", "suffix": 4}, "suffix"),
     ],
@@ -84,11 +84,12 @@ def test_the_newer_name_of_max_tokens_wins():
     "given, prompts",
     [
         ("a", ("a",)), (["a", "b"], ("a", "b")), ([1, 2], ((1, 2),)), ([[1, 2], [3]], ((1, 2), (3,))),
-        (["a", [1]], ("a", (1,))),
+        (["a", [1]], ("a", (1,))), (["a", 5], (("a", 5),)),
     ],
 )  # fmt: skip
 def test_prompts_come_in_every_shape(given, prompts):
-    assert openai_shapes.read_prompts({"prompt": given}, "prompt") == prompts
+    assert openai_shapes.read_completion({"prompt": given}).prompts == prompts
+    assert embeddings.read_embeddings({"input": given}).inputs == prompts
 
 
 @pytest.mark.parametrize(

@@ -372,6 +372,42 @@ def test_the_pace_never_stops_taking_prompts_in():
     assert pace.budget(streams=4) == Pace.FLOOR
 
 
+# ------------------------------------------------------------------------------------------- a slot by its number
+
+
+def test_a_request_that_names_its_slot_gets_no_other_and_lets_others_pass():
+    scheduler = Scheduler(2, 64)
+    first, second, other = asking([1], slot=1), asking([2], slot=1), asking([3])
+    for each in (first, second, other):
+        scheduler.submit(each)
+    assert admit(scheduler) == [first, other] and first.slot == 1 and other.slot == 0
+    scheduler.release(other)
+    assert admit(scheduler) == []
+    scheduler.release(first)
+    assert admit(scheduler) == [second] and second.slot == 1
+
+
+def test_a_request_that_names_its_slot_reuses_that_slots_cells_only():
+    scheduler = Scheduler(2, 64, copy_cost=1)
+    tokens = list(range(100, 140))
+    scheduler.submit(asking(tokens + [1], slot=0))
+    while not scheduler.running or not scheduler.running[0].generating:
+        step(scheduler)
+    scheduler.release(scheduler.running[0])
+    same, another = asking(tokens + [2], slot=0), asking(tokens + [3], slot=1)
+    for each in (same, another):
+        scheduler.submit(each)
+    admit(scheduler)
+    assert same.done == 40 and another.done == 0 and another.source < 0
+
+
+def test_a_request_that_names_its_slot_does_not_pass_one_that_needs_another_model():
+    scheduler = Scheduler(2, 64)
+    scheduler.submit(asking([1], model="other"))
+    scheduler.submit(asking([2], slot=0))
+    assert scheduler.next_in_line("m") is None
+
+
 # ------------------------------------------------------------------------------------------- LoRA adapters
 
 

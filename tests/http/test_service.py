@@ -302,3 +302,31 @@ def test_an_unfit_request_id_is_replaced(house, connect, given):
     answer = connect(house).ask(headers={"X-Request-Id": given})
     assert answer.status == 200
     assert answer.headers["x-request-id"].startswith("req-")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6 here")
+def test_it_listens_on_several_addresses_at_one_port():
+    service = Service(ServerConfig(host="127.0.0.1, ::1"), routes())
+    try:
+        service.start()
+    except OSError as error:
+        pytest.skip("there is no IPv6 loopback here: %s" % error)
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            url = "http://%s:%d/hello" % (host, service.port)
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+                assert answer.status == 200
+        assert service.url == "http://127.0.0.1:%d" % service.port
+    finally:
+        service.drain(0)
+    with pytest.raises(OSError):
+        socket.create_connection(("::1", service.port), PATIENCE)
+
+
+def test_where_one_of_several_addresses_is_not_ours_none_is_taken():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(OSError):
+        Service(ServerConfig(host="127.0.0.1,192.0.2.1", port=port), routes()).start()
+    Service(ServerConfig(host="127.0.0.1", port=port), routes()).start().drain(0)
