@@ -377,7 +377,9 @@ def _as_here(config: Config) -> Config:
         except ValueError as error:
             options.fail(str(error), 2)
         config = dataclasses.replace(config, api_key=config.api_key + tuple(keys))
-    if config.ctx_size not in (0, Config.ctx_size) and config.slots > 1 and not (config.share_ctx or config.child):
+    given = any(argument.partition("=")[0] in ("-c", "--ctx-size", "--ctx_size") for argument in sys.argv[1:])
+    given = (given or "LLAMA_ARG_CTX_SIZE" in os.environ) and not config.child
+    if given and config.ctx_size and config.slots > 1 and not config.share_ctx:
         what = config.ctx_size, config.slots, config.ctx_size * config.slots
         sys.stderr.write(
             "--ctx-size %d is each slot's: %d slots hold %d tokens in sum. llama-server shares it out among them; for "

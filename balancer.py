@@ -37,6 +37,7 @@ from core.balancing.catalogue import Catalogue
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
 from core.balancing.discovery import Discovery, parse_target
+from core.balancing.feed import Feed
 from core.balancing.forwarding import Forwarder, Response
 from core.balancing.health import Health
 from core.balancing.membership import Membership
@@ -53,6 +54,7 @@ from core.http.client import Client
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.routing import Route
 from core.options import between, setting
+from core.page import files as page
 from core.settings import CarrySettings, ChildSettings
 
 log = logging.getLogger("comeapi.balancer")
@@ -153,15 +155,19 @@ class Balancer:
         self._client = Client(config.connect_timeout, config.backend_ca)
         credentials = Credentials(config.backend_key)
         timeout = config.health_timeout
+        probing = Probing(self.pool)
         self._health = Health(
-            Probing(self.pool), self._membership, self._client, config.health_interval, timeout, credentials, on_up
+            probing, self._membership, self._client, config.health_interval, timeout, credentials, on_up
         )
         self.loops = [self._health.loop]  # /health tells how they are
         self.loops += [self._discovery.loop] if config.discover else []
         self._admin = Admin(self.pool, self._membership, config.admin_key, restart)
         self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
+        self._page = page.Page()
         self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         counts = Counts(self.service.metrics, self.pool)
+        self._feed = Feed(self.pool, probing, counts, {"policy": config.policy})
+        self.loops.append(self._feed.loop)
         self._forwarder = Forwarder(
             config, self.pool, self._client, credentials, counts, lambda: self.service.draining,
             config.carry_secret or shared_secret(),
@@ -173,6 +179,7 @@ class Balancer:
         self.service.start()
         self._discovery.start()
         self._health.start()
+        self._feed.start()
         return self
 
     def reload(self) -> None:
@@ -182,6 +189,7 @@ class Balancer:
 
     def stop(self, timeout: Optional[float] = None) -> int:
         """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off."""
+        self._feed.stop()  # what watches is no work to wait for
         cut = self.service.drain(self.config.drain_timeout if timeout is None else timeout)
         self._discovery.stop()
         self._health.stop()
@@ -209,16 +217,19 @@ class Balancer:
 
     def _routes(self) -> List[Route]:
         return [
-            Route("GET", "/", self.root),
+            Route("GET", "/", self.root, keyless=page.wanted),
+            Route("GET", "/events", lambda request: self._feed.events(request), counts=False),
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/v1/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-        ] + self._catalogue.routes() + self._admin.routes()
+        ] + self._page.routes() + self._catalogue.routes() + self._admin.routes()
 
     def root(self, request: Request) -> Reply:
-        """GET /: who this is, and its state."""
-        return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()})
+        """GET /: who this is, and its state; for a browser, the web page."""
+        if page.wanted(request):
+            return self._page.reply(request)
+        return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()}, headers=[("Vary", "Accept")])
 
     def health(self, request: Request) -> Reply:
         """GET /health: 200 while at least one backend is up, and the thread that probes them runs."""

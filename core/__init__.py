@@ -4,6 +4,7 @@
     apis/        the APIs that a backend speaks              chat/        messages, tools, and the model's text
     engine/      llama.cpp, stepped by one thread            grammar/     which tokens may come next
     system/      what comeapi.py starts and watches          commands/    its subcommands
+    page/        the web page that the balancer shows
 
 The way of a streamed chat request. Through the balancer:
 

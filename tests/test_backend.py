@@ -308,6 +308,22 @@ def test_a_broken_model_beside_a_good_one_is_refused_when_asked_for(start, tmp_p
     assert listed["demo.gguf"] is None and "cut short" in listed["cut.gguf"]
 
 
+def test_llama_servers_command_line_starts_and_does_what_it_says(start):
+    line = "-c 1024 -np 2 --port 0 -ngl 99 --jinja -fa on --temp 0.7 --seed 42 --alias gpt-4o,a --no-slots -t 1 --no-ui"
+    backend = start("backend.py", "-m", os.path.join(MODELS, "demo.gguf"), *line.split())
+    backend.url = backend.wait_for_line("🟢").split()[1]
+    body = {"prompt": "Once upon a time", "n_predict": 3, "model": "whatever"}
+    answer = call(backend.url + "/completion", body).json
+    told = answer["generation_settings"]
+    assert (told["temperature"], told["seed"], answer["model"]) == (0.7, 42, "a")
+    assert call(backend.url + "/completion", body).json["content"] == answer["content"]
+    assert call(backend.url + "/props").json["total_slots"] == 2 and call(backend.url + "/slots").status == 501
+    assert call(backend.url + "/health").json["slots"] == 2
+    said = "\n".join(backend.errors)
+    assert "--jinja (chat templates are always Jinja); --no-ui (" in said
+    assert "--ctx-size 1024 is each slot's: 2 slots hold 2048 tokens in sum." in said and "--share-ctx" in said
+
+
 def test_the_positional_form_works(start):
     backend = start("backend.py", MODELS, "127.0.0.1", 0, "--threads", 1)
     line = backend.wait_for_line("🟢")

@@ -1123,6 +1123,8 @@ def test_one_file_holds_the_whole_balancer(tmp_path, made):
         url = next(each["url"] for each in said if each["event"] == "listening")
         assert next(each for each in said if each["event"] == "up")
         assert call(url + "/generate", {}).status == 200
+        assert b"page.js" in call(url + "/", headers={"Accept": "text/html"}).body
+        assert call(url + "/page/page.js").status == 200
         process.stdin.close()
         assert process.wait(PATIENCE) == 0
 

@@ -21,6 +21,7 @@ GROUND |= {"opening", "output", "names", "carriage", "owners", "cookie", "memory
 LAW = {
     "http": {"errors", "options"},
     "balancing": GROUND | {"http"},
+    "page": {"errors", "http", "options"},
     "system": GROUND | {"http", "balancing"},
     "grammar": {"errors"},
     "chat": GROUND | {"engine", "grammar"},

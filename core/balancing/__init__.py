@@ -30,6 +30,8 @@
     credentials.py    the keys that backends are shown
     catalogue.py      the models behind the balancer, and their aliases
     counting.py       metrics
+    history.py        the last ten minutes, a sample a second
+    feed.py           what the web page is told, once a second
 
 Glossary:
 
@@ -45,12 +47,14 @@ Glossary:
     hope              a request may wait though no backend is up, since one was before or is loading
     life              what tells one run of a backend's process from the next, such as its process number
     look              a quick probe: /health alone, and one second for it
+    pace              how many tokens a backend generates per second
     prompt            a backend whose /health answers at once, however busy it is: silence there means that it is dead
     quarantine        the memory of requests that backends have died under
     source            what has found a backend: an option, the backends file, a DNS name, registration
     stalled           a backend that says that its engine is in a step that takes much too long, and may still end
     suspect           a backend that a connection was lost to, until a probe passes; or a request that must run alone
     ticket            one request's place: at a backend, in the queue, or nowhere
+    watched           somebody reads the feed, so that figures must be fresh
     wedged            a backend that says that its engine has stopped for good
     wish              what a request asks for, as far as routing must know it
 """

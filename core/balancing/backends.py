@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Set
 
+from core.balancing.facts import Figures
 from core.balancing.request import Wish
 from core.balancing.specs import Spec
 from core.balancing.vitals import Vitals
@@ -39,6 +40,8 @@ class Backend:
         self.model: Optional[str] = None  # loaded now
         self.models: Optional[List[Dict[str, Any]]] = None  # what it has; None where it does not tell
         self.life: object = None  # changes when its process starts again
+        self.restarts = 0  # how often it has come back as another process
+        self.figures = Figures()
         self.carries = False  # it can go on with an answer that another one has begun
         self.stalled = False  # it says that its engine does not go on now
         self.prompt = False  # its /health answers at once, however busy it is: silence there means that it is dead
@@ -66,6 +69,7 @@ class Backend:
         self.heard = float("-inf")  # when the last byte of an answer came; written without the lock
 
         self._clock = clock
+        self._told_life: object = None  # the last one that it has told
         self._listed: Set[str] = set()  # its models' names as it spells them
         self._names: Set[str] = set()  # and in their plain spelling
 
@@ -110,6 +114,14 @@ class Backend:
         plain = {plain_name(name) for name in self._listed.union(*(_aliases(model) for model in models or ()))}
         self._names = plain | {name.replace("\\", "/").rpartition("/")[2] for name in plain}  # some tell a file's path
 
+    def note_life(self, life: object) -> None:
+        """Note what tells this run of its process from the next; None where it does not say."""
+        if life is None:
+            self.life = self.life or object()
+            return
+        self.restarts += self._told_life not in (None, life)
+        self.life = self._told_life = life
+
     def describe(self) -> Dict[str, Any]:
         """Return what /status says of it."""
         now = self._clock()
@@ -129,6 +141,8 @@ class Backend:
             "ejections": self.vitals.ejections,
             "source": self.source or "option",
             "carries": self.carries,
+            "restarts": self.restarts,
+            **vars(self.figures),
         }
 
     def _label(self, now: float) -> str:
@@ -155,6 +169,7 @@ class Report:
     prompt: bool = False  # it is a server whose /health answers at once, however busy it is
     carries: bool = False  # it can go on with an answer that another backend has begun
     stalled: bool = False  # its engine is in a step that takes much too long
+    figures: Figures = Figures()
     quick: bool = False  # it was a quick look: /health alone, and little time for it
 
 

@@ -1,13 +1,30 @@
-"""What a balancer counts for /metrics, beside its HTTP server's own: retries, deaths, waits, streams, backends."""
+"""What a balancer counts, beside its HTTP server's own: requests, retries, deaths, waits, streams, backends.
+
+Counts    all of it, for /metrics
+Totals    the part that the web page's feed goes by
+"""
+
+from typing import NamedTuple
 
 from core.balancing.pool import Pool
 from core.http.metrics import Metrics
+
+
+class Totals(NamedTuple):
+    """What has been counted since the start, and `streams`, those that are open now."""
+
+    requests: float
+    first_pieces: int
+    first_piece_seconds: float  # of all of them together
+    carried: float
+    streams: float
 
 
 class Counts:
     """What a balancer counts; `metrics` are its service's, `pool` its backends."""
 
     def __init__(self, metrics: Metrics, pool: Pool):
+        self.requests = metrics.counter("comeapi_requests_total", "Requests that need a slot of a backend.")
         self.retries = metrics.counter("comeapi_retries_total", "Requests sent to another backend.", "why")
         self.migrations = metrics.counter(
             "comeapi_migrations_total", "Answers that another backend went on with.", "why"
@@ -20,6 +37,9 @@ class Counts:
         )
         self.first_byte = metrics.histogram(
             "comeapi_first_byte_seconds", "From sending a request to a backend to its answer's first byte."
+        )
+        self.first_piece = metrics.histogram(
+            "comeapi_first_piece_seconds", "From a request's arrival to the first piece of its streamed answer."
         )
         self._queued = metrics.gauge("comeapi_queued_requests", "Requests that wait for a slot.")
         self._streams = metrics.gauge("comeapi_streams_open", "Answers that are being relayed piece by piece.")
@@ -46,6 +66,11 @@ class Counts:
     def streams(self, change: int) -> None:
         """Count a stream in or out."""
         self._streams.inc(by=change)
+
+    def totals(self) -> Totals:
+        """Return what has been counted up to now."""
+        carried, streams = self.migrations.total(), self._streams.total()
+        return Totals(self.requests.total(), *self.first_piece.observed(), carried, streams)
 
     def _collect(self) -> None:
         self._queued.set(self._pool.queued())

@@ -7,6 +7,7 @@
     life_of          what changes when the server starts again; else None
     reason           why it is not well, in one short line
     is_wedged        whether it says that its engine has stopped
+    figures_of       what it counts: tokens, memory
 
 A server may say anything: a name of a megabyte, "\\ud800", 1e999, a list of 900 levels. What is kept here can be
 written into any answer of ours; what could not is left out.
@@ -15,9 +16,11 @@ written into any answer of ours; what could not is left out.
 import json
 import math
 import re
-from typing import Any, Dict, List, Optional
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Union
 
 MOST_MODELS = 1000
+_MOST_COUNT = 1 << 53  # what JavaScript, too, can tell from the next number
 MOST_NAME = 1024  # characters; some servers name a model by its file's path
 MOST_SLOTS = 100_000
 _MOST_TEXT = 4096
@@ -86,6 +89,38 @@ def is_wedged(facts: Dict[str, Any]) -> bool:
     """Whether a backend of ours says that its engine has stopped, so that requests there get no answer."""
     error = facts.get("error")
     return "wedged" in (facts.get("status"), error.get("code") if isinstance(error, dict) else None)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a backend tells of its work, None where it does not: tokens since its start, megabytes, and a share."""
+
+    prompt_tokens: Optional[int] = None  # evaluated
+    cached_tokens: Optional[int] = None  # of prompts, not evaluated again
+    generated_tokens: Optional[int] = None
+    memory_mb: Optional[float] = None
+    load_progress: Optional[float] = None  # of the model that is being loaded, 0 to 1
+
+
+def figures_of(facts: Dict[str, Any]) -> Figures:
+    """Return the figures in a /health answer."""
+    return Figures(
+        _count(facts.get("prompt_tokens")),
+        _count(facts.get("cached_tokens")),
+        _count(facts.get("generated_tokens")),
+        _number(facts.get("memory_mb")),
+        _number(facts.get("load_progress")),
+    )
+
+
+def _number(value: Any) -> Union[int, float, None]:
+    """Return a number from 0 to 2^53; None for anything else, true and 1e999 among them."""
+    return value if type(value) in (int, float) and 0 <= value <= _MOST_COUNT else None
+
+
+def _count(value: Any) -> Optional[int]:
+    number = _number(value)
+    return number if isinstance(number, int) else None
 
 
 def _kept(value: Any, depth: int) -> Any:

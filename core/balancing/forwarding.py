@@ -99,7 +99,11 @@ class Forwarder:
         """
         errand = Errand(request, wish, self._pool.clock())
         self._budget.earn()
+        if wish.works:
+            self._count.requests.inc()
         reply = self._send(errand)
+        if wish.works and not isinstance(reply, Reply):
+            self._count.first_piece.observe(self._pool.clock() - errand.started)
         return self._carried(*reply) if isinstance(reply, tuple) else reply
 
     def _send(self, errand: Errand) -> Union[Response, Started]:

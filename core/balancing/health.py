@@ -8,7 +8,7 @@ A probe carries the key that its backend is shown (credentials.py), so that it t
 requests ends within the timeout, and after a megabyte. facts.py checks what an answer says.
 
 A quick look is a probe of /health alone that gets one second. A backend that is known to answer its probes at once gets
-one every second while it has requests and sends nothing.
+one every second while it has requests and sends nothing, and while somebody watches (feed.py).
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core.balancing.backends import Backend, Report
 from core.balancing.credentials import Credentials
-from core.balancing.facts import good_name, is_wedged, life_of, read_facts, read_models, reason, slots_of
+from core.balancing.facts import figures_of, good_name, is_wedged, life_of, read_facts, read_models, reason, slots_of
 from core.balancing.membership import Membership
 from core.balancing.probing import LOOK_SECONDS, Probing
 from core.http.client import Client
@@ -71,7 +71,7 @@ class Health:
         """Start the probes that are due; wait up to a second for the first. Raises where a thread can't be had."""
         self._membership.expire()
         due = [(backend, False) for backend in self._probing.due(_PATIENCE)]
-        due += [(backend, True) for backend in self._probing.doubted()]
+        due += [(backend, True) for backend in self._probing.looks_due()]
         if self.loop.stopped:
             return
         failure: Optional[Exception] = None
@@ -107,7 +107,7 @@ class Health:
         status, facts = self._get(url + "/health", headers, LOOK_SECONDS)
         if _is_unwell(status, facts):
             return _unwell(status, facts, quick=True)
-        return Report(True, stalled=facts.get("stalled") is True, quick=True)
+        return Report(True, stalled=facts.get("stalled") is True, figures=figures_of(facts), quick=True)
 
     def ask(self, url: str, headers: Dict[str, str]) -> Report:
         """Ask a backend how it is. Raises Unreachable, Broken, Slow."""
@@ -130,6 +130,7 @@ class Health:
             prompt=bool(ours),
             carries=carries,
             stalled=stalled,
+            figures=figures_of(facts),
         )
 
     def models_of(self, url: str, headers: Dict[str, str]) -> Optional[List[Dict[str, Any]]]:
@@ -155,7 +156,8 @@ class Health:
 
 def _unwell(status: int, facts: Dict[str, Any], quick: bool = False) -> Report:
     stuck = status == 503 and is_wedged(facts)
-    return Report(False, reason(status, facts), not_ready=status == 503, wedged=stuck, quick=quick)
+    why, figures = reason(status, facts), figures_of(facts)
+    return Report(False, why, not_ready=status == 503, wedged=stuck, figures=figures, quick=quick)
 
 
 def _loaded(models: Optional[List[Dict[str, Any]]]) -> Optional[str]:

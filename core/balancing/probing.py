@@ -5,7 +5,7 @@
 
 A backend is due at its interval, or sooner: at once after a lost connection, and while it is down every second, backing
 off. A quick look is wanted where a request waits in silence for a backend that is known to answer its probes at once,
-however busy it is (Pool.doubt).
+however busy it is (Pool.doubt), and at every such backend while somebody watches their figures (feed.py).
 """
 
 import logging
@@ -27,6 +27,7 @@ class Probing:
 
     def __init__(self, pool: Pool):
         self._pool = pool
+        self._watched_until = float("-inf")  # guarded by the pool's lock
 
     # ---- which probes are due
 
@@ -35,26 +36,31 @@ class Probing:
         pool = self._pool
         with pool.lock:
             due = self._due()
-            if not due and not self._doubted():
+            if not due and not self._looks_due():
                 now = pool.clock()
                 upcoming = [backend.next_probe - now for backend in pool.backends if not backend.probing]
-                upcoming += [
-                    backend.next_look - now for backend in pool.backends if backend.doubted and not backend.looking
-                ]
+                upcoming += [backend.next_look - now for backend in pool.backends if self._wants_look(backend)]
                 pool.probe_due.wait(max(0.0, min(upcoming + [patience])))
                 due = self._due()
             for backend in due:
                 backend.probing = True
             return due
 
-    def doubted(self) -> List[Backend]:
+    def looks_due(self) -> List[Backend]:
         """Take all backends that must be looked at quickly."""
         with self._pool.lock:
-            doubted = self._doubted()
-            for backend in doubted:
+            due = self._looks_due()
+            for backend in due:
                 backend.looking = True
                 backend.next_look = self._pool.clock() + LOOK_SECONDS
-            return doubted
+            return due
+
+    def watch(self, seconds: float) -> None:
+        """Somebody wants fresh figures: look every second, for so long, at all backends that answer looks at once."""
+        with self._pool.lock:
+            if self._pool.clock() >= self._watched_until:
+                self._pool.probe_due.notify_all()
+            self._watched_until = self._pool.clock() + seconds
 
     def wake(self) -> None:
         """Let due() return at once."""
@@ -65,12 +71,15 @@ class Probing:
         now = self._pool.clock()
         return [backend for backend in self._pool.backends if not backend.probing and backend.next_probe <= now]
 
-    def _doubted(self) -> List[Backend]:
+    def _looks_due(self) -> List[Backend]:
         now = self._pool.clock()
-        return [
-            backend for backend in self._pool.backends
-            if backend.doubted and not backend.looking and backend.next_look <= now
-        ]  # fmt: skip
+        return [backend for backend in self._pool.backends if self._wants_look(backend) and backend.next_look <= now]
+
+    def _wants_look(self, backend: Backend) -> bool:
+        if backend.looking:
+            return False
+        watched = self._pool.clock() < self._watched_until
+        return backend.doubted or (watched and backend.prompt and backend.vitals.up)
 
     # ---- what they have found out
 
@@ -78,12 +87,17 @@ class Probing:
         """Note a probe's outcome and when the next one is due. Returns whether the backend has come up.
 
         `interval` is the seconds between two probes of a backend that is up. A quick look that ends well changes
-        nothing about the next probe; one that does not is followed by another.
+        nothing about the next probe; one that does not is followed by another. A look at a backend that nobody doubts
+        decides nothing: where it ends badly, the next probe is due at once.
         """
         pool = self._pool
         with pool.lock:
             before, was_up = backend.vitals.state, backend.vitals.up
             self._unmark(backend, report.quick)
+            if report.quick and not report.ok and not backend.doubted:
+                backend.next_probe = pool.clock()
+                pool.probe_due.notify_all()
+                return False
             backend.last_check, backend.checked = time.time(), pool.clock()
             self._note(backend, report)
             if report.quick or report.ok:
@@ -114,6 +128,7 @@ class Probing:
     def _note(self, backend: Backend, report: Report) -> None:
         vitals, now = backend.vitals, self._pool.clock()
         live = LOOK_SECONDS if report.quick else LIVE_SECONDS
+        backend.figures = report.figures
         if report.ok:
             vitals.probe_passed(now)
             if not report.quick:
@@ -137,7 +152,7 @@ class Probing:
         if report.told:
             backend.set_models(report.models)
             backend.carries, backend.foreign = report.carries, not report.prompt
-        backend.life = report.life if report.life is not None else backend.life or object()
+        backend.note_life(report.life)
 
     def _note_stall(self, backend: Backend, stalled: bool) -> None:
         if stalled and not backend.stalled:

@@ -45,6 +45,11 @@ class _Metric:
         with self._lock:
             self._samples.clear()
 
+    def total(self) -> float:
+        """Return the sum of all samples."""
+        with self._lock:
+            return sum(self._samples.values())
+
     def lines(self) -> Iterator[str]:
         """Yield the family in Prometheus' text format."""
         with self._lock:
@@ -71,6 +76,12 @@ class _Histogram(_Metric):
                 series = self._series[labels] = [0.0] * (len(self._bounds) + 2)
             series[bisect.bisect_left(self._bounds, value)] += 1
             series[-1] += value
+
+    def observed(self) -> Tuple[int, float]:
+        """Return how many observations there were, and their sum."""
+        with self._lock:
+            every = list(self._series.values())
+            return int(sum(sum(series[:-1]) for series in every)), sum(series[-1] for series in every)
 
     def lines(self) -> Iterator[str]:
         """Yield the family in Prometheus' text format."""

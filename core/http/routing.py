@@ -15,13 +15,16 @@ Handler = Callable[[Request], Any]
 class Route:
     """A method, a path and its handler. `{name}` in the path stands for one segment. GET answers HEAD too.
 
-    A public route needs no API key.
+    A public route needs no API key; another one needs none for the requests that are `keyless`. What `counts` is false
+    for does not count against its key's limits.
     """
 
     method: str
     path: str
     handler: Handler
     public: bool = False
+    keyless: Callable[[Request], bool] = lambda request: False
+    counts: bool = True
 
 
 class Router:

@@ -431,8 +431,8 @@ class Service:
             self._check_key(request)  # without a key, nobody learns which paths there are
             raise
         self._check_origin(request, route.public)
-        if not route.public:
-            self._check_key(request)
+        if not route.public and not route.keyless(request):
+            self._check_key(request, route.counts)
         return route
 
     def _check_host(self, request: Request) -> None:
@@ -444,15 +444,16 @@ class Service:
     def _check_origin(self, request: Request, public: bool) -> None:
         self._origins.check(request.method, request.path, request.headers, public)
 
-    def _check_key(self, request: Request) -> None:
+    def _check_key(self, request: Request, counts: bool = True) -> None:
         """Raise APIError 401 unless the request carries one of the keys, 429 where that has reached its limit."""
         if not self._keys:
             return
         given = presented_key(request.headers)
         if not key_is_one_of(given, self._keys):
             raise key_error(given)
-        self._limits.enter(given, time.monotonic())
-        request.key = given
+        if counts:
+            self._limits.enter(given, time.monotonic())
+            request.key = given
 
 
 def _is_preflight(request: Request) -> bool:

@@ -67,8 +67,8 @@ def test_a_prompt_backend_that_stops_is_down_in_less_than_five_seconds():
     pool, backend = prompt(clock)
     backend.heard = stopped = clock.now
     while backend.vitals.up:
-        if pool.probing.doubted():
-            assert pool.probing.doubted() == []  # one at a time
+        if pool.probing.looks_due():
+            assert pool.probing.looks_due() == []  # one at a time
             clock.now += 1
             pool.probing.probed(backend, NO_LOOK, 30)
         else:
@@ -84,7 +84,7 @@ def test_a_prompt_backend_is_looked_at_once_a_second_while_its_requests_wait_in_
     for _ in range(100):
         clock.now += 0.1
         pool.doubt(backend)
-        for each in pool.probing.doubted():
+        for each in pool.probing.looks_due():
             looks += 1
             pool.probing.probed(each, GOOD_LOOK, 30)
     assert 9 <= looks <= 11 and backend.vitals.up and backend.slots == 4
@@ -100,11 +100,11 @@ def test_a_prompt_backend_whose_bytes_flow_is_neither_doubted_nor_dead():
     for _ in range(20):
         clock.now += 0.8
         pool.doubt(backend)
-        assert pool.probing.doubted() == []
+        assert pool.probing.looks_due() == []
         backend.heard = clock.now
     clock.now += 0.9
     pool.doubt(backend)
-    assert pool.probing.doubted() == [backend]
+    assert pool.probing.looks_due() == [backend]
     for _ in range(5):
         clock.now += 1
         backend.heard = clock.now - 0.5  # a byte came while it was being looked at
@@ -121,7 +121,7 @@ def test_a_backend_that_can_not_answer_while_it_works_is_given_its_time():
     for _ in range(20):
         clock.now += 0.5
         pool.doubt(backend)
-        assert pool.probing.doubted() == []
+        assert pool.probing.looks_due() == []
     assert pool.probing.due(0) == [backend]  # a whole probe, with all its time
 
 
@@ -150,12 +150,12 @@ def test_a_probe_that_could_not_be_made_is_due_again_in_a_second():
     pool, backend = prompt(clock)
     clock.now += 60
     pool.doubt(backend)
-    for take_due, quick in ((lambda: pool.probing.due(0), False), (pool.probing.doubted, True)):
+    for take_due, quick in ((lambda: pool.probing.due(0), False), (pool.probing.looks_due, True)):
         assert take_due() == [backend]
         pool.probing.unprobed(backend, quick)
-    assert pool.probing.due(0) == [] == pool.probing.doubted()
+    assert pool.probing.due(0) == [] == pool.probing.looks_due()
     clock.now += 1
-    assert pool.probing.due(0) == [backend] and pool.probing.doubted() == [backend]
+    assert pool.probing.due(0) == [backend] and pool.probing.looks_due() == [backend]
 
 
 def test_a_backend_that_starts_again_begins_a_new_life():
