@@ -22,7 +22,19 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from core import llamaserver, memory, options, process
-from core.apis import anthropic, generate, llamacpp, ollama, openai, responses
+from core.apis import (
+    anthropic,
+    embeddings,
+    generate,
+    infill,
+    llamacpp,
+    lora,
+    ollama,
+    openai,
+    reranking,
+    responses,
+    slots,
+)
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.measuring import measure
@@ -181,7 +193,9 @@ class Backend:
     def _apis(self) -> "list[Route]":
         """Return the routes of the APIs: its own, and those that other servers have, too."""
         endpoint = Endpoint(self._host, self.config.ping_interval, self._carry_secret)
-        dialects = (generate, openai, responses, llamacpp, anthropic, ollama)
+        dialects = (
+            generate, openai, responses, embeddings, reranking, llamacpp, infill, slots, lora, anthropic, ollama,
+        )  # fmt: skip
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
 
     def _make_host(self) -> Host:
@@ -246,11 +260,11 @@ class Backend:
         return self.engine.status
 
     def models(self, request: Request) -> Any:
-        """GET /models: what is in the folder, and which one is loaded; `data` is OpenAI's list of it."""
+        """GET /models: what is in the folder, with each LoRA adapter too; `data` is OpenAI's list of it."""
         loaded, names = self.engine.model_name(), self._host.names
         models = [
-            dict(each.describe(), loaded=each.name == loaded, aliases=names.of(each.name))
-            for each in self.folder.list()
+            dict(each.describe(), loaded=each.bare().name == loaded, aliases=names.of(each.name))
+            for each in self._host.listed()
         ]
         return json_reply({"models": models, "object": "list", "data": openai.model_cards(self._host, self._since)})
 

@@ -31,6 +31,10 @@ NUMBER = Bound(1000, "characters of a number", "old Pythons take quadratic time:
 
 # What is asked for
 PROMPTS = Bound(2048, "prompts", "each is a job of its own, 3 kB; OpenAI's bound for embeddings")
+DOCUMENTS = Bound(2048, "documents", "each is a job of its own; Cohere advises 1,000 at most")
+FILES = Bound(1024, "files", "each is made tokens for itself, as far as the context has room")
+ADAPTERS = Bound(64, "adapters", "more are never loaded")
+VECTORS = Bound(1 << 22, "numbers of embeddings", "JSON of so many takes 300 MB: 2,048 texts' vectors of 2,048 numbers")
 ANSWERS = Bound(128, "answers", "OpenAI's bound of n")
 ALL_ANSWERS = Bound(2048, "answers in sum", "each is a job of its own, and all are held until the last has ended")
 MESSAGES = Bound(4096, "messages", "a template takes 20 µs for each, and looks at some of them again and again")

@@ -17,6 +17,7 @@ _ERROR_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
+    501: "not_supported_error",
     502: "upstream_error",
     503: "overloaded_error",
     504: "timeout_error",

@@ -22,9 +22,17 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json(body: bytes) -> Dict[str, Any]:
-    """Return a body as a JSON object.
+    """Return a body as a JSON object. Raises APIError 400 for anything else, and what read_value() raises."""
+    value = read_value(body)
+    if not isinstance(value, dict):
+        raise APIError(400, "The body must be a JSON object, not %s." % json_type(value), "invalid_json")
+    return value
 
-    Raises APIError 400 for anything else: for NaN, Infinity and numbers that no double holds, for half of a surrogate
+
+def read_value(body: bytes) -> Any:
+    """Return a body's JSON value.
+
+    Raises APIError 400 for what is none: for NaN, Infinity and numbers that no double holds, for half of a surrogate
     pair, and above the bounds of values, levels and digits (core/bounds.py).
     """
     _check_size(body)
@@ -36,8 +44,6 @@ def read_json(body: bytes) -> Dict[str, Any]:
         raise APIError(400, "The body holds half of a surrogate pair, which is no character.", "invalid_json")
     except (ValueError, RecursionError) as error:
         raise APIError(400, "The body is not valid JSON: %s" % error, "invalid_json")
-    if not isinstance(value, dict):
-        raise APIError(400, "The body must be a JSON object, not %s." % json_type(value), "invalid_json")
     return value
 
 

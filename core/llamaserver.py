@@ -132,7 +132,6 @@ _REFUSED = """
     -r --reverse-prompt *                          | a request says it ('stop')
     -sp --special                                  | special tokens are not shown in answers
     --kv-unified-per-slot *                        | say --ctx-size, which is each slot's
-    --embd-normalize *                             | embeddings are of length 1
     -lcs --lookup-cache-static *                   | --draft-max N guesses ahead from the text so far
     -lcd --lookup-cache-dynamic *                  | --draft-max N guesses ahead from the text so far
     --log-prompts-dir *                            | what clients ask is not written to disk

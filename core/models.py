@@ -27,10 +27,11 @@ _TYPES: Dict[int, Tuple[str, int, int]] = {
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-# Architectures that only give embeddings, and llama.cpp's pooling types that make any model give one: mean, cls, last
+# Architectures that only give embeddings: each token sees all others. And llama.cpp's pooling types, by their numbers,
+# which make any model give one; a model that ranks says how well two texts match.
 _EMBEDDERS = {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
               "eurobert", "gemma-embedding"}  # fmt: skip
-_POOLING = {1, 2, 3}
+_POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 # Header fields, after the architecture, of models some of whose layers keep a state, or share what another layer keeps
 _MIXED = (".ssm.", ".wkv", ".time_", ".shortconv", ".full_attention_interval", ".kda", ".attention.shared_kv",
           ".attention.layer_indices", ".attention.kv_lora_rank", ".attention.recurrent_layers",
@@ -64,12 +65,15 @@ class ModelFile:
     kv_bytes: int = 0
     mixed: bool = False  # not every layer keeps each token: `kv_bytes` may be far too much
     sparse: bool = False  # a mixture of experts: a token is computed with some of the weights
-    embeds: bool = False  # it gives embeddings, not text
+    pooling: str = ""  # how it makes embeddings: none (one for each token), mean, cls, last or rank; "": it gives text
+    causal: bool = True  # each token sees only those before it
+    pair_template: str = ""  # how a query and a document stand in a prompt, with {query} and {document}
     chat_template: str = ""  # Jinja
     bos: str = ""  # the text of the token that begins a text, and of the one that ends it
     eos: str = ""
     controls: Tuple[str, ...] = ()  # texts of special tokens that llama.cpp finds in a prompt with parse_special on
     stubborn: Tuple[str, ...] = ()  # texts of tokens that look like a role's and are found with parse_special off, too
+    adapters: Tuple[float, ...] = ()  # how much of each LoRA adapter is wanted with it; () for none
     modified: float = 0.0  # when the file was written, in seconds since 1970
     problem: str = ""  # why it can't be used, if it can't
 
@@ -88,6 +92,15 @@ class ModelFile:
         if self.problem:
             facts["problem"] = self.problem
         return facts
+
+    def bare(self) -> "ModelFile":
+        """Return the model without adapters, and without their name in its own."""
+        return replace(self, name=os.path.basename(self.path), adapters=())
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives embeddings or ranks, not text."""
+        return bool(self.pooling)
 
     @property
     def quantized(self) -> bool:
@@ -199,6 +212,18 @@ def inspect(path: str) -> ModelFile:
         return ModelFile(name, path, size, problem=str(problem))
     except OSError as error:
         return ModelFile(name, path, 0, problem="it can't be read: %s" % error)
+
+
+def adapter_facts(path: str) -> Dict[str, str]:
+    """Return what a LoRA adapter's header says: architecture, task_name and prompt_prefix, "" where it does not."""
+    try:
+        with open(path, "rb") as file:
+            values = _read_header(file, os.fstat(file.fileno()).st_size).values
+    except (BadModel, OSError, ValueError):
+        values = {}
+    keys = {"architecture": "general.architecture"}
+    keys.update({name: "adapter.lora." + name for name in ("task_name", "prompt_prefix")})
+    return {name: str(values.get(key, "")) for name, key in keys.items()}
 
 
 def other_parts(path: str) -> List[str]:
@@ -381,6 +406,7 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
     values = header.values
     architecture = str(values.get("general.architecture", ""))
     vocabulary = values.get("tokenizer.ggml.tokens", values.get(architecture + ".vocab_size", 0))
+    embedder = architecture in _EMBEDDERS
     problem = "" if architecture else "its header names no architecture"
     if architecture == "clip":
         problem = "it is an image encoder (mmproj), not a language model"
@@ -396,7 +422,9 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
         kv_bytes=_kv_bytes(values, architecture),
         mixed=any(key.startswith(tuple(architecture + part for part in _MIXED)) for key in values),
         sparse=_number(values.get(architecture + ".expert_used_count")) > 0,
-        embeds=architecture in _EMBEDDERS or values.get(architecture + ".pooling_type") in _POOLING,
+        pooling=_POOLING.get(_number(values.get(architecture + ".pooling_type")), "none" if embedder else ""),
+        causal=not embedder and values.get(architecture + ".attention.causal") is not False,
+        pair_template=str(values.get("tokenizer.chat_template.rerank", "")),
         chat_template=str(values.get("tokenizer.chat_template", "")),
         bos=header.vocabulary.token("bos"),
         eos=header.vocabulary.token("eos"),

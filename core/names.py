@@ -19,7 +19,7 @@ def plain_name(name: str) -> str:
     for end in (":latest", ".gguf"):
         if name.endswith(end) and name != end:
             name = name[: -len(end)]
-    return name
+    return name.replace(".gguf:", ":")  # what follows is a LoRA adapter's name
 
 
 def check_alias(text: str) -> str:

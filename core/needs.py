@@ -52,7 +52,8 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
         return Need(PROCESS_BYTES, 0, 0)  # the rest is the GPU's memory
     cells = _cells(settings, model, slots)
     aside = _cells(settings, model, 1) if slots > 1 and settings.siding != "off" else 0
-    buffers = min(settings.batch_size, 512) * BUFFER_BYTES * _widest(model)
+    rows = context_of(settings, model) if model.embeds and not model.causal else min(settings.batch_size, 512)
+    buffers = rows * BUFFER_BYTES * _widest(model)
     own, least = PROCESS_BYTES + cells + aside + buffers, 0 if model.mixed or model.embeds else cells
     if settings.no_mmap or settings.mlock:
         return Need(own + model.size, 0, least + model.size)

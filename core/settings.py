@@ -7,8 +7,9 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Callable, Tuple
+from typing import Callable, NamedTuple, Tuple
 
+from core.models import ModelFile
 from core.options import between, setting, whole_or
 
 
@@ -23,20 +24,57 @@ def one_of(*names: str) -> Callable[[str], str]:
     return check
 
 
-def split_lora(text: str) -> Tuple[str, float]:
-    """Return the path and the scale of FILE or FILE:SCALE; the scale is 1 where none is given. Raises ValueError."""
+class Adapter(NamedTuple):
+    """A LoRA adapter. One that was given a name is used only where that is asked for."""
+
+    name: str
+    path: str
+    scale: float
+    named: bool
+
+    def text(self) -> str:
+        """Return it as the option takes it."""
+        return "%s%s:%g" % (self.name + "=" if self.named else "", self.path, self.scale)
+
+
+def read_adapters(text: str) -> Tuple[Adapter, ...]:
+    """Return the adapters of FILE, FILE:SCALE, NAME=FILE or NAME=FILE:SCALE, or of several with commas between them."""
+    parts = [text] if os.path.isfile(_scaled(text)[0]) else text.split(",")
+    return tuple(_adapter(part) for part in parts)
+
+
+def _adapter(text: str) -> Adapter:
+    name, _, file = text.partition("=")
+    named = bool(file) and bool(_ADAPTER_NAME.fullmatch(name)) and not os.path.isfile(_scaled(text)[0])
+    path, scale = _scaled(file if named else text)
+    return Adapter(name if named else os.path.splitext(os.path.basename(path))[0], os.path.abspath(path), scale, named)
+
+
+def _scaled(text: str) -> Tuple[str, float]:
+    """Return the path and the scale of FILE or FILE:SCALE; the scale is 1 where none is given."""
     path, colon, scale = text.rpartition(":")
-    if not colon or os.path.exists(text):
-        path, scale = text, "1"
-    if not os.path.isfile(path):
-        raise ValueError("there is no file %s" % path)
-    return os.path.abspath(path), float(scale)
+    try:
+        return (path, float(scale)) if colon and not os.path.exists(text) else (text, 1.0)
+    except ValueError:  # C:\file
+        return text, 1.0
 
 
 def _lora(text: str) -> str:
-    return "%s:%g" % split_lora(text)
+    """Return adapters with their whole paths. Raises ValueError where there is no such file."""
+    adapters = read_adapters(text)
+    for adapter in adapters:
+        if not os.path.isfile(adapter.path):
+            raise ValueError("there is no file %s" % adapter.path)
+        if not abs(adapter.scale) <= MOST_SCALE:
+            raise ValueError("the scale %g is not from -%g to %g" % (adapter.scale, MOST_SCALE, MOST_SCALE))
+    return ",".join(adapter.text() for adapter in adapters)
 
 
+MOST_SCALE = 1000.0  # of an adapter
+_ADAPTER_NAME = re.compile(r"[\w.-]+")
+
+
+POOLING = ("none", "mean", "cls", "last", "rank")
 ROPE_SCALING = ("none", "linear", "yarn")
 
 # The types that llama.cpp's cache may have, and the bytes that one number takes.
@@ -69,6 +107,13 @@ class FolderSettings:
         variables=("LLAMA_ARG_MODEL",),
         metavar="NAME",
     )
+
+
+def _folder(path: str) -> str:
+    """Return a folder's absolute path. Raises ValueError where there is none."""
+    if path and not os.path.isdir(path):
+        raise ValueError("there is no folder %s" % path)
+    return path and os.path.abspath(path)
 
 
 def _file(path: str) -> str:
@@ -209,7 +254,17 @@ class EngineSettings:
         False, "read the weights instead of mapping the file", "engine", variables=("LLAMA_ARG_NO_MMAP",)
     )
     lora: Tuple[str, ...] = setting(
-        (), "a LoRA adapter, or FILE:SCALE; repeatable", "engine", many=True, check=_lora, metavar="FILE"
+        (),
+        "a LoRA adapter: FILE or FILE:SCALE, applied to all requests that name none; or NAME=FILE, which requests ask "
+        "for by the model's name MODEL:NAME; repeatable",
+        "engine",
+        many=True,
+        check=_lora,
+        flags=("--lora-scaled",),
+        metavar="FILE",
+    )
+    lora_init_without_apply: bool = setting(
+        False, "apply no LoRA adapter before a request, or POST /lora-adapters, asks for it", "engine"
     )
     draw: str = setting(
         "own", "how tokens are drawn: own (rounding matters least when an answer is carried on), or llama.cpp (a "
@@ -233,10 +288,49 @@ class EngineSettings:
     yarn_attn_factor: float = setting(1.0, "YaRN attention magnitude", "rope", check=between(0, 1e3, float))
     yarn_beta_slow: float = setting(1.0, "YaRN high correction dimension", "rope", check=between(0, 1e3, float))
     yarn_beta_fast: float = setting(32.0, "YaRN low correction dimension", "rope", check=between(0, 1e3, float))
+    slot_save_path: str = setting(
+        "", "folder for what slots hold: turns POST /slots/N?action=save, restore and erase on", "engine",
+        check=_folder, metavar="DIR",
+    )  # fmt: skip
+    embedding: bool = setting(
+        False, "give embeddings with every model, also with one that gives text", "engine", flags=("--embeddings",)
+    )
+    pooling: str = setting(
+        "model",
+        "how the vectors of a text's tokens become its embedding: model (as it says), " + ", ".join(POOLING),
+        "engine",
+        check=one_of("model", *POOLING),
+    )
+    embd_normalize: int = setting(
+        2, "norm of embeddings: 2 for length 1, -1 for none, 0 for the largest number, else p of the p-norm", "engine",
+        check=between(-1, 1000),
+    )  # fmt: skip
+    reranking: bool = setting(
+        False, "rank documents with every model, also with one that does not say that it can", "engine",
+        flags=("--rerank",),
+    )  # fmt: skip
     verbose: bool = setting(
         False, "show llama.cpp's own log, and in answers what the engine was asked (__verbose)", "engine",
         flags=("-v", "--log-verbose"),
     )  # fmt: skip
+
+    @property
+    def adapters(self) -> Tuple[Adapter, ...]:
+        """The LoRA adapters, in the order of their numbers."""
+        return tuple(adapter for text in self.lora for adapter in read_adapters(text))
+
+    @property
+    def lora_scales(self) -> Tuple[float, ...]:
+        """How much of each adapter is applied to requests that name none, at first."""
+        return tuple(0.0 if each.named or self.lora_init_without_apply else each.scale for each in self.adapters)
+
+    def pooling_of(self, model: ModelFile) -> str:
+        """Return how a model makes embeddings here, one of POOLING; "" where it gives text."""
+        if self.reranking:
+            return "rank"
+        if not (model.pooling or self.embedding):
+            return ""
+        return self.pooling if self.pooling != "model" else model.pooling or "none"
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,4 @@
-"""Small GGUF files for tests: the demo model as one that embeds, and models of random weights of other kinds.
+"""Small GGUF files for tests: the demo model as one that embeds or fills gaps, and random models of other kinds.
 
 A random model talks nonsense, but depends on every token before, and has the demo model's vocabulary. The names and
 shapes of its tensors are llama.cpp's (src/models/mamba.cpp, jamba.cpp, gemma2.cpp).
@@ -12,21 +12,96 @@ import numpy
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _HEAD = struct.calcsize("<4sIQQ")
-_UINT32, _INT32, _FLOAT32, _STRING, _ARRAY = 4, 5, 6, 8, 9
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of the other types' values, in bytes
 _F32 = 0  # as a tensor's type
 _ALIGNMENT = 32
 
 
-def write_embedder(path, pooling=1):
-    """Write the demo model as one that gives embeddings: with 1 the mean of all rows, 2 the first, 3 the last."""
+def write_embedder(path, pooling=1, **values):
+    """Write the demo model as one that gives embeddings: with 1 the mean of all rows, 2 the first, 3 the last.
+
+    With 4 it ranks: it has no head for that, so the score is the last row's first number. `values` are further ones of
+    the header's, with _ for the dots of their names.
+    """
+    values = {name.replace("_", "."): value for name, value in values.items()}
+    return _write_demo(path, dict(values, **{"llama.pooling_type": pooling}))
+
+
+def write_filler(path, project=False):
+    """Write the demo model as one that fills gaps: bytes that no text has are its marks; `project`: for files, too."""
+    names = ["pre", "suf", "mid"] + (["rep", "sep"] if project else [])
+    marks = {"tokenizer.ggml.fim_%s_token_id" % name: FIRST_MARK + index for index, name in enumerate(names)}
+    return _write_demo(path, marks)
+
+
+FIRST_MARK = 4  # of write_filler's tokens: a byte's
+
+
+def _write_demo(path, added):
+    """Write the demo model with more values in its header."""
     data = _demo()
     magic, version, tensors, values = struct.unpack_from("<4sIQQ", data)
-    added = _value("llama.pooling_type", pooling)
-    added += _padding(-(len(added)) % _ALIGNMENT)
+    head = b"".join(_value(*each) for each in added.items())
+    head += _padding(-(len(head)) % _ALIGNMENT)
     with open(path, "wb") as file:
-        file.write(struct.pack("<4sIQQ", magic, version, tensors, values + 2) + added + data[_HEAD:])
+        file.write(struct.pack("<4sIQQ", magic, version, tensors, values + len(added) + 1) + head + data[_HEAD:])
     return path
+
+
+def write_adapter(path, seed, strength=1.0):
+    """Write a LoRA adapter for the demo model, of random numbers: it says other things, the more so the stronger."""
+    rng = numpy.random.default_rng(seed)
+    tensors = {}
+    for layer in range(2):
+        for name, columns, rows in (("attn_output", 192, 192), ("ffn_down", 512, 192)):
+            pair = {"lora_a": (columns, 4, strength), "lora_b": (4, rows, 1.0)}
+            for end, (inner, outer, scale) in pair.items():
+                made = rng.standard_normal((outer, inner)) * scale / inner**0.5
+                tensors["blk.%d.%s.weight.%s" % (layer, name, end)] = lambda _, made=made: made
+    values = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 4.0}
+    values["adapter.lora.task_name"] = "task %d" % seed
+    return _write(path, "llama", {}, tensors, [_value(*each) for each in values.items()])
+
+
+def write_bert(path, ranks=False):
+    """Write a BERT model of random weights, which has no cells: it gives embeddings, or with `ranks` a score."""
+    values = _sizes("bert", layers=2)
+    values.update({"bert.attention.layer_norm_epsilon": 1e-12, "bert.attention.causal": False})
+    values["bert.pooling_type"] = 4 if ranks else 2
+    tensors = {"token_embd.weight": _matrix(WIDTH, VOCABULARY), "position_embd.weight": _matrix(WIDTH, CONTEXT)}
+    tensors["token_types.weight"] = _matrix(WIDTH, 2)
+    tensors.update(_norm("token_embd_norm"))
+    for layer in range(2):
+        parts = {"attn_%s" % name: (WIDTH, WIDTH) for name in ("q", "k", "v", "output")}
+        parts.update(ffn_up=(WIDTH, HIDDEN), ffn_down=(HIDDEN, WIDTH))
+        for name, (columns, rows) in parts.items():
+            tensors["blk.%d.%s.weight" % (layer, name)] = _matrix(columns, rows)
+            tensors["blk.%d.%s.bias" % (layer, name)] = _matrix(1, rows, 0.1)
+        tensors.update(_norm("blk.%d.attn_output_norm" % layer))
+        tensors.update(_norm("blk.%d.layer_output_norm" % layer))
+    if ranks:
+        tensors.update({"cls.weight": _matrix(WIDTH, WIDTH), "cls.bias": _matrix(1, WIDTH, 0.1)})
+        tensors.update({"cls.output.weight": _matrix(WIDTH, 1), "cls.output.bias": _matrix(1, 1)})
+    return _write(path, "bert", dict(values, **{"tokenizer.ggml.token_type_count": 2}), tensors)
+
+
+def write_last_ranker(path):
+    """Write a Qwen 3 model that ranks: llama.cpp ranks by the last token's row, and makes probabilities of it."""
+    values = _sizes("qwen3", layers=2)
+    values.update({"qwen3.pooling_type": 4, "qwen3.classifier.output_labels": ["yes", "no"]})
+    tensors = dict(_ends(), **{"cls.output.weight": _matrix(WIDTH, 2)})
+    for layer in range(2):
+        tensors.update(_attention(layer))
+        tensors.update(_feed_forward(layer))
+        for name in ("attn_q_norm", "attn_k_norm"):
+            tensors["blk.%d.%s.weight" % (layer, name)] = _ones(WIDTH // HEADS)
+        tensors["blk.%d.ffn_norm.weight" % layer] = _ones(WIDTH)
+    return _write(path, "qwen3", values, tensors)
+
+
+def _norm(name):
+    return {name + ".weight": _ones(WIDTH), name + ".bias": lambda rng: numpy.zeros(WIDTH)}
 
 
 def _demo():
@@ -267,6 +342,8 @@ def _after(data, at, kind):
 
 def _value(key, value):
     """Return a key with its value: a text, a whole number, a fraction, or a list of texts or of whole numbers."""
+    if isinstance(value, bool):
+        return _text(key) + struct.pack("<IB", _BOOL, value)
     if isinstance(value, str):
         return _text(key) + struct.pack("<I", _STRING) + _text(value)
     if isinstance(value, float):

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from core import bounds
-from core.apis import anthropic, llamacpp, ollama, openai_shapes
+from core.apis import anthropic, embeddings, llamacpp, ollama, openai_shapes
 from core.engine.sampling import read_sampling
 from core.errors import APIError
 from core.grammar.schema import json_grammar
@@ -39,7 +39,7 @@ def native(**body):
 
 
 def embed(**body):
-    return openai_shapes.read_embeddings(body)
+    return embeddings.read_embeddings(body)
 
 
 def sampling(**body):

@@ -44,7 +44,7 @@ class Endpoint:
         """Return the Reply or Stream. Raises APIError, and HangUp when the client leaves."""
         beginning = Beginning.of(request, self._carry_secret)
         body, owner = read_json(request.body), asking(request.headers, request.key)
-        dialect = kind(Call(body, beginning.nonce, beginning.created, owner), self.host)
+        dialect = kind(Call(body, beginning.nonce, beginning.created, owner), self.host.asked(body))
         channel = Channel()
         generations = beginning.generations(dialect, self.host, channel)
         telling: Telling = (Streaming if dialect.streams else Gathering)(dialect, generations)

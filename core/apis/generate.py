@@ -22,7 +22,7 @@ class Generate(Dialect):
         body = call.body
         prompt = fields.text(body, "prompt")
         ask = Ask(
-            model=host.find(fields.text(body, "model_name"), "model_name"),
+            model=host.model(fields.text(body, "model_name"), param="model_name"),
             prompt=prompt,
             max_tokens=fields.integer(body, "max_tokens", host.defaults.limit(100), 1, UNLIMITED),
             stop=tuple(fields.texts(body, "stop")),

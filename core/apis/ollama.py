@@ -22,7 +22,7 @@ from core.chat.conversation import ChatAsk, Message, arguments_of
 from core.chat.messages import read_messages
 from core.chat.parser import Delta
 from core.chat.tools import read_tools
-from core.engine.ask import UNLIMITED
+from core.engine.ask import EMBEDDINGS, TEXT, UNLIMITED, Gap
 from core.engine.defaults import Defaults
 from core.engine.outcome import Finished, Result
 from core.engine.sampling import read_sampling
@@ -252,7 +252,7 @@ class Generate(Chat):
         suffix = fields.text(body, "suffix", None) if body.get("suffix") != "" else None
         if fields.flag(body, "raw", False) or suffix is not None:
             prompt = fields.any_text(body, "prompt")
-            self.asks = [replace(ask, prompt=prompt, suffix=suffix) for ask in self.asks]
+            self.asks = [replace(ask, prompt=prompt if suffix is None else Gap(prompt, suffix)) for ask in self.asks]
 
     def shape(self, message: Body) -> Body:
         """Return how a message stands in a body."""
@@ -268,17 +268,17 @@ def routes(endpoint: Endpoint) -> List[Route]:
 
     def tags(request: Request) -> Any:
         """GET /api/tags: the models in the folder."""
-        return json_reply({"models": [model_body(each) for each in host.folder.list() if not each.problem]})
+        return json_reply({"models": [model_body(each) for each in host.listed() if not each.problem]})
 
     def show(request: Request) -> Any:
         """POST /api/show: what a model is."""
-        model = host.folder.find(host.names.real(model_name(read_json(request.body))), "model")
+        model = host.named(model_name(read_json(request.body)))
         facts = {
             "general.architecture": model.architecture,
             "general.parameter_count": model.parameters,
             model.architecture + ".context_length": model.context_length,
         }
-        able = ["embedding"] if model.embeds else ["completion", "tools"]
+        able = {TEXT: ["completion", "tools"], EMBEDDINGS: ["embedding"]}.get(host.gives(model), [])
         body = {"details": details(model), "model_info": facts, "template": model.chat_template, "capabilities": able}
         return json_reply(dict(body, modelfile="", parameters=""))
 

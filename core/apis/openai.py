@@ -3,7 +3,6 @@
 GET  /v1/models, /v1/models/{id}
 POST /v1/completions            text in, text out
 POST /v1/chat/completions       messages in, a message out
-POST /v1/embeddings             texts in, vectors out
 """
 
 import time
@@ -18,7 +17,7 @@ from core.apis.llamacpp import completion_body, progress_body, timings_body
 from core.apis.openai_shapes import Chats, Completions, Origin
 from core.chat.conversation import Message, seed_of
 from core.chat.parser import Delta
-from core.engine.ask import Ask
+from core.engine.ask import Ask, Gap
 from core.engine.outcome import Finished, Piece, Progress, Result
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
@@ -103,12 +102,11 @@ class Completion(Dialect):
         asks = [
             Ask(
                 model,
-                prompt,
+                prompt if ask.suffix is None else Gap(prompt, ask.suffix),
                 ask.max_tokens,
                 ask.stop,
                 seed_of(ask.sampling, index),
                 ask.cache_prompt,
-                suffix=ask.suffix,
             )
             for prompt in ask.prompts
             for index in range(ask.count)
@@ -161,20 +159,6 @@ class Completion(Dialect):
         return [self._completions.usage(usage, timings=ends[0].timings)] if self._usage else []
 
 
-class Embeddings(Dialect):
-    """A request of POST /v1/embeddings. Raises APIError 400, 404."""
-
-    def __init__(self, call: Call, host: Host):
-        self._ask = openai_shapes.read_embeddings(call.body)
-        self._model = host.model(self._ask.model, embeds=True)
-        self._name = host.name_of(self._model)
-        super().__init__([Ask(self._model, text, embed=True) for text in self._ask.inputs])
-
-    def whole(self, results: List[Result]) -> Body:
-        """Return a list of embeddings."""
-        return openai_shapes.embeddings(self._ask, self._name, results)
-
-
 def routes(endpoint: Endpoint) -> List[Route]:
     """Return the routes."""
     host = endpoint.host
@@ -186,7 +170,7 @@ def routes(endpoint: Endpoint) -> List[Route]:
 
     def model(request: Request) -> Any:
         """GET /v1/models/{id}: one of them. Raises APIError 404."""
-        found = host.folder.find(host.names.real(request.params["id"]), "model")
+        found = host.named(request.params["id"])
         return json_reply(openai_shapes.model_card(found, host.name_of(found), started))
 
     chats = [endpoint.route(path, Chat) for path in ("/v1/chat/completions", "/chat/completions")]
@@ -194,13 +178,12 @@ def routes(endpoint: Endpoint) -> List[Route]:
         Route("GET", "/v1/models", models),
         Route("GET", "/v1/models/{id}", model),
         endpoint.route("/v1/completions", Completion),
-        endpoint.route("/v1/embeddings", Embeddings),
     ]
 
 
 def model_cards(host: Host, started: int) -> List[Body]:
     """Return what GET /v1/models says of each model that can be used, since `started` (seconds since 1970)."""
-    usable = [each for each in host.folder.list() if not each.problem]
+    usable = [each for each in host.listed() if not each.problem]
     cards = [(each, openai_shapes.model_card(each, host.name_of(each), started)) for each in usable]
     own = {"aliases": host.names.own, "tags": host.tags}
     return [dict(card, **own) if each.name == host.names.model else card for each, card in cards]

@@ -1,16 +1,13 @@
 """The OpenAI API's shapes (its API reference): from bodies to what is asked, from answers to bodies.
 
-    read_completion, read_chat, read_embeddings      a request's body, checked; APIError 400 names a wrong field
-    Completions, Chats                               the objects of an answer, whole and in chunks
-    embeddings, model_list, model_card               the others
+    read_completion, read_chat      a request's body, checked; APIError 400 names a wrong field
+    Completions, Chats              the objects of an answer, whole and in chunks
+    model_list, model_card          the others
 
 Pure functions between dicts and dataclasses. llama.cpp's fields are known, too; extras.py has those of both that are
 not for here.
 """
 
-import base64
-import math
-import struct
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Tuple
 from typing import Sequence as Many
@@ -24,7 +21,7 @@ from core.chat.parser import Delta
 from core.chat.tools import read_tools
 from core.engine.ask import UNLIMITED, Prompt
 from core.engine.defaults import Defaults
-from core.engine.outcome import Embedded, Finished, Result
+from core.engine.outcome import Finished
 from core.engine.sampling import Sampling, read_sampling
 from core.errors import APIError
 from core.grammar.schema import JSON_OBJECT
@@ -59,16 +56,6 @@ class CompletionAsk:
     echo: bool
     logprobs: Optional[int]
     stream: Streaming
-
-
-@dataclass(frozen=True)
-class EmbeddingsAsk:
-    """What POST /v1/embeddings asks for."""
-
-    inputs: Tuple[Prompt, ...]
-    model: Optional[str]
-    dimensions: Optional[int]
-    base64: bool
 
 
 # ----------------------------------------------------------------------------------------------- requests
@@ -157,16 +144,6 @@ def read_reasoning_format(body: Body) -> Optional[bool]:
         message = "'reasoning_format' must be auto, deepseek or none."
         raise APIError(400, message, "invalid_value", "reasoning_format")
     return None if given in (None, "auto") else given != "none"
-
-
-def read_embeddings(body: Body) -> EmbeddingsAsk:
-    """Return what a body of POST /v1/embeddings asks for. Raises APIError 400."""
-    encoding = fields.text(body, "encoding_format", "float")
-    if encoding not in ("float", "base64"):
-        raise APIError(400, "'encoding_format' must be float or base64.", "invalid_value", "encoding_format")
-    inputs = read_prompts(body, "input").each
-    dimensions = fields.integer(body, "dimensions", None, 1, 1 << 20)
-    return EmbeddingsAsk(inputs, fields.text(body, "model", None), dimensions, encoding == "base64")
 
 
 def read_streaming(body: Body) -> Streaming:
@@ -383,32 +360,6 @@ def _text_logprobs(probabilities: List[Body], top: int, start: int) -> Body:
         ],
         "text_offset": offsets,
     }
-
-
-def embeddings(ask: EmbeddingsAsk, model: str, answers: Many[Result]) -> Body:
-    """Return the body of an answer of POST /v1/embeddings. Raises APIError 400 where it has not so many dimensions."""
-    tokens = sum(answer.end.prompt_tokens for answer in answers)
-    data = [
-        {"object": "embedding", "index": index, "embedding": _vector(ask, answer.end)}
-        for index, answer in enumerate(answers)
-    ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": model, "usage": usage}
-
-
-def _vector(ask: EmbeddingsAsk, end: Embedded) -> Any:
-    """Return an embedding as asked for: cut to so many dimensions and made of length 1 again; as base64 of floats."""
-    vector = end.vector
-    if ask.dimensions:
-        if ask.dimensions > len(vector):
-            message = "'dimensions' may be at most %d with this model." % len(vector)
-            raise APIError(400, message, "invalid_value", "dimensions")
-        vector = vector[: ask.dimensions]
-        length = math.sqrt(sum(each * each for each in vector)) or 1.0
-        vector = [each / length for each in vector]
-    if ask.base64:
-        return base64.b64encode(struct.pack("<%df" % len(vector), *vector)).decode("ascii")
-    return vector
 
 
 def model_card(model: ModelFile, name: str, created: int) -> Body:

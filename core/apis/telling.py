@@ -8,8 +8,9 @@ import json
 from typing import Generator, Iterable, List, Optional, Tuple, Union
 
 from core.apis.dialect import Body, Dialect, Start
+from core.bounds import VECTORS
 from core.engine.generation import Generation
-from core.engine.outcome import Event, Finished, Piece, Progress, Replayed, Result
+from core.engine.outcome import Embedded, Event, Finished, Piece, Progress, Replayed, Result
 from core.errors import APIError
 from core.http.messages import error_body
 
@@ -70,10 +71,14 @@ class Gathering:
         self._dialect = dialect
         self.results = [Result(generation.seed) for generation in generations]
         self._room = MOST_PROBABILITIES
+        self._numbers = 0  # of embeddings
 
     def event(self, index: int, event: Event) -> bytes:
-        """Take an event in. Raises APIError 400 where more probabilities come than memory should hold."""
+        """Take an event in. Raises APIError 400 where more numbers come than memory should hold."""
         self.results[index].take(event)
+        if isinstance(event, Embedded):
+            self._numbers += sum(map(len, event.vectors))
+            VECTORS.check(self._numbers, "input")
         if isinstance(event, Piece):
             likeliest = [each.get("top_logprobs", each.get("top_probs", ())) for each in event.probabilities]
             self._room -= sum(1 + len(each) for each in likeliest)

@@ -6,13 +6,13 @@ the engine's thread did this. Else, in the engine's thread, once the model is.
 
 import contextlib
 
-from core.engine.ask import Ask
+from core.engine.ask import EMBEDDINGS, RANKS, TEXT, Ask
 from core.engine.generation import Generation
 from core.engine.outcome import Piece
 from core.engine.resident import Resident
 from core.engine.sampler import Sampler
 from core.engine.text import TextOut
-from core.engine.tokenizing import Closed
+from core.engine.tokenizing import Closed, TooLong
 from core.errors import APIError, prompt_too_long
 
 
@@ -21,21 +21,24 @@ def make_ready(generation: Generation, resident: Resident) -> None:
 
     Leaves it as it is where the model is being unloaded: it will be loaded again.
     """
-    embeds = resident.model.file.embeds
-    if generation.ask.embed != embeds:
-        does = "gives embeddings, not text" if embeds else "gives text, not embeddings"
+    gives = resident.model.gives
+    if generation.ask.gives != gives:
+        does = "gives %s, not %s" % (gives, generation.ask.gives)
         raise APIError(400, "%s %s." % (resident.model.file.name, does), "model_unsuitable", "model")
     with contextlib.suppress(Closed), resident.model.readers:
         if not generation.tokens:
             _give_tokens(generation, resident)
         sampler = generation.sampler
-        if generation.tokens and not embeds and not (sampler and sampler.model is resident.model):
+        if generation.tokens and gives == TEXT and not (sampler and sampler.model is resident.model):
             _give_sampler(generation, resident)
 
 
 def _give_tokens(generation: Generation, resident: Resident) -> None:
     ask = generation.ask
-    prompt = resident.model.prompt_tokens(ask.prompt, ask.suffix, _room(ask, resident))
+    try:
+        prompt = resident.model.prompt_tokens(ask.prompt, _room(ask, resident))
+    except TooLong as problem:
+        raise _too_long(ask, problem.least, resident, at_least=True)
     for token in generation.begun:
         resident.model.known(token, "tokens")
     if prompt is not None:
@@ -71,16 +74,23 @@ def close_sampler(generation: Generation) -> None:
 
 def _room(ask: Ask, resident: Resident) -> int:
     """Return how many tokens a prompt may have."""
-    return resident.context.n_batch if ask.embed else resident.context.n_ctx - 1
+    return resident.context.longest_text if ask.gives != TEXT else resident.context.n_ctx - 1
 
 
 def _check_size(ask: Ask, tokens: int, resident: Resident) -> None:
     """Raise APIError 400 where a prompt is empty, or leaves no room for an answer."""
-    context = resident.context
     if not tokens:
-        raise APIError(400, "The prompt holds no tokens.", "empty_prompt", "prompt")
-    if ask.embed and tokens > context.n_batch:
-        message = "The text has %d tokens; an embedding takes at most %d." % (tokens, context.n_batch)
-        raise APIError(400, message, "context_length_exceeded", "input")
-    if not ask.embed and tokens >= context.n_ctx:
-        raise prompt_too_long(tokens, context.n_ctx)
+        raise APIError(400, "The prompt holds no tokens.", "empty_prompt", _FIELDS[ask.gives])
+    if tokens > _room(ask, resident):
+        raise _too_long(ask, tokens, resident)
+
+
+def _too_long(ask: Ask, tokens: int, resident: Resident, at_least: bool = False) -> APIError:
+    if ask.gives == TEXT:
+        return prompt_too_long(tokens, resident.context.n_ctx, at_least)
+    count = "at least %d" % tokens if at_least else "%d" % tokens
+    message = "The text is too large: it has %s tokens; at most %d fit." % (count, resident.context.longest_text)
+    return APIError(400, message, "context_length_exceeded", _FIELDS[ask.gives])
+
+
+_FIELDS = {TEXT: "prompt", EMBEDDINGS: "input", RANKS: "documents"}  # what the request's texts are called

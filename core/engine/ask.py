@@ -19,29 +19,69 @@ class Plain:
 Part = Union[int, str, Plain]
 Prompt = Union[str, Tuple[Part, ...]]
 
+
+@dataclass(frozen=True)
+class Gap:
+    """A gap between two texts, which the model shall fill."""
+
+    prefix: Prompt
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Infill:
+    """A gap in a file of a project. `files` are other files, each a name and a text; the filling begins with `start`.
+
+    Of texts that are longer than the context allows, what is far from the gap is left out.
+    """
+
+    prefix: str
+    suffix: str
+    files: Tuple[Tuple[str, str], ...] = ()
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query and a document, of which the model shall say how well they match."""
+
+    query: str
+    document: str
+
+
+Wanted = Union[Prompt, Gap, Infill, Pair]  # what a model may be given
+
+# What a model gives, by how it is loaded: text; a vector, or one for each token; or how well a Pair matches.
+TEXT, EMBEDDINGS, RANKS = "text", "embeddings", "ranks"
+
+
+def kind_of(pooling: str) -> str:
+    """Return what a model gives that pools so (core/settings.py's POOLING; "" for none at all)."""
+    return {"": TEXT, "rank": RANKS}.get(pooling, EMBEDDINGS)
+
+
 UNLIMITED = 1 << 31  # max_tokens: until the model ends or the context is full
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One answer that is wanted: text that follows a prompt, or the prompt's embedding.
+    """One answer that is wanted: text that follows a prompt or fills a gap, a prompt's embedding, or a pair's rank.
 
-    `suffix` is the text after the gap, where the model shall fill one. `markers` are special tokens' texts that belong
-    to the answer, such as the beginning of a tool call. With `embed`, the prompt's embedding is wanted, nothing else.
+    `gives` says which of them. `markers` are special tokens' texts that belong to the answer, such as the beginning of
+    a tool call.
 
     `slot` is the one slot that may be used. An answer that has a line break ends `time_limit` seconds after its first
     token. With `progress`, it is told how much of the prompt is evaluated; with `timings`, each token's.
     """
 
     model: ModelFile
-    prompt: Prompt
+    prompt: Wanted
     max_tokens: int = 100
     stop: Tuple[str, ...] = ()
     sampling: Sampling = Sampling()
     cache_prompt: bool = True
-    suffix: Optional[str] = None
     markers: Tuple[str, ...] = ()
-    embed: bool = False
+    gives: str = TEXT
     slot: Optional[int] = None
     time_limit: float = math.inf
     progress: bool = False

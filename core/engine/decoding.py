@@ -32,6 +32,7 @@ class Decoding:
         for chunk in chunks:
             chunk.generation.tell_progress()
         started = time.monotonic()
+        self._running.model.context.apply(chunks[0].generation.adapters)
         status, rows = self._running.model.context.decode([_run(chunk) for chunk in chunks])
         self._running.tally.seconds["decode"] += time.monotonic() - started
         if status == _NO_ROOM:

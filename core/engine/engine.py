@@ -25,6 +25,7 @@ from typing import Any, Callable, Dict, List, Optional, Union
 from core.engine.admission import make_ready
 from core.engine.aside import Aside
 from core.engine.generation import Generation
+from core.engine.keeping import Keeping, SlotTask
 from core.engine.llama import Model, build_facts
 from core.engine.loading import Loading
 from core.engine.running import Running
@@ -42,7 +43,7 @@ LONGEST_STEPS = 10  # a step that takes longer than so many times the longest so
 STALL_SECONDS = 2.5  # a step that takes longer, and LONGEST_STEPS times what it should, stalls
 PAUSE = 0.05  # seconds between two looks whether readers have taken what had come; 256 events are left till then
 
-Message = Union[Generation, ModelFile, None]  # to run; to load; to wake up
+Message = Union[Generation, ModelFile, SlotTask, None]  # to run; to load; to do; to wake up
 
 
 class Engine:
@@ -69,11 +70,14 @@ class Engine:
         self._scheduler = self._running.scheduler
         self._stepping = Stepping(self._running)
         self._aside = Aside(self._running)
+        self._keeping = Keeping(self._running)
         self._loading = Loading(self._running, on_event, self._goes_on)
         self._stopping = False
         self._idle = True  # waiting for something to do
         self._resumed = 0.0  # when the whole process was found to have stood still
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+        # Written and read by any thread: how much of each LoRA adapter goes with requests that name none
+        self.lora_scales = settings.lora_scales
         # Written by the engine's thread, read by any:
         self.tally = self._running.tally
         self._state = "starting"  # then ready, failed, stopped
@@ -160,6 +164,12 @@ class Engine:
             make_ready(generation, resident)
         self._inbox.put(generation)
 
+    def enqueue(self, task: SlotTask) -> None:
+        """Hand over something to do with a slot. Raises APIError 503 where the engine does not run, or hangs."""
+        if self.stuck or self.status in ("failed", "stopped"):
+            raise APIError(503, "The engine does not run.", "engine_down", headers=[("Retry-After", "1")])
+        self._inbox.put(task)
+
     def cancel(self, generation: Generation) -> None:
         """Stop working on a generation; no more events come of it."""
         generation.cancelled = True
@@ -212,6 +222,7 @@ class Engine:
                 self._loading.switch()
                 self._beat()
                 started = time.monotonic()
+                self._keeping.run()
                 self._stepping.admit()
                 self._stepping.step()
                 seconds = time.monotonic() - started
@@ -263,6 +274,8 @@ class Engine:
     def _take(self, message: Message) -> None:
         if isinstance(message, Generation):
             self._scheduler.submit(message)
+        elif isinstance(message, SlotTask):
+            self._keeping.add(message)
         elif isinstance(message, ModelFile):
             self._state = "ready"
             self._loading.load(message)
@@ -276,9 +289,13 @@ class Engine:
 
     def _end_all(self, error: APIError) -> None:
         """End everything that runs, waits, or has just been handed over."""
-        handed_over = [message for message in _drained(self._inbox) if isinstance(message, Generation)]
-        for generation in self._everyone() + handed_over:
+        handed_over = _drained(self._inbox)
+        for generation in self._everyone() + [each for each in handed_over if isinstance(each, Generation)]:
             self._running.end(generation, error)
+        for task in handed_over:
+            if isinstance(task, SlotTask):
+                self._keeping.add(task)
+        self._keeping.fail(error)
 
 
 def _drained(inbox: "queue.SimpleQueue[Any]") -> List[Any]:

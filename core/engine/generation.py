@@ -17,9 +17,9 @@ what it would have told.
 import enum
 import secrets
 import time
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
-from core.engine.ask import Ask
+from core.engine.ask import TEXT, Ask
 from core.engine.drafting import Lookup
 from core.engine.outcome import Channel, Event, Finished, Piece, Progress
 from core.engine.sampling import RANDOM_SEED
@@ -75,6 +75,7 @@ class Generation:
         self.generated = 0
         # For the choice of the next ones:
         self.sampler: Any = None
+        self.pool: Any = None  # what is computed of its embedding so far (embedding.py)
         self.lookup = Lookup()
         self.drafts: List[int] = []  # guesses at the tokens after these, for the next batch
         # For the reader:
@@ -111,9 +112,14 @@ class Generation:
         return self.ask.model.path
 
     @property
+    def adapters(self) -> Tuple[float, ...]:
+        """How much of each LoRA adapter it is computed with; () for none. Its cells are of use to its like alone."""
+        return self.ask.model.adapters
+
+    @property
     def reuse(self) -> bool:
         """Whether it may use others' cells."""
-        return self.ask.cache_prompt and not self.ask.embed
+        return self.ask.cache_prompt and self.ask.gives == TEXT
 
     @property
     def pending(self) -> int:

@@ -31,16 +31,17 @@ import llama_cpp
 import numpy
 
 from core.bounds import TOKENS
-from core.engine.ask import Part, Plain, Prompt
+from core.engine.ask import Wanted, kind_of
 from core.engine.cells import SavedCells
 from core.engine.draws import OwnDraws, TheirDraws, draw_seed
+from core.engine.prompting import Marks, Prompting
 from core.engine.sampling import SAMPLERS, Sampling
 from core.engine.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
-from core.errors import APIError, prompt_too_long
+from core.errors import APIError
 from core.grammar.masks import Texts
 from core.hardware import cores
 from core.models import ModelFile
-from core.settings import EngineSettings, split_lora
+from core.settings import Adapter, EngineSettings
 
 log = logging.getLogger("comeapi.llama")
 
@@ -170,43 +171,45 @@ class Model:
         if llama_cpp.llama_model_has_encoder(self._pointer) or not llama_cpp.llama_model_has_decoder(self._pointer):
             self.close()
             raise APIError(500, "%s does not generate text." % file.name, "model_unsuitable", "model_name")
-        self.adapters = [self._adapter(text) for text in settings.lora]
+        self.pooling = settings.pooling_of(file)  # how an embedding is made; "" where the model gives text
+        # Whether a text is computed at once, as a whole: where each token sees all others, and where llama.cpp ranks by
+        # the first row that it computes (those that rank by the last one are listed).
+        self.whole_texts = not file.causal or (self.pooling == "rank" and file.architecture not in _RANK_BY_LAST)
+        self._prompting = Prompting(self._tokenize, self.known, _marks(self.vocab), file.pair_template, file.controls)
+        self.adapters = [self._adapter(adapter) for adapter in settings.adapters]
 
-    def _adapter(self, text: str) -> Tuple[Any, float]:
-        """Load a LoRA adapter (llama_adapter_lora_init); it is freed with the model."""
-        path, scale = split_lora(text)
-        adapter = llama_cpp.llama_adapter_lora_init(self._pointer, os.fsencode(path))
-        if not adapter:
+    def _adapter(self, adapter: Adapter) -> Any:
+        """Load a LoRA adapter (llama_adapter_lora_init); it is freed with the model. Raises APIError 500."""
+        pointer = llama_cpp.llama_adapter_lora_init(self._pointer, os.fsencode(adapter.path))
+        problem = "" if pointer else "does not fit %s" % self.file.name
+        if pointer and llama_cpp.llama_adapter_get_alora_n_invocation_tokens(pointer):
+            problem = "waits for certain tokens (an aLoRA), which is not supported"
+        if problem:
             self.close()
-            raise APIError(500, "The LoRA adapter %s does not fit %s." % (path, self.file.name), "lora_broken", "lora")
-        return adapter, scale
+            raise APIError(500, "The LoRA adapter %s %s." % (adapter.path, problem), "lora_broken", "lora")
+        return pointer
 
     @property
     def pointer(self) -> Any:
         """The llama_model, for the engine's thread."""
         return self._pointer
 
-    def prompt_tokens(self, prompt: Prompt, suffix: Optional[str], most: int) -> Optional[List[int]]:
-        """Return a prompt's tokens, those that the model wants at the beginning included; with a suffix, of the gap.
+    @property
+    def gives(self) -> str:
+        """What the model gives: one of core/engine/ask.py's."""
+        return kind_of(self.pooling)
 
-        None if the model has been unloaded. Raises APIError 400 for a token that the model does not have, where it is
-        no model that fills gaps, and, as soon as that is certain, for more tokens than `most`.
+    def prompt_tokens(self, wanted: Wanted, most: int) -> Optional[List[int]]:
+        """Return a prompt's tokens, those that the model wants at the beginning included (prompting.py).
+
+        None if the model has been unloaded. Raises APIError 400 for a token that the model does not have, 400 or 501
+        where it is no model that fills gaps, and TooLong, as soon as that is certain, for more tokens than `most`.
         """
         try:
             with self.readers:
-                room = most + 1  # for a first token that is there twice
-                tokens = self._mixed(_parts(prompt), room) if suffix is None else self._gap(prompt, suffix, room)
-                return tokens[1:] if self._begins_twice(tokens) else tokens
+                return self._prompting.tokens(wanted, most)
         except Closed:
             return None
-        except TooLong as problem:
-            raise self._too_long(problem.least, most)
-
-    def _too_long(self, least: int, most: int) -> APIError:
-        if not self.file.embeds:
-            return prompt_too_long(least, most + 1, at_least=True)
-        message = "The text has at least %d tokens; an embedding takes at most %d." % (least, most)
-        return APIError(400, message, "context_length_exceeded", "input")
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> List[int]:
         """Return a text's tokens (llama_tokenize). Raises APIError 400 above a bound, 503 if it has been unloaded."""
@@ -228,35 +231,6 @@ class Model:
                 return b"".join(self.piece(self.known(token, field), True) for token in tokens)
         except Closed:
             raise _unloaded()
-
-    def _mixed(self, parts: Many[Part], most: int, add_special: bool = True) -> List[int]:
-        """Return the tokens of texts and token ids in turns; a first text gets what the model wants before it."""
-        tokens: List[int] = []
-        for index, part in enumerate(parts):
-            if isinstance(part, int):
-                tokens.append(self.known(part))
-            else:
-                text, plain = (part.text, True) if isinstance(part, Plain) else (part, False)
-                tokens += self._tokenize(text, add_special and index == 0, not plain, most - len(tokens))
-            if len(tokens) > most and index + 1 < len(parts):
-                raise TooLong(len(tokens))
-        return tokens
-
-    def _begins_twice(self, tokens: List[int]) -> bool:
-        """Whether a text brought its own first token: chat templates do, and the vocabulary adds it again."""
-        adds = llama_cpp.llama_vocab_get_add_bos(self.vocab)
-        return bool(adds) and tokens[:2] == [llama_cpp.llama_vocab_bos(self.vocab)] * 2
-
-    def _gap(self, prefix: Prompt, suffix: str, most: int) -> List[int]:
-        """Return the tokens that ask a model to fill the gap between two texts (llama_vocab_fim_pre, _suf, _mid)."""
-        marks = [getattr(llama_cpp, "llama_vocab_fim_" + name)(self.vocab) for name in ("pre", "suf", "mid")]
-        if min(marks) < 0:
-            message = "%s can't fill a gap: it has no tokens for that." % self.file.name
-            raise APIError(400, message, "no_infill", "suffix")
-        before = self._mixed(_parts(prefix), most, add_special=False)
-        after = self._tokenize(suffix, False, True, most - len(before))
-        begin = [llama_cpp.llama_vocab_bos(self.vocab)] if llama_cpp.llama_vocab_get_add_bos(self.vocab) else []
-        return begin + [marks[0]] + before + [marks[1]] + after + [marks[2]]
 
     def known(self, token: int, field: str = "prompt") -> int:
         """Return a token. Raises APIError 400 where the model has none of this number."""
@@ -330,11 +304,15 @@ class Model:
         self._pointer = None
 
 
+_RANK_BY_LAST = ("qwen3", "qwen3vl")  # llm_graph_input_cls::set_input in llama.cpp
 _READERS_LEAVE = 10.0  # seconds; a piece takes milliseconds, a whole megabyte of a vocabulary without pieces a second
 
 
-def _parts(prompt: Prompt) -> Many[Part]:
-    return (prompt,) if isinstance(prompt, str) else prompt
+def _marks(vocab: Any) -> Marks:
+    """Return a vocabulary's special tokens (llama_vocab_bos, …) and which it adds (llama_vocab_get_add_bos, …)."""
+    names = ("bos", "eos", "sep", "fim_pre", "fim_suf", "fim_mid", "fim_rep", "fim_sep")
+    tokens = [getattr(llama_cpp, "llama_vocab_" + name)(vocab) for name in names]
+    return Marks(*tokens, *[getattr(llama_cpp, "llama_vocab_get_add_" + name)(vocab) for name in names[:3]])
 
 
 def _unloaded() -> APIError:
@@ -429,8 +407,8 @@ class Context:
             self.n_ctx = min(self.n_ctx, model.trained_context)
         params = llama_cpp.llama_context_default_params()
         _set_sizes(params, settings, self.n_ctx)
-        if model.file.embeds:
-            _set_embedding(params, self.n_ctx)
+        if model.pooling:
+            _set_embedding(params, model, self.n_ctx)
         _set_types(params, settings)
         _set_rope(params, settings)
         self._pointer = llama_cpp.llama_init_from_model(model.pointer, params)
@@ -439,20 +417,29 @@ class Context:
             message = "No context of %d x %d tokens for %s: %s" % (settings.slots, self.n_ctx, model.file.name, why)
             raise APIError(500, message, "no_context", "model_name")
         self.n_batch = int(llama_cpp.llama_n_batch(self._pointer))
-        self._width = llama_cpp.llama_model_n_embd(model.pointer)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
-        self._use_adapters(model.adapters)
+        # Whether a text can be evaluated piece by piece: its tokens see only those before them, which are remembered.
+        causal = bool(self._memory) and bool(llama_cpp.llama_get_causal_attn(self._pointer))
+        self.in_pieces = causal and not model.whole_texts
+        # Tokens of the longest text that can be embedded.
+        self.longest_text = self.n_ctx if self.in_pieces else min(self.n_ctx, self.n_batch)
+        self._widths = llama_cpp.llama_model_n_embd_out(model.pointer), llama_cpp.llama_model_n_cls_out(model.pointer)
+        self._adapters = model.adapters
+        self._scales: Tuple[float, ...] = ()  # of the adapters that are applied
         self._batch = Batch(self.n_batch, settings.slots)
         self._slots = settings.slots
         self._threads, self._threads_batch = params.n_threads, settings.threads_batch
         self._halt: Any = None
 
-    def _use_adapters(self, adapters: Many[Tuple[Any, float]]) -> None:
-        """Apply LoRA adapters (llama_set_adapters_lora)."""
-        if adapters:
-            pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(adapters))(*[pointer for pointer, _ in adapters])
-            scales = (ctypes.c_float * len(adapters))(*[scale for _, scale in adapters])
-            llama_cpp.llama_set_adapters_lora(self._pointer, pointers, len(adapters), scales)
+    def apply(self, scales: Tuple[float, ...]) -> None:
+        """Apply so much of each LoRA adapter to all decodes from now on; () for none (llama_set_adapters_lora)."""
+        if scales == self._scales:
+            return
+        used = [(pointer, scale) for pointer, scale in zip(self._adapters, scales) if scale]
+        pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(used))(*[pointer for pointer, _ in used])
+        factors = (ctypes.c_float * len(used))(*[scale for _, scale in used])
+        llama_cpp.llama_set_adapters_lora(self._pointer, pointers, len(used), factors)
+        self._scales = scales
 
     @property
     def pointer(self) -> Any:
@@ -538,20 +525,22 @@ class Context:
         top = top[numpy.argsort(-logits[top], kind="stable")]
         return float(logits[token]), [(int(each), float(logits[each])) for each in top]
 
-    def embed(self, prompts: Dict[int, Many[int]]) -> Tuple[int, List[List[float]]]:
-        """Evaluate whole prompts, by their slots, in one batch.
+    def embed(self, runs: Many[Run]) -> Tuple[int, Any]:
+        """Evaluate runs, all of whose rows want results, of a model that gives embeddings.
 
-        Returns llama_decode's status, and each one's embedding, of length 1. The model's own pooling makes one vector
-        of a prompt's rows (llama_get_embeddings_seq).
+        Returns llama_decode's status, and an array of the rows' vectors that the next decode overwrites
+        (llama_get_embeddings). The rows are pooled in embedding.py.
         """
-        status, _ = self.decode([Run(slot, 0, tokens, len(tokens)) for slot, tokens in prompts.items()])
-        return status, [] if status else [self._embedding(slot) for slot in prompts]
+        status, _ = self.decode(runs)
+        if status:
+            return status, None
+        shape = sum(len(run.tokens) for run in runs), self._widths[0]
+        return status, numpy.ctypeslib.as_array(llama_cpp.llama_get_embeddings(self._pointer), shape)
 
-    def _embedding(self, slot: int) -> List[float]:
+    def ranks(self, slot: int) -> Any:
+        """Return an array of what a model that ranks says of a slot's pair (llama_get_embeddings_seq)."""
         pointer = llama_cpp.llama_get_embeddings_seq(self._pointer, slot)
-        vector = numpy.ctypeslib.as_array(pointer, (self._width,)).astype(numpy.float64)
-        length = math.sqrt(float(vector @ vector))
-        return (vector / length if length else vector).tolist()
+        return numpy.ctypeslib.as_array(pointer, (self._widths[1],))
 
     def settle(self) -> None:
         """Let the last decode's results be read by several threads at once: the first read puts them in order."""
@@ -591,16 +580,19 @@ def _set_sizes(params: Any, settings: EngineSettings, n_ctx: int) -> None:
     params.no_perf = True
 
 
-def _set_embedding(params: Any, n_ctx: int) -> None:
-    """Let a context give embeddings: a prompt is pooled, so it must be computed at once, with an output of each row.
+def _set_embedding(params: Any, model: Model, n_ctx: int) -> None:
+    """Let a context give embeddings: the vector of each row, or a pair's rank, which llama.cpp pools itself.
 
-    With kv_unified off llama.cpp would cut a batch into parts of equal lengths, and pool the last part of each prompt.
+    A batch is computed at once. With kv_unified off llama.cpp would cut it into parts of equal lengths, and rank by the
+    last part of each pair. For a model that wants whole texts it must be as large as the context.
     """
     params.embeddings = params.kv_unified = True
-    params.n_batch = params.n_ubatch = params.n_outputs_max = min(n_ctx, max(params.n_batch, LONGEST_EMBEDDING))
+    ranks = model.pooling == "rank"
+    params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_RANK if ranks else llama_cpp.LLAMA_POOLING_TYPE_NONE
+    if model.whole_texts:
+        params.n_batch = max(params.n_batch, n_ctx)
+    params.n_ubatch = params.n_outputs_max = params.n_batch
 
-
-LONGEST_EMBEDDING = 2048  # tokens; longer texts are refused, unless --batch-size is larger
 
 # ggml's numbers of the types in core/settings.py's CACHE_TYPES; llama_cpp has no name for some of them
 _CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}

@@ -46,6 +46,7 @@ class Loading:
         """Swap models. What fails, fails those who wait for it."""
         if file.path == self._running.path:
             return
+        file = file.bare()
         try:
             self._check_memory(file)
             self.unload()

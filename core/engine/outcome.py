@@ -4,12 +4,13 @@ Channel     the bounded way from the engine to a reader; on it come, for each ge
 Replayed    once, of a generation that is begun in the middle
 Progress    how much of its prompt is evaluated, where the request wants to know
 Piece       new text with its tokens, again and again, then one
-Finished    or one APIError; or, where an embedding was asked for, one
+Finished    or one APIError; or, where an embedding or a rank was asked for, one
 Embedded    and nothing else
 Result      all that came of one generation, put together
 """
 
 import queue
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
@@ -80,9 +81,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A text's embedding, of length 1, and how many tokens the text has."""
+    """A text's embedding as the model gives it, of any length: one vector, or one for each token. Or a pair's rank.
 
-    vector: List[float]
+    Each vector is an array of 32-bit floats. A rank is one vector, too, whose first number is the score.
+    """
+
+    vectors: "List[array[float]]"
     prompt_tokens: int
 
 

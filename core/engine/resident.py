@@ -61,9 +61,9 @@ class Resident:
     def _self_test(self) -> None:
         """Run a prompt and a single token: where this machine can't run this model, better now than in a request."""
         tokens = [0] * SELF_TEST_TOKENS
-        if self.model.file.embeds:
+        if self.model.pooling:
             started = time.monotonic()
-            status, _ = self.context.embed({0: tokens})
+            status, _ = self.context.decode([Run(0, 0, tokens, len(tokens))])
             self.slowest_batch = (time.monotonic() - started) * self.context.n_batch / SELF_TEST_TOKENS
             self._passed(status)
         else:

@@ -4,14 +4,16 @@ One thread owns a Scheduler. Each step of the engine is:
 
     admit()      requests that wait get the slots that are free, first come first served
     next_reuse() cells that a new request can take over instead of evaluating its prompt
+    take_turn()  which LoRA adapters the next batch is computed with
     next_aside() a long prompt that is evaluated aside, in siding.py, and comes back by returned()
     plan()       chunks for a batch: first a token of every running stream, then pieces of prompts up to a budget
     commit()     what was evaluated counts as done
     release()    a finished generation gives its slot back; its cells stay, for others to reuse
 
-The laws. A stream that generates is in every batch, so no prompt makes it wait for more than one step; unless it is
-paused, because its reader does not take what has come: then it is in none, and keeps its slot. A batch never
-has more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one; with a siding,
+The laws. A stream that generates is in every batch of its turn, so no prompt makes it wait for more than one step. All
+with the same LoRA adapters share a batch; where there are several sets of them, they take turns, a step each. A stream
+may be paused, because its reader does not take what has come: then it is in none, and keeps its slot. A batch never has
+more rows than `n_batch`. Prompts share the budget evenly, so a short one passes a long one; with a siding,
 long ones go there, first come first served. A waiting request that needs another model lets nothing behind it pass: no
 model starves. One that names its slot lets others pass while that slot is taken, and reuses that slot's cells only.
 
@@ -29,9 +31,11 @@ at all: then 1 wants a slot all of whose cells begin the prompt, and there is no
 import collections
 import itertools
 from dataclasses import dataclass
-from typing import Deque, List, Optional, Tuple
+from typing import Deque, Dict, List, Optional, Tuple
 
 from core.engine.generation import Generation, State
+
+Adapters = Tuple[float, ...]  # how much of each LoRA adapter; () for none
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,27 @@ class _Slot:
         self.index = index
         self.generation: Optional[Generation] = None
         self.cells: List[int] = []
+        self.kept_adapters: Adapters = ()  # that the cells of a generation that has ended were computed with
         self.used = 0  # larger is later
 
-    def shares(self, tokens: List[int]) -> int:
-        """Return how many of `tokens`' first ones are evaluated here."""
-        if self.generation is None:
-            return common_prefix(self.cells, tokens)
-        return min(self.generation.done, common_prefix(self.generation.tokens, tokens))
+    @property
+    def adapters(self) -> Adapters:
+        """What the cells are computed with."""
+        return self.kept_adapters if self.generation is None else self.generation.adapters
 
-    def will_share(self, tokens: List[int]) -> int:
-        """Return how many of `tokens`' first ones will be evaluated here, once the prompt that is at work is."""
-        if self.generation is None or self.generation.generating:
-            return self.shares(tokens)
-        return common_prefix(self.generation.tokens, tokens)
+    def shares(self, other: Generation) -> int:
+        """Return how many of a generation's first tokens are evaluated here, as it would evaluate them."""
+        if self.adapters != other.adapters:
+            return 0
+        if self.generation is None:
+            return common_prefix(self.cells, other.tokens)
+        return min(self.generation.done, common_prefix(self.generation.tokens, other.tokens))
+
+    def will_share(self, other: Generation) -> int:
+        """Return how many of a generation's first tokens will be evaluated here, once the prompt that is at work is."""
+        if self.generation is None or self.generation.generating or self.adapters != other.adapters:
+            return self.shares(other)
+        return common_prefix(self.generation.tokens, other.tokens)
 
 
 class Scheduler:
@@ -103,6 +115,8 @@ class Scheduler:
         self.waiting: Deque[Generation] = collections.deque()
         self._slots = [_Slot(index) for index in range(slots)]
         self._uses = 0
+        self.turn: Adapters = ()  # what the next batch is computed with
+        self._turns: Dict[Adapters, int] = {}  # when each had its last turn; larger is later
 
     @property
     def running(self) -> List[Generation]:
@@ -146,7 +160,7 @@ class Scheduler:
             if generation is None or generation.source < 0:
                 continue
             source = self._slots[generation.source]
-            count = min(source.shares(generation.tokens), len(generation.tokens) - 1)
+            count = min(source.shares(generation), len(generation.tokens) - 1)
             if count < generation.expected and self._is_coming(source, generation):
                 continue
             generation.source = -1
@@ -172,13 +186,13 @@ class Scheduler:
             return free[0], 0
         limit = len(generation.tokens) - 1  # a prompt's last token is always evaluated: it gives the first logits
         if self.whole_only:
-            return _longest_whole(free, generation.tokens[:limit])
-        own = max(free, key=lambda slot: slot.shares(generation.tokens))
-        kept = min(own.shares(generation.tokens), limit)
+            return _longest_whole(free, generation.tokens[:limit], generation.adapters)
+        own = max(free, key=lambda slot: slot.shares(generation))
+        kept = min(own.shares(generation), limit)
         if generation.ask.slot is not None:
             return own, kept
-        best = max(self._slots, key=lambda slot: slot.will_share(generation.tokens))
-        offered = min(best.will_share(generation.tokens), limit)
+        best = max(self._slots, key=lambda slot: slot.will_share(generation))
+        offered = min(best.will_share(generation), limit)
         if kept * 2 >= len(own.cells) and kept + self.copy_cost >= offered:
             return own, kept  # 1
         if offered > self.copy_cost:
@@ -187,7 +201,7 @@ class Scheduler:
                 return own, kept
             generation.source, generation.expected = best.index, offered
             return target, 0  # 2
-        return free[0], min(free[0].shares(generation.tokens), limit)  # 3
+        return free[0], min(free[0].shares(generation), limit)  # 3
 
     def _is_coming(self, source: _Slot, generation: Generation) -> bool:
         """Whether a prompt that is being evaluated in `source` will hold what `generation` waits for.
@@ -197,7 +211,7 @@ class Scheduler:
         other = source.generation
         if other is None or other.generating or other.order > generation.order:
             return False
-        return source.will_share(generation.tokens) >= generation.expected
+        return source.will_share(generation) >= generation.expected
 
     def _touch(self, slot: _Slot) -> None:
         self._uses += 1
@@ -215,22 +229,34 @@ class Scheduler:
         generation.done = done
         generation.in_batches = True
 
+    def take_turn(self) -> None:
+        """Let those with other adapters have their turn: a batch is computed with one set of them."""
+        prompts = [each for each in self._prompts() if not self._goes_aside(each)]
+        ready = {each.adapters for each in prompts + self._streams()} or {self.turn}
+        latest = max(self._turns.values(), default=0)
+        self._turns = {adapters: self._turns.get(adapters, latest) for adapters in ready}  # who is new, is the last
+        self.turn = min(ready, key=lambda adapters: (self._turns[adapters], adapters == self.turn))
+        self._turns[self.turn] = latest + 1
+
     def _prompts(self) -> List[Generation]:
         return [each for each in self.running if not each.generating and each.source < 0]
+
+    def _streams(self) -> List[Generation]:
+        return [each for each in self.running if each.generating and not each.paused]
 
     def _goes_aside(self, generation: Generation) -> bool:
         return bool(self.aside) and not generation.in_batches and generation.pending > self.aside
 
     def streams(self) -> List[Generation]:
-        """Return the generations that generate and are not paused."""
-        return [each for each in self.running if each.generating and not each.paused]
+        """Return the generations that generate and are not paused, of those whose turn it is."""
+        return [each for each in self._streams() if each.adapters == self.turn]
 
     def plan(self, prompt_budget: int) -> List[Chunk]:
         """Return the next batch: every stream's one token, then at most `prompt_budget` rows of prompts."""
         streams = self.streams()
         chunks = [Chunk(each, each.done, each.pending, tuple(each.drafts)) for each in streams]
         left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks))
-        prompts = [each for each in self._prompts() if not self._goes_aside(each)]
+        prompts = [each for each in self._prompts() if each.adapters == self.turn and not self._goes_aside(each)]
         prompts.sort(key=lambda each: each.pending)
         for position, generation in enumerate(prompts):
             # What a short prompt leaves of its share goes to the longer ones after it.
@@ -254,6 +280,7 @@ class Scheduler:
                 self.waiting.remove(generation)
             return
         slot = self._slots[generation.slot]
+        slot.kept_adapters = generation.adapters
         slot.generation, slot.cells = None, generation.tokens[: generation.done]
         self._touch(slot)
 
@@ -261,6 +288,19 @@ class Scheduler:
         """Return the tokens that a slot's cells hold."""
         generation = self._slots[slot].generation
         return self._slots[slot].cells if generation is None else generation.tokens[: generation.done]
+
+    def is_free(self, slot: int) -> bool:
+        """Whether nobody has a slot."""
+        return self._slots[slot].generation is None
+
+    def adapters(self, slot: int) -> Adapters:
+        """Return what a slot's cells are computed with."""
+        return self._slots[slot].adapters
+
+    def hold(self, slot: int, tokens: List[int], adapters: Adapters = ()) -> None:
+        """The cells of a slot that nobody has are these tokens' now."""
+        self._slots[slot].cells, self._slots[slot].kept_adapters = list(tokens), adapters
+        self._touch(self._slots[slot])
 
     def idle_slots(self) -> List[int]:
         """Return the slots that nobody has and whose cells hold something, the least recently used first."""
@@ -281,9 +321,9 @@ class Scheduler:
                     slot.generation.become(State.PROMPT)
 
 
-def _longest_whole(free: List[_Slot], tokens: List[int]) -> Tuple[_Slot, int]:
+def _longest_whole(free: List[_Slot], tokens: List[int], adapters: Adapters) -> Tuple[_Slot, int]:
     """Return the slot with the most cells of which all begin `tokens`, and how many; else the first slot, and 0."""
-    whole = [slot for slot in free if slot.cells == tokens[: len(slot.cells)]]
+    whole = [slot for slot in free if slot.adapters == adapters and slot.cells == tokens[: len(slot.cells)]]
     best = max(whole, key=lambda slot: len(slot.cells), default=None)
     return (best, len(best.cells)) if best else (free[0], 0)
 

@@ -89,6 +89,7 @@ class Siding:
     def _evaluate(self, generation: Generation, cells: Optional[SavedCells]) -> bool:
         """Evaluate all but the prompt's last token: that one gives the first logits, in the engine's context."""
         self._context.forget(0)
+        self._context.apply(generation.adapters)
         if cells and not self._context.load(0, cells):
             return False
         done, last = generation.done, len(generation.tokens) - 1

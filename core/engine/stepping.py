@@ -7,6 +7,7 @@
 import time
 
 from core.engine.admission import make_ready
+from core.engine.ask import TEXT
 from core.engine.choosing import Choosing
 from core.engine.decoding import Decoding
 from core.engine.embedding import Embedding
@@ -68,13 +69,14 @@ class Stepping:
             return
         self._choose_threads(resident)
         self.expected = resident.slowest_batch
-        if resident.model.file.embeds:
+        if resident.model.gives != TEXT:
             return self._embedding.step()
         copy = self._running.scheduler.next_reuse()
         if copy:
             self._reuse(copy)
         for generation in self._running.scheduler.running:
             generation.paused = generation.generating and generation.channel.full
+        self._running.scheduler.take_turn()
         self._choosing.guess()
         streams = len(self._running.scheduler.streams())
         share = 0.5 if resident.siding and resident.siding.generation else 1.0

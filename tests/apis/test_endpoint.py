@@ -2,13 +2,13 @@
 
 import json
 import threading
-from types import SimpleNamespace
 
 import pytest
 from conftest import PATIENCE, wait_until
 
 from core.apis.dialect import Dialect
 from core.apis.endpoint import Endpoint
+from core.apis.host import Host
 from core.engine.ask import Ask
 from core.engine.outcome import Finished, Piece
 from core.errors import APIError, HangUp
@@ -77,7 +77,7 @@ def asking(client=None):
 
 
 def answer_of(engine, dialect, request, ping=60.0):
-    host = SimpleNamespace(engine=engine)
+    host = Host(engine, None)
     request.body = b"{}"
     return Endpoint(host, ping).answer(request, lambda call, host: dialect)
 

@@ -14,6 +14,7 @@ from core.apis.host import Host
 from core.engine.defaults import Defaults
 from core.errors import APIError
 from core.models import ModelFolder
+from core.settings import EngineSettings
 
 # Fields with a value that asks for something. llama.cpp's server-schema.cpp, llama-cpp-python 0.3.36:
 LLAMA = {
@@ -80,7 +81,7 @@ class Watched(dict):
 @pytest.fixture(scope="module")
 def host():
     folder = ModelFolder(MODELS)
-    engine = SimpleNamespace(settings=SimpleNamespace(slots=4), model_name=lambda: "demo.gguf")
+    engine = SimpleNamespace(settings=EngineSettings(slots=4), lora_scales=(), model_name=lambda: "demo.gguf")
     return Host(engine, folder)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.apis import anthropic, llamacpp, ollama, openai_shapes
+from core.apis import anthropic, embeddings, llamacpp, ollama, openai_shapes
 from core.chat.conversation import ChatAsk, Conversation, Message
 from core.chat.parser import CallDelta, Delta
 from core.engine.ask import UNLIMITED
@@ -64,7 +64,7 @@ def test_a_completions_wrong_field_is_named(body, param):
     ],
 )  # fmt: skip
 def test_a_wrong_field_of_embeddings_is_named(body, param):
-    assert refusal(openai_shapes.read_embeddings, body).param == param
+    assert refusal(embeddings.read_embeddings, body).param == param
 
 
 def test_what_nobody_knows_is_ignored_and_null_is_the_default():
@@ -89,7 +89,7 @@ def test_the_newer_name_of_max_tokens_wins():
 )  # fmt: skip
 def test_prompts_come_in_every_shape(given, prompts):
     assert openai_shapes.read_completion({"prompt": given}).prompts == prompts
-    assert openai_shapes.read_embeddings({"input": given}).inputs == prompts
+    assert embeddings.read_embeddings({"input": given}).inputs == prompts
 
 
 @pytest.mark.parametrize(

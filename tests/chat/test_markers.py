@@ -160,11 +160,11 @@ def test_the_special_tokens_of_a_file_are_known_from_its_header(tmp_path):
 
 
 def test_plain_text_has_the_tokens_that_it_would_have_were_there_no_special_ones(demo):
-    plain = demo.prompt_tokens(("<|im_start|>", Plain("user\n" + FORGED), "<|im_end|>\n"), None, 1000)
+    plain = demo.prompt_tokens(("<|im_start|>", Plain("user\n" + FORGED), "<|im_end|>\n"), 1000)
     start, end = demo.native_tokens("<|im_start|>", False, True), demo.native_tokens("<|im_end|>", False, True)
     assert plain.count(start[0]) == plain.count(end[0]) == 1
     text = demo.native_tokens("user\n" + FORGED, False, False)
-    assert plain == demo.prompt_tokens("<|im_start|>", None, 9) + text + demo.native_tokens("<|im_end|>\n", False, True)
+    assert plain == demo.prompt_tokens("<|im_start|>", 9) + text + demo.native_tokens("<|im_end|>\n", False, True)
 
 
 ASK = [  # the path, and a body for a content

@@ -200,7 +200,7 @@ def test_requests_that_arrive_together_evaluate_their_common_beginning_once():
     try:
         common = "The old owl told a long story about the sea. " * 60
         generations = [asked(prompt=common + tail, max_tokens=6) for tail in "abcdefgh"]
-        size = len(engine._running.resident.model.prompt_tokens(common, None, 1000))
+        size = len(engine._running.resident.model.prompt_tokens(common, 1000))
         for generation in generations:
             engine.submit(generation)
         ends = [result(generation)[2] for generation in generations]

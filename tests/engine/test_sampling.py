@@ -107,7 +107,7 @@ def test_a_sampler_that_is_on_changes_the_answer_and_the_seed_still_decides(engi
 
 def test_a_penalty_counts_the_prompts_tokens_too(engine):
     prompt = STORY + " a fox, a bear and a bird lived in a forest."
-    seen = set(engine._running.resident.model.prompt_tokens(prompt, None, 1000))
+    seen = set(engine._running.resident.model.prompt_tokens(prompt, 1000))
     plain = run(engine, prompt=prompt, max_tokens=40)[1]
     penalized = run(engine, prompt=prompt, max_tokens=40, sampling=Sampling(temperature=0, presence_penalty=100.0))[1]
     assert seen & set(plain) and not seen & set(penalized)

@@ -9,9 +9,9 @@ from core.engine.pace import Pace
 from core.engine.scheduler import Scheduler, common_prefix
 
 
-def asking(tokens, model="m", **ask):
+def asking(tokens, model="m", adapters=(), **ask):
     """Return a generation whose prompt has these tokens."""
-    generation = Generation(Ask(SimpleNamespace(path=model), "", **ask))
+    generation = Generation(Ask(SimpleNamespace(path=model, adapters=adapters), "", **ask))
     generation.begin(tokens)
     return generation
 
@@ -31,6 +31,7 @@ def step(scheduler, budget=64, model="m"):
     copy = scheduler.next_reuse()
     if copy:
         scheduler.reused(copy, copy.count)
+    scheduler.take_turn()
     chunks = scheduler.plan(budget)
     scheduler.commit(chunks)
     for chunk in chunks:
@@ -405,3 +406,89 @@ def test_a_request_that_names_its_slot_does_not_pass_one_that_needs_another_mode
     scheduler.submit(asking([1], model="other"))
     scheduler.submit(asking([2], slot=0))
     assert scheduler.next_in_line("m") is None
+
+
+# ------------------------------------------------------------------------------------------- LoRA adapters
+
+
+def with_adapters(scheduler, *sets):
+    """Return a running stream for each set of adapters."""
+    streams = [asking([100 * index + 1], adapters=adapters) for index, adapters in enumerate(sets)]
+    for each in streams:
+        scheduler.submit(each)
+    while not all(each.generating for each in streams):
+        step(scheduler)
+    return streams
+
+
+def test_streams_with_the_same_adapters_share_a_batch_and_sets_take_turns():
+    scheduler = Scheduler(slots=5, n_batch=64)
+    streams = with_adapters(scheduler, (), (1.0,), (), (0.5,), (1.0,))
+    batches = [[chunk.generation for chunk in step(scheduler)] for _ in range(9)]
+    for batch in batches:
+        assert len({each.adapters for each in batch}) == 1
+    for each in streams:
+        assert sum(each in batch for batch in batches) == 3
+
+
+def test_one_set_alone_is_in_every_batch():
+    scheduler = Scheduler(slots=3, n_batch=64)
+    streams = with_adapters(scheduler, (1.0,), (1.0,))
+    assert all([chunk.generation for chunk in step(scheduler)] == streams for _ in range(5))
+
+
+def test_sets_that_come_again_and_again_starve_nobody():
+    scheduler = Scheduler(slots=4, n_batch=64)
+    [old] = with_adapters(scheduler, ())
+    served = 0
+    for number in range(40):  # each step a new set, and one that was here before
+        for adapters in ((float(number + 1),), (0.5,)):
+            short = asking([7000 + number], adapters=adapters)
+            scheduler.submit(short)
+        chunks = step(scheduler)
+        served += any(chunk.generation is old for chunk in chunks)
+        for chunk in chunks:
+            if chunk.generation is not old:
+                scheduler.release(chunk.generation)
+    assert served >= 10
+
+
+def test_a_prompt_waits_for_the_turn_of_its_set():
+    scheduler = Scheduler(slots=2, n_batch=64)
+    [stream_] = with_adapters(scheduler, ())
+    other = asking(list(range(500, 530)), adapters=(1.0,))
+    scheduler.submit(other)
+    batches = [step(scheduler, budget=10) for _ in range(6)]
+    assert sum(chunk.count for batch in batches for chunk in batch if chunk.generation is other) == 30
+    assert [len(batch) for batch in batches] == [1] * 6
+    assert sum(batch[0].generation is stream_ for batch in batches) == 3
+
+
+def test_cells_are_of_use_only_with_the_same_adapters():
+    scheduler = Scheduler(slots=2, n_batch=1000, copy_cost=4)
+    tokens = list(range(100))
+    first = asking(tokens, adapters=(1.0,))
+    scheduler.submit(first)
+    step(scheduler, budget=1000)
+    scheduler.release(first)
+    plain = asking(tokens)
+    scheduler.submit(plain)
+    assert admit(scheduler) == [plain] and plain.done == 0 and plain.source < 0
+    step(scheduler, budget=1000)
+    scheduler.release(plain)
+    for adapters, slot in (((1.0,), first.slot), ((), plain.slot)):
+        again = asking(tokens, adapters=adapters)
+        scheduler.submit(again)
+        assert admit(scheduler) == [again] and again.done == 99 and again.slot == slot
+        scheduler.release(again)
+    scheduler.submit(asking(tokens, adapters=(0.5,)))
+    assert admit(scheduler)[0].done == 0
+
+
+def test_cells_that_were_put_back_have_their_adapters():
+    scheduler = Scheduler(slots=1, n_batch=64)
+    scheduler.hold(0, [1, 2, 3, 4], (0.5,))
+    assert scheduler.adapters(0) == (0.5,)
+    same = asking([1, 2, 3, 4, 5], adapters=(0.5,))
+    scheduler.submit(same)
+    assert admit(scheduler)[0].done == 4

@@ -11,7 +11,7 @@ from gguf import write_byte_pairs
 
 from core.engine import tokenizing
 from core.engine.llama import Model
-from core.engine.tokenizing import PIECE, Closed, Cutter, LongTexts, Readers
+from core.engine.tokenizing import PIECE, Closed, Cutter, LongTexts, Readers, TooLong
 from core.errors import APIError
 from core.models import inspect
 from core.settings import EngineSettings
@@ -94,11 +94,9 @@ def test_a_prompt_that_does_not_fit_is_refused_before_it_is_tokenized_whole(mode
     monkeypatch.setattr(model._long_texts, "_native", lambda text, *how: taken.append(text) or native(text, *how))
     for text, most_pieces in (("One two. " * 10**6, 0), ("One two. " * 20000, 5)):
         del taken[:]
-        with pytest.raises(APIError) as refused:
-            model.prompt_tokens(text, None, 1000)
-        assert (refused.value.status, refused.value.code) == (400, "context_length_exceeded")
-        assert refused.value.type == "exceed_context_size_error" and refused.value.more["n_ctx"] == 1001
-        assert refused.value.more["n_prompt_tokens"] > 1000 and len(taken) <= most_pieces
+        with pytest.raises(TooLong) as refused:
+            model.prompt_tokens(text, 1000)
+        assert refused.value.least > 1000 and len(taken) <= most_pieces
 
 
 def test_what_is_asked_for_as_a_list_of_tokens_is_bounded(model):
@@ -157,14 +155,14 @@ def test_a_model_is_freed_in_the_middle_of_a_long_text_and_its_reader_is_told():
     pieces(model, "")
     model._long_texts._native = lambda *text: (native(*text), begun.set(), time.sleep(0.001))[0]
     results = []
-    reader = threading.Thread(target=lambda: results.append(model.prompt_tokens("Hi. " * 10**6, None, 10**9)))
+    reader = threading.Thread(target=lambda: results.append(model.prompt_tokens("Hi. " * 10**6, 10**9)))
     reader.start()
     assert begun.wait(PATIENCE)
     started = time.monotonic()
     model.close()
     assert time.monotonic() - started < 5
     reader.join(PATIENCE)
-    assert results == [None] and model.prompt_tokens("Hi.", None, 100) is None
+    assert results == [None] and model.prompt_tokens("Hi.", 100) is None
     for read in (lambda: model.tokenize("Hi.", True, True), lambda: model.detokenize([5])):
         with pytest.raises(APIError) as refused:
             read()
