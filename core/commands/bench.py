@@ -279,7 +279,8 @@ def _print_table(rows: List[Row]) -> None:
     for row in rows:
         print(_line(row))
     best = max(rows, key=lambda row: row.ratio)
-    print("\nBest: %s with %d clients, %.1f times one by one." % (best.shape, best.clients, best.ratio))
+    if best.ratio:
+        print("\nBest: %s with %d clients, %.1f times one by one." % (best.shape, best.clients, best.ratio))
 
 
 def _picture(rows: List[Row], model: ModelFile) -> str:

@@ -1,11 +1,13 @@
 """How much of the prompts one step may take, and how long one should last: learnt from steps. Pure Python, no clock."""
 
+from typing import Dict
+
 
 class Pace:
     """How many rows of prompts one step may take, so that it stays under a target time while streams are running.
 
-    Learns from each step: `streams` seconds is what a step without prompts takes, `row` seconds what a row of a prompt
-    adds. Both forget with a weight of 0.3 for the newest.
+    Learns from each step: what one without prompts takes, for each number of streams, and what a row of a prompt adds.
+    Both forget with a weight of 0.3 for the newest.
     """
 
     FLOOR = 8  # rows; below this the weights are read too often for what they do
@@ -15,7 +17,7 @@ class Pace:
     def __init__(self, target: float, n_batch: int):
         self._target = target
         self._n_batch = n_batch
-        self._streams = 0.0
+        self._streams: Dict[int, float] = {}  # seconds, by how many there are
         self._row = 0.0
 
     def budget(self, streams: int, share: float = 1.0) -> int:
@@ -25,7 +27,8 @@ class Pace:
         """
         if not self._row:
             return min(self.START, self._n_batch)
-        seconds = self._target * share - self._streams if streams else self._target * share * self.ALONE
+        alone = self._target * share * self.ALONE
+        seconds = self._target * share - self._seconds(streams) if streams else alone
         rows = int(seconds / self._row) // 4 * 4  # multiples of 4 are the cheapest on a CPU
         return max(self.FLOOR, min(rows, self._n_batch))
 
@@ -33,15 +36,24 @@ class Pace:
         """Return the seconds that a step of so many rows should take; 0 where nothing like it was seen yet."""
         if (streams and not self._streams) or (prompt_rows and not self._row):
             return 0.0
-        return (self._streams if streams else 0.0) + prompt_rows * self._row
+        return self._seconds(streams) + prompt_rows * self._row
 
     def observe(self, streams: int, prompt_rows: int, seconds: float) -> None:
         """Learn from a step of so many rows that took so long."""
         if not prompt_rows:
-            self._streams = _blend(self._streams, seconds)
+            self._streams[streams] = _blend(self._streams.get(streams, 0.0), seconds)
         elif prompt_rows >= self.FLOOR:  # fewer say more about the step than about its rows
-            rest = seconds - (self._streams if streams else 0.0)
+            rest = seconds - self._seconds(streams)
             self._row = _blend(self._row, max(rest, seconds * 0.1) / prompt_rows)
+
+    def _seconds(self, streams: int) -> float:
+        """Return what a step of so many streams takes; where that is not known, what it may take by the nearest one."""
+        if not streams or not self._streams:
+            return 0.0
+        if streams in self._streams:
+            return self._streams[streams]
+        known = min(self._streams, key=lambda count: abs(count - streams))
+        return self._streams[known] * max(1.0, streams / known)
 
 
 def _blend(old: float, new: float) -> float:
