@@ -12,5 +12,5 @@
     responses.py     OpenAI's Responses API                response_items.py, response_asks.py   from bodies to asks
     response_store.py   its answers on disk                response_events.py                    from answers to bodies
 
-README.md says of each API's fields which are served, refused or ignored, and why.
+README.md has every endpoint, and says of each API's fields which are served, refused or ignored, and why.
 """

@@ -1,4 +1,6 @@
-"""The balancer: which backend takes a request, and what happens when it fails. Files in reading order:
+"""The balancer: which backend takes a request, and what happens when it fails. How to operate it: README.md.
+
+Files in reading order:
 
     request.py        what a request asks for: model, client, beginning of the prompt
     backends.py       what is known of one backend, and of one request's place

@@ -21,11 +21,13 @@ Words. A slot: the place of one generation in the context (llama.cpp: a sequence
 cache. A row: one token in a batch. A chunk: consecutive tokens of one generation in a batch. A draft: a guess at the
 next tokens. The siding: a second context, in which a long prompt is evaluated while the streams' steps pass, as a slow
 train waits in a siding.
+
+README.md says how fast it is, what it needs, and which options it has.
 """
 
 import os
 
 # How often OpenMP's threads look for the others before they sleep (GNU libgomp reads it when llama_cpp loads it). By
-# default they spin so long that they starve each other where another process takes a core. Measured in README.md.
+# default they spin so long that they starve each other where another process takes a core. README.md has the figures.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -14,7 +14,7 @@ said. What is compared:
 
 Anything else that fails, and anything in kept.txt that passes, ends this with status 1. backend.py is started with the
 command lines that the tests have for llama-server, unchanged. In the environment are the options that give
-llama-server's meaning where ours is another one (README.md has them all).
+llama-server's meaning where ours is another one (core/README.md has them).
 """
 
 import argparse
