@@ -38,6 +38,7 @@ from core.apis import (
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.measuring import measure
+from core.apis.openapi import ABOUT, operations
 from core.apis.response_store import ResponseStore
 from core.balancing.registration import Registrar, reachable_url
 from core.chat.defaults import ChatDefaults
@@ -47,6 +48,7 @@ from core.errors import APIError
 from core.http import descriptors, server
 from core.http.access import check_key
 from core.http.messages import Request, json_reply
+from core.http.openapi import described
 from core.http.routing import Route
 from core.memory import megabytes
 from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, locate
@@ -181,7 +183,7 @@ class Backend:
     # ---- routes
 
     def _routes(self) -> "list[Route]":
-        return [
+        routes = [
             Route("GET", "/", self.root),
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/v1/health", self.health, public=True),
@@ -189,6 +191,7 @@ class Backend:
             Route("GET", "/models", self.models),
             Route("GET", "/metrics", self.metrics),
         ] + self._apis()
+        return described(ABOUT, routes, operations(self._host.defaults), bool(self.config.api_key))
 
     def _apis(self) -> "list[Route]":
         """Return the routes of the APIs: its own, and those that other servers have, too."""

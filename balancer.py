@@ -41,6 +41,7 @@ from core.balancing.feed import Feed
 from core.balancing.forwarding import Forwarder, Response
 from core.balancing.health import Health
 from core.balancing.membership import Membership
+from core.balancing.openapi import ABOUT, OPERATIONS
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
 from core.balancing.probing import Probing
@@ -52,6 +53,7 @@ from core.errors import APIError, shown
 from core.http import access, descriptors, server
 from core.http.client import Client
 from core.http.messages import Reply, Request, http_url, json_reply
+from core.http.openapi import described
 from core.http.routing import Route
 from core.options import between, setting
 from core.page import files as page
@@ -216,7 +218,7 @@ class Balancer:
     # ---- its own routes; every other path goes to a backend
 
     def _routes(self) -> List[Route]:
-        return [
+        routes = [
             Route("GET", "/", self.root, keyless=page.wanted),
             Route("GET", "/events", lambda request: self._feed.events(request), counts=False),
             Route("GET", "/health", self.health, public=True),
@@ -224,6 +226,7 @@ class Balancer:
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
         ] + self._page.routes() + self._catalogue.routes() + self._admin.routes()
+        return described(ABOUT, routes, {**OPERATIONS, **page.operations()}, bool(self.config.api_key))
 
     def root(self, request: Request) -> Reply:
         """GET /: who this is, and its state; for a browser, the web page."""

@@ -2,7 +2,7 @@
 
     wanted(request)     whether a request for / comes from a browser that wants a page
     Page.reply(…)       the page
-    Page.routes()       its styles, scripts and icon
+    Page.routes()       its styles, scripts and icon;  operations() describes them
 
 The files hold no secrets, so they need no key; what the page shows does. A browser runs only what comes from here, and
 talks only to here: see Content-Security-Policy, levels 2 and 3, and Trusted Types.
@@ -14,7 +14,9 @@ import pkgutil
 from typing import List, Tuple
 
 from core.http.messages import Reply, Request
+from core.http.openapi import Operation, Operations
 from core.http.routing import Route
+from core.http.schemas import STRING
 
 _SCRIPTS = (
     "page", "admin", "answers", "chart", "chat", "dom", "english", "feed", "http", "japanese", "markdown", "messages",
@@ -39,6 +41,14 @@ _HEADERS = (
     ("Vary", "Accept, Accept-Encoding"),
 )
 _PACKED = _HEADERS + (("Content-Encoding", "gzip"),)
+
+
+def operations() -> Operations:
+    """Return what the OpenAPI document tells of the routes."""
+    return {
+        ("GET", "/page/" + name): Operation("A file of the web page", "Web page", {200: {kind: STRING}})
+        for name, kind in FILES.items()
+    }
 
 
 def wanted(request: Request) -> bool:
