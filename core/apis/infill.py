@@ -45,7 +45,7 @@ def _files(value: Any) -> Tuple[Tuple[str, str], ...]:
 def _file(value: Any, name: str) -> Tuple[str, str]:
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         raise _wrong(name, "an object with a \"text\" that is a string")
-    called = value.get("filename", "tmp")
+    called = "tmp" if value.get("filename") is None else value["filename"]
     if not isinstance(called, str):
         raise _wrong(name + ".filename", "a string")
     return called, value["text"]

@@ -12,10 +12,12 @@ from core.apis import openapi_answers as answers
 from core.apis import openapi_requests as requests
 from core.engine.defaults import Defaults
 from core.http.openapi import JSON, About, Content, Operation, json_answer
-from core.http.schemas import STRING, Schema, choice, flag, whole
+from core.http.schemas import STRING, Schema, choice, whole
 from core.http.sse import EVENT_STREAM
 
-ABOUT = About("ComeAPI backend", "One model server: ComeAPI's own API, and those of OpenAI, llama.cpp, Anthropic and Ollama.")
+ABOUT = About(
+    "ComeAPI backend", "One model server: ComeAPI's own API, and those of OpenAI, llama.cpp, Anthropic and Ollama."
+)
 LINES = "application/x-ndjson"
 _WORK = (404, 501)  # there is no such model; the model can't do it
 Table = Dict[Tuple[str, str], Operation]
@@ -85,7 +87,7 @@ def _responses(defaults: Defaults) -> Table:
     table = {
         ("POST", ""): _works("Items in, items out", tag, body, answers.RESPONSE, _EVENTS),
         ("POST", "/input_tokens"): Operation("Count tokens", tag, json_answer(answers.COUNT), body, errors=_WORK),
-        ("GET", "/{id}"): Operation("A stored answer", tag, stored, query={"stream": flag(False)}, errors=missing),
+        ("GET", "/{id}"): Operation("A stored answer", tag, stored, query={"stream": choice("false")}, errors=missing),
         ("DELETE", "/{id}"): Operation(
             "Delete a stored answer", tag, json_answer(answers.RESPONSE_DELETED), errors=missing
         ),

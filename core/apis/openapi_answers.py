@@ -2,11 +2,23 @@
 
 from core.http.openapi import ERROR
 from core.http.schemas import (
-    ANY, FLAG, NUMBER, OBJECT, STRING, WHOLE, Schema, answer, array, choice, either, nullable, told,
+    ANY,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    STRING,
+    WHOLE,
+    Schema,
+    answer,
+    array,
+    choice,
+    either,
+    nullable,
+    told,
 )
 
-EVENTS = told(STRING, "Server-sent events; the data of each is JSON.")
-LINES = told(STRING, "Lines of JSON.")
+EVENTS = told(ANY, "Server-sent events; the data of each is JSON.")
+LINES = told(ANY, "Lines of JSON.")
 _LIST = choice("list")
 
 _USAGE = answer("Usage", prompt_tokens=WHOLE, completion_tokens=WHOLE, total_tokens=WHOLE, prompt_tokens_details=OBJECT)
@@ -65,8 +77,9 @@ RESPONSE = answer(
 )  # fmt: skip
 RESPONSE_DELETED = answer("ResponseDeleted", id=STRING, object=choice("response"), deleted=FLAG)
 RESPONSE_ITEMS = answer(
-    "ResponseItems", object=_LIST, data=array(OBJECT), has_more=FLAG, first_id=nullable(STRING), last_id=nullable(STRING)
-)
+    "ResponseItems", object=_LIST, data=array(OBJECT), has_more=FLAG, first_id=nullable(STRING),
+    last_id=nullable(STRING),
+)  # fmt: skip
 _NUMBERS = array(NUMBER)
 EMBEDDINGS = answer(
     "Embeddings", object=_LIST, model=STRING, usage=_INPUT_USAGE,
@@ -97,7 +110,8 @@ PROPS = answer(
     "Props", default_generation_settings=OBJECT, total_slots=WHOLE, model_path=STRING, model_alias=STRING,
     chat_template=STRING, bos_token=STRING, eos_token=STRING, modalities=OBJECT, build_info=STRING, is_sleeping=FLAG,
 )  # fmt: skip
-SLOTS = dict(array(answer("", id=WHOLE, id_task=WHOLE, n_ctx=WHOLE, speculative=FLAG, is_processing=FLAG)), title="Slots")
+_SLOT = answer("", id=WHOLE, id_task=WHOLE, n_ctx=WHOLE, speculative=FLAG, is_processing=FLAG)
+SLOTS = dict(array(_SLOT), title="Slots")
 _SLOT_COUNTS = ("filename", "n_saved", "n_restored", "n_written", "n_read", "n_erased", "timings")
 SLOT = answer(
     "SlotAnswer", _SLOT_COUNTS, id_slot=WHOLE, filename=STRING, n_saved=WHOLE, n_restored=WHOLE, n_written=WHOLE,

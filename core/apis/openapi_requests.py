@@ -9,14 +9,41 @@ from typing import Dict
 
 from core.apis.openai_shapes import DEFAULTS, EFFORTS
 from core.bounds import (
-    ADAPTERS, ANSWERS, BIAS_LENGTH, BREAKER_LENGTH, BREAKERS, CALLS, DOCUMENTS, FIELDS, FILES, LOGIT_BIAS, MESSAGES,
-    PROMPTS, STOP_LENGTH, STOPS, TOOLS,
+    ADAPTERS,
+    ANSWERS,
+    BIAS_LENGTH,
+    BREAKER_LENGTH,
+    BREAKERS,
+    CALLS,
+    DOCUMENTS,
+    FIELDS,
+    FILES,
+    LOGIT_BIAS,
+    MESSAGES,
+    PROMPTS,
+    STOP_LENGTH,
+    STOPS,
+    TOOLS,
 )  # fmt: skip
 from core.engine.ask import UNLIMITED
 from core.engine.defaults import Defaults
 from core.engine.sampling import INTEGERS, NUMBERS, Sampling
 from core.http.schemas import (
-    ANY, FLAG, NUMBER, OBJECT, STRING, TEXT, WHOLE, Schema, array, body, choice, either, flag, nullable, number, told,
+    ANY,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    STRING,
+    TEXT,
+    WHOLE,
+    Schema,
+    array,
+    body,
+    choice,
+    either,
+    flag,
+    number,
+    told,
     whole,
 )  # fmt: skip
 from core.settings import MOST_SCALE
@@ -26,12 +53,14 @@ Fields = Dict[str, Schema]
 _STOP = either(dict(TEXT, maxLength=STOP_LENGTH.most), array(dict(TEXT, maxLength=STOP_LENGTH.most), STOPS.most))
 _NAME = told(TEXT, "A model's name. Without it: the model that is loaded.")
 _IDS = array(either(WHOLE, STRING), least=1)
-_PROMPT = either(STRING, _IDS, body("", {"prompt_string": STRING}, {}), body("", {"content": array(OBJECT, least=1)}, {}))
-_PROMPTS = either(STRING, _IDS, OBJECT, array(_PROMPT, PROMPTS.most, 1))
+_PARTS = array(body("", {"type": choice("text"), "text": STRING}, {}), least=1)
+_PROMPT_SHAPES = (STRING, _IDS, body("", {"prompt_string": STRING}, {}), body("", {"content": _PARTS}, {}))
+_PROMPTS = either(*_PROMPT_SHAPES, array(either(*_PROMPT_SHAPES), PROMPTS.most, 1))
 _SCHEMA = told(OBJECT, "A JSON schema that the answer must follow.")
 _LIMIT = whole(-1, UNLIMITED)
+_ADAPTER = told(whole(0, ADAPTERS.most - 1), "One of those that GET /lora-adapters lists.")
 ADAPTER_SCALES = array(
-    body("", {"id": whole(0, ADAPTERS.most - 1)}, {"scale": number(-MOST_SCALE, MOST_SCALE, 0.0)}), ADAPTERS.most
+    body("", {"id": _ADAPTER}, {"scale": number(-MOST_SCALE, MOST_SCALE, 0.0)}), ADAPTERS.most
 )
 
 # ------------------------------------------------------------------------------------- what several APIs have
@@ -112,14 +141,16 @@ def _tools() -> Fields:
 
 def _messages() -> Schema:
     """Return the schema of a chat's messages."""
-    part = body("", {"type": choice("text", "refusal")}, {"text": STRING, "refusal": STRING})
-    message = body("", {"role": choice("system", "developer", "user", "assistant", "tool", "function")}, {
-        "content": either(STRING, array(part)),
-        "reasoning_content": STRING,
-        "tool_calls": array(OBJECT, CALLS.most),
-        "tool_call_id": TEXT,
+    parts = [body("", {"type": choice(kind), kind: STRING}, {}) for kind in ("text", "refusal")]
+    content = either(STRING, array(either(*parts), least=1))
+    said = body("", {"role": choice("system", "developer", "user", "function"), "content": content}, {})
+    result = body("", {"role": choice("tool"), "content": content, "tool_call_id": TEXT}, {})
+    function = body("", {"name": TEXT, "arguments": told(STRING, "JSON.")}, {})
+    calls = array(body("", {"id": TEXT, "type": choice("function"), "function": function}, {}), CALLS.most)
+    answered = body("", {"role": choice("assistant")}, {
+        "content": content, "reasoning_content": STRING, "tool_calls": calls,
     })  # fmt: skip
-    return array(message, MESSAGES.most, 1)
+    return array(either(said, result, answered), MESSAGES.most, 1)
 
 
 # --------------------------------------------------------------------------------------------- each API's own
@@ -228,9 +259,9 @@ def _ollama(defaults: Defaults) -> Fields:
 
 def ollama_chat(defaults: Defaults) -> Schema:
     """POST /api/chat."""
-    message = body("", {"role": choice("system", "user", "assistant", "tool")}, {
-        "content": STRING, "thinking": STRING, "tool_calls": array(OBJECT, CALLS.most), "images": array(ANY, 0),
-    })  # fmt: skip
+    calls = array(body("", {"function": body("", {"name": TEXT}, {"arguments": OBJECT})}, {}), CALLS.most)
+    more = {"thinking": STRING, "tool_calls": calls, "images": array(ANY, 0)}
+    message = body("", {"role": choice("system", "user", "assistant", "tool"), "content": STRING}, more)
     own = {"tools": _tools()["tools"]}
     required = {"model": TEXT, "messages": array(message, MESSAGES.most, 1)}
     return body("OllamaChatRequest", required, dict(_ollama(defaults), **own))
@@ -270,7 +301,7 @@ TOKENIZE = body("TokenizeRequest", {}, {
     "add_special": flag(False), "parse_special": flag(True), "with_pieces": flag(False),
 })  # fmt: skip
 TOKENIZE["properties"]["content"] = STRING
-DETOKENIZE = body("DetokenizeRequest", {"tokens": array(WHOLE)}, {})
+DETOKENIZE = body("DetokenizeRequest", {"tokens": array({"type": "integer", "minimum": 0})}, {})
 APPLY_TEMPLATE = body(
     "ApplyTemplateRequest", {"messages": _messages()}, dict(_template(), model=_NAME, **_tools())
 )

@@ -34,6 +34,7 @@ Files in reading order:
     counting.py       metrics
     history.py        the last ten minutes, a sample a second
     feed.py           what the web page is told, once a second
+    openapi.py        what the OpenAPI document tells of the balancer's own routes
 
 Glossary:
 

@@ -2,7 +2,21 @@
 
 from core.http.openapi import ERROR, JSON, About, Operation, Operations, json_answer
 from core.http.schemas import (
-    FLAG, NUMBER, OBJECT, STRING, TEXT, WHOLE, answer, array, body, flag, nullable, number, told, whole,
+    ANY,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    STRING,
+    TEXT,
+    WHOLE,
+    answer,
+    array,
+    body,
+    flag,
+    nullable,
+    number,
+    told,
+    whole,
 )  # fmt: skip
 from core.http.sse import EVENT_STREAM
 
@@ -41,7 +55,7 @@ OPERATIONS: Operations = {
         {200: {JSON: answer("Root", message=STRING, status=_STATUS), "text/html": STRING}},
     ),
     ("GET", "/events"): Operation(
-        "What the web page shows, each second", _OWN, {200: {EVENT_STREAM: told(STRING, "Server-sent events.")}}
+        "What the web page shows, each second", _OWN, {200: {EVENT_STREAM: told(ANY, "Server-sent events.")}}
     ),
     ("GET", "/health"): _TOLD,
     ("GET", "/v1/health"): _TOLD,

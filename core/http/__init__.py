@@ -15,6 +15,8 @@ The server, on ThreadingHTTPServer
     messages.py       Request, Reply, Stream
     sse.py            a Stream of server-sent events
     routing.py        which handler answers a method and a path
+    openapi.py        the OpenAPI document, made from the routes
+    schemas.py        JSON schemas of bodies, in few words
     access.py         API keys, and their limits
     origins.py        which names the server may be called by, and which web pages may call it
     metrics.py        counters, gauges and histograms, in Prometheus' format

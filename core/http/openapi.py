@@ -11,7 +11,7 @@ here once. Source: the OpenAPI Specification 3.1.0.
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from core.http.messages import Reply
 from core.http.routing import Route

@@ -1,0 +1,153 @@
+"""GET /openapi.json of both programs: it tells all routes, nothing else, and what it tells is true."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import MODELS, call
+
+from backend import Backend
+from backend import Config as BackendConfig
+from balancer import Balancer
+from balancer import Config as BalancerConfig
+from core.apis import openapi as of_backends
+from core.balancing import openapi as of_balancers
+from core.engine.defaults import Defaults
+from core.http.openapi import About, Operation, described, document, json_answer
+from core.http.routing import Route
+from core.http.schemas import OBJECT, answer
+from core.page import files as page
+
+FUZZ_SECONDS = 150  # after which it has failed; it takes 20 to 40
+OTHER_PATHS = "^/(v2/|v1/reranking|rerank|chat/|responses|completions$|embedding$)"  # the same as others, described once
+
+
+def a_backend(**settings):
+    return Backend(BackendConfig(models=MODELS, port=0, **settings))
+
+
+def a_balancer(**settings):
+    return Balancer(BalancerConfig(port=0, **settings))
+
+
+def routes_of(program):
+    return {(route.method, route.path) for route in program._routes()}
+
+
+def document_of(program):
+    """Return a program's document, as a client would get it."""
+    program.service.start()
+    try:
+        key = {"X-Api-Key": program.config.api_key[0]} if program.config.api_key else {}
+        return call(program.service.url + "/openapi.json", headers=key).json
+    finally:
+        program.service.drain(0)
+
+
+def operations_in(told):
+    return {(method.upper(), path) for path, methods in told["paths"].items() for method in methods}
+
+
+def numbers_of(told, title):
+    return told["components"]["schemas"][title]["properties"]
+
+
+PROGRAMS = pytest.mark.parametrize("make", [a_backend, a_balancer], ids=["backend", "balancer"])
+
+
+@PROGRAMS
+def test_every_route_is_described_and_everything_described_is_a_route(make):
+    program = make()
+    assert operations_in(document_of(program)) == routes_of(program)
+
+
+def test_there_is_no_description_without_a_route():
+    own = {("GET", "/openapi.json")}
+    assert set(of_backends.operations(Defaults())) | own == routes_of(a_backend())
+    assert {*of_balancers.OPERATIONS, *page.operations()} | own == routes_of(a_balancer())
+
+
+def test_a_route_that_is_forgotten_stops_the_program_from_being_made():
+    with pytest.raises(KeyError):
+        described(About("a", "b"), [Route("GET", "/new", lambda request: None)], {}, False)
+
+
+def test_one_title_can_not_name_two_schemas():
+    routes = [Route("GET", path, lambda request: None) for path in ("/a", "/b")]
+    told = {
+        ("GET", "/a"): Operation("a", "", json_answer(answer("Same", one=OBJECT))),
+        ("GET", "/b"): Operation("b", "", json_answer(answer("Same", two=OBJECT))),
+    }
+    with pytest.raises(ValueError, match="Same"):
+        document(About("a", "b"), routes, told, False)
+
+
+@PROGRAMS
+def test_the_document_is_valid(make):
+    validator = pytest.importorskip("openapi_spec_validator")
+    validator.validate(document_of(make()))
+    validator.validate(document_of(make(api_key=("secret",))))
+
+
+@PROGRAMS
+def test_with_keys_all_but_the_public_routes_ask_for_one(make):
+    program = make(api_key=("secret",))
+    told = document_of(program)
+    public = {(route.method, route.path) for route in program._routes() if route.public}
+    for method, path in operations_in(told):
+        operation = told["paths"][path][method.lower()]
+        asks = bool(operation["security"])
+        assert asks == ("401" in operation["responses"])
+        assert asks == ((method, path) not in public or path.startswith("/admin"))
+
+
+def test_without_keys_no_route_asks_for_one():
+    told = document_of(a_backend())
+    assert not any(each["security"] for methods in told["paths"].values() for each in methods.values())
+
+
+def test_defaults_are_those_of_the_servers_options():
+    assert numbers_of(document_of(a_backend()), "GenerateRequest")["temperature"]["default"] == 0.8
+    told = document_of(a_backend(temperature=0.25, n_predict=7))
+    assert numbers_of(told, "GenerateRequest")["temperature"]["default"] == 0.25
+    assert numbers_of(told, "GenerateRequest")["max_tokens"]["default"] == 7
+
+
+def test_ranges_are_those_that_are_checked(backend):
+    for name, schema in numbers_of(call(backend.url + "/openapi.json").json, "GenerateRequest").items():
+        for bound, step in (("minimum", -1), ("maximum", 1)):
+            if bound in schema:
+                body = {"prompt": "a", "model_name": "demo", "max_tokens": 1, name: schema[bound] + step}
+                refused = call(backend.url + "/generate", body)
+                assert (refused.status, refused.json["error"]["param"]) == (400, name)
+
+
+def test_streams_are_told_by_the_types_that_they_have(backend):
+    told = call(backend.url + "/openapi.json").json
+    chat = {"model": "demo", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "stream": True}
+    for path in ("/v1/chat/completions", "/api/chat"):
+        kind = call(backend.url + path, chat).headers["Content-Type"]
+        assert set(told["paths"][path]["post"]["responses"]["200"]["content"]) == {"application/json", kind}
+
+
+@pytest.mark.fuzz
+def test_what_schemathesis_sends_gets_answers_that_the_document_tells(start, tmp_path):
+    pytest.importorskip("schemathesis")
+    backend = start(
+        "backend.py", "--child", "--port", 0, "--threads", 1, "--ctx-size", 256, "--predict", 8,
+        "--responses-dir", tmp_path / "responses", "--slot-save-path", tmp_path,
+    )  # fmt: skip
+    url = backend.wait_for_event("listening")["url"]
+    backend.wait_for_event("ready")
+    settings = tmp_path / "schemathesis.toml"
+    settings.write_text('[checks]\nnot_a_server_error.expected-statuses = ["2xx", "4xx", 501, 503]\n')
+    conformance = ("status_code", "content_type", "response_schema")
+    checks = ["not_a_server_error"] + [each + "_conformance" for each in conformance]
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "--config-file", str(settings), "run", url + "/openapi.json",
+        "--checks", ",".join(checks), "--phases", "coverage,fuzzing", "--max-examples", "2", "--no-color",
+        "--exclude-path-regex", OTHER_PATHS,
+    ]  # fmt: skip
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    ended = subprocess.run(command, timeout=FUZZ_SECONDS, cwd=str(tmp_path), **both)
+    assert not ended.returncode, ended.stdout.decode("utf-8", "replace")
