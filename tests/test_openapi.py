@@ -19,7 +19,7 @@ from core.http.schemas import OBJECT, answer
 from core.page import files as page
 
 FUZZ_SECONDS = 150  # after which it has failed; it takes 20 to 40
-OTHER_PATHS = "^/(v2/|v1/reranking|rerank|chat/|responses|completions$|embedding$)"  # the same as others, described once
+OTHER_PATHS = "^/(v2/|v1/reranking|rerank|chat/|responses|completions$|embedding$)"  # aliases
 
 
 def a_backend(**settings):
@@ -128,6 +128,45 @@ def test_streams_are_told_by_the_types_that_they_have(backend):
     for path in ("/v1/chat/completions", "/api/chat"):
         kind = call(backend.url + path, chat).headers["Content-Type"]
         assert set(told["paths"][path]["post"]["responses"]["200"]["content"]) == {"application/json", kind}
+
+
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
+SAID = {"max_tokens": 3, "temperature": 0, "stop": ["x"], "logit_bias": {"5": -1, "a": False}, "seed": 1}
+FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "boolean"}}}}
+TOOLS = [{"type": "function", "function": FUNCTION}]
+FORMAT = {"type": "json_schema", "json_schema": {"name": "b", "schema": {"type": "boolean"}}}
+TYPICAL = [
+    ("/generate", dict(SAID, prompt="a", model_name="demo", n_probs=2)),
+    ("/v1/chat/completions", dict(SAID, messages=ASKED, n=2, logprobs=True, top_logprobs=1, response_format=FORMAT)),
+    ("/v1/chat/completions", {"messages": ASKED, "max_tokens": 40, "tools": TOOLS, "tool_choice": "required"}),
+    ("/v1/chat/completions/input_tokens", {"messages": ASKED}),
+    ("/v1/completions", dict(SAID, prompt=["a", [5, 6]], logprobs=1, echo=None)),
+    ("/v1/responses/input_tokens", {"input": "a", "tools": [dict(FUNCTION, type="function")]}),
+    ("/v1/responses", {"input": "a", "max_output_tokens": 3, "store": False, "reasoning": {"effort": "low"}}),
+    ("/v1/messages", {"messages": ASKED[1:], "max_tokens": 3, "system": "Be brief.", "stop_sequences": ["x"]}),
+    ("/v1/messages/count_tokens", {"messages": ASKED[1:]}),
+    ("/completion", dict(SAID, prompt="a", n_probs=1, samplers=["top_k"])),
+    ("/completion", {"prompt": [["a", 5], "b"], "n_predict": 2, "response_fields": ["content"]}),
+    ("/tokenize", {"content": "a b", "with_pieces": True}),
+    ("/detokenize", {"tokens": [5, 6]}),
+    ("/apply-template", {"messages": ASKED}),
+    ("/lora-adapters", []),
+    ("/api/chat", {"model": "demo", "messages": ASKED, "stream": False, "options": {"num_predict": 3}}),
+    ("/api/generate", {"model": "demo", "prompt": "a", "stream": False, "raw": True, "options": {"num_predict": 3}}),
+    ("/api/show", {"model": "demo"}),
+]
+
+
+@pytest.mark.parametrize("path, body", TYPICAL, ids=[path for path, body in TYPICAL])
+def test_a_typical_request_fits_its_schema_and_its_answer_fits_that(backend, path, body):
+    jsonschema = pytest.importorskip("jsonschema")
+    told = call(backend.url + "/openapi.json").json
+    operation = told["paths"][path]["post"]
+    answered = call(backend.url + path, body)
+    assert answered.status == 200, answered.body
+    for value, holder in ((body, operation["requestBody"]), (answered.json, operation["responses"]["200"])):
+        schema = dict(holder["content"]["application/json"]["schema"], components=told["components"])
+        jsonschema.Draft202012Validator(schema).validate(value)
 
 
 @pytest.mark.fuzz

@@ -39,11 +39,13 @@ _ERRORS = {
     503: "Nothing is free or ready now; Retry-After, where there is one, says when to try again.",
     504: "The backend is too slow.",
 }
+_ELSEWHERE = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)  # of a balancer
 _ANY_REQUEST = (400, 403, 408, 431, 500, 503)
 _ANY_BODY = (411, 413, 415, 501)  # a request may bring a body, whatever its method
+_KEY = "An API key; below /admin, the admin key."
 _KEYS = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": _KEY},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": _KEY},
 }
 ERROR = body("Error", {"error": body("", {
     "message": STRING, "type": STRING, "param": nullable(STRING), "code": nullable(STRING),
@@ -109,7 +111,7 @@ def document(about: About, routes: List[Route], operations: Operations, keyed: b
         "components": components.told(),
     }
     if about.elsewhere:
-        made["x-other-paths"] = {"description": about.elsewhere, "responses": components.errors((404, 429, 502, 504))}
+        made["x-other-paths"] = {"description": about.elsewhere, "responses": components.errors(_ELSEWHERE)}
     return made
 
 

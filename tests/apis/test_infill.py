@@ -76,3 +76,7 @@ def test_a_wrong_field_is_named(more, param):
 
 def test_empty_texts_are_texts():
     assert read_infill({"input_prefix": "", "input_suffix": ""}) == Infill("", "")
+
+
+def test_a_file_whose_name_is_null_has_the_default_name():
+    assert read_infill(dict(AROUND, input_extra=[{"text": "x", "filename": None}])).files == (("tmp", "x"),)
