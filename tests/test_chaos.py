@@ -53,19 +53,21 @@ CALL = {
 TOOL = {"name": "tell", "description": "Tell a story", "parameters": CALL}
 
 
+# The template lets a model think; only the kinds "thought" shall, else thoughts are all that comes.
 def openai(messages, **body):
-    return "/v1/chat/completions", dict(
-        {"messages": messages, "max_tokens": TOKENS, "temperature": 0, "stream": True}, **body
-    )
+    plain = {"messages": messages, "max_tokens": TOKENS, "temperature": 0, "stream": True}
+    return "/v1/chat/completions", dict(plain, **dict({"chat_template_kwargs": {"enable_thinking": False}}, **body))
 
 
 def anthropic(messages, **body):
-    return "/v1/messages", dict({"messages": messages, "max_tokens": TOKENS, "temperature": 0, "stream": True}, **body)
+    plain = {"messages": messages, "max_tokens": TOKENS, "temperature": 0, "stream": True}
+    return "/v1/messages", dict(plain, **dict({"thinking": {"type": "disabled"}}, **body))
 
 
 def ollama(messages, **body):
     options = {"num_predict": TOKENS, "temperature": 0}
-    return "/api/chat", dict({"model": "demo.gguf", "messages": messages, "options": options}, **body)
+    plain = {"model": "demo.gguf", "messages": messages, "options": options, "think": False}
+    return "/api/chat", dict(plain, **body)
 
 
 KINDS = {
@@ -86,7 +88,9 @@ KINDS = {
     "two answers": (openai, {"n": 2}),
     "not streamed": (openai, {"stream": False}),
 }  # fmt: skip
-SEEDS = ["Once upon a time", "Tell me a story of a bear", "むかしむかし", "Who are you?"]
+# In the answers to these, the likeliest next token is always likelier than the second by 0.6 % and more: so what
+# batches round otherwise decides nothing.
+SEEDS = ["Tell me a story of a fox", "Tell me a story of a bear", "A story about the moon, please", "Who are you?"]
 
 
 class Backends:
