@@ -3,10 +3,21 @@
 A process may be allowed less than the machine has, as in a container: CPU affinity and Linux' cgroup limits count.
 """
 
-import contextlib
 import math
 import os
 import platform
+import shutil
+import subprocess
+from typing import NamedTuple, Tuple
+
+_FEATURES = ("avx", "avx2", "f16c", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+
+
+class Processor(NamedTuple):
+    """A processor's name, and the features that make llama.cpp fast, by the names that Linux has for them."""
+
+    name: str
+    features: Tuple[str, ...]
 
 
 def cores() -> int:
@@ -18,14 +29,29 @@ def cores() -> int:
     return max(count, 1)
 
 
-def processor() -> str:
-    """Return the processor's name."""
-    with contextlib.suppress(OSError):
+def processor() -> Processor:
+    """Return what processor this is; without features where the system does not tell them."""
+    name, flags = "", ""
+    try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+                key, _, value = line.partition(":")
+                if key.strip() in ("model name", "Model"):
+                    name = name or value.strip()
+                elif key.strip() in ("flags", "Features"):
+                    flags = flags or value
+    except OSError:
+        flags = _sysctl("machdep.cpu.features") + " " + _sysctl("machdep.cpu.leaf7_features")
+        name = _sysctl("machdep.cpu.brand_string")
+    known = set(flags.lower().split())
+    return Processor(name or platform.processor() or platform.machine(), tuple(f for f in _FEATURES if f in known))
+
+
+def _sysctl(name: str) -> str:
+    if not shutil.which("sysctl"):
+        return ""
+    done = subprocess.run(["sysctl", "-n", name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return done.stdout.decode("utf-8", "replace").strip()
 
 
 def _read(path: str) -> str:

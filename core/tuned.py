@@ -60,5 +60,5 @@ _SPOKEN = {"machine": "machine", "version": "llama-cpp-python", "size": "model f
 
 
 def _key(model: ModelFile, version: str) -> Dict[str, Any]:
-    machine = "%s, %d cores" % (hardware.processor(), hardware.cores())
+    machine = "%s, %d cores" % (hardware.processor().name, hardware.cores())
     return {"machine": machine, "version": version, "size": model.size}

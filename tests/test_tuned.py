@@ -42,7 +42,7 @@ def test_another_version_machine_or_file_makes_it_void(model, monkeypatch):
     path = tuned.save(model, "0.3", {"flash_attn": "off"}, [])
     choices, note = tuned.read(model, "0.4")
     assert choices == {} and "another llama-cpp-python (0.3): tune again" in note
-    monkeypatch.setattr(hardware, "processor", lambda: "Another")
+    monkeypatch.setattr(hardware, "processor", lambda: hardware.Processor("Another", ()))
     assert tuned.read(model, "0.3")[0] == {} and "another machine" in tuned.read(model, "0.3")[1]
     monkeypatch.undo()
     with open(path) as file:

@@ -35,8 +35,8 @@ from typing import Dict, Iterator, List, Tuple
 from core import hardware, options
 from core.commands.driving import Row, Stream, ask, drive
 from core.commands.plot import Bar, chart
-from core.commands.serving import ROOT, Service, advice, peer_served, served
-from core.models import BadModel, ModelFile, choose, locate
+from core.commands.serving import ROOT, Service, advice, chosen, peer_served, served
+from core.models import ModelFile
 from core.options import between, setting
 from core.settings import FolderSettings
 
@@ -77,11 +77,7 @@ class Config(FolderSettings):
 def main(argv: List[str]) -> None:
     """Measure, print a table, and write the JSON file that was asked for."""
     config = options.parse(Config, __doc__, argv=argv, program="comeapi.py bench")
-    try:
-        folder, name = locate(config.models, config.model)
-        model = choose(folder, name)
-    except BadModel as problem:
-        options.fail(str(problem))
+    model = chosen(config)
     if config.bare:
         print(json.dumps(_bare_decode(model, config)))
         return
@@ -103,7 +99,7 @@ def _where(model: ModelFile) -> str:
         model.name,
         model.quantization,
         model.size / 1e9,
-        hardware.processor(),
+        hardware.processor().name,
         hardware.cores(),
         platform.system(),
         platform.python_version(),

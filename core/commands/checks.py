@@ -6,8 +6,8 @@ Each check returns a Finding: what it is about, whether it is well, what was fou
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from core.commands.machine import Processor
 from core.commands.trial import Trial
+from core.hardware import Processor
 from core.models import ModelFile
 from core.needs import gb, need_of
 from core.settings import EngineSettings

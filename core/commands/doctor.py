@@ -17,7 +17,7 @@ from core import options
 from core.commands import checks, machine
 from core.commands.bandwidth import read_bandwidth
 from core.commands.checks import GOOD, PROBLEM, Finding
-from core.hardware import cores
+from core.hardware import cores, processor
 from core.memory import available_memory
 from core.models import BadModel, ModelFolder, locate
 from core.options import between, setting
@@ -63,8 +63,7 @@ def _findings(config: Config) -> Iterator[Finding]:
     trials = machine.trials()
     yield checks.library(trials, machine.tools())
     yield from checks.quantized(trials)
-    processor = machine.processor()
-    yield checks.processor(processor, checks.features(trials))
+    yield checks.processor(processor(), checks.features(trials))
     yield checks.company(cores(), machine.load())
     memory, rate = available_memory(), read_bandwidth()
     yield checks.memory(memory)

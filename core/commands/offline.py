@@ -17,9 +17,8 @@ import sys
 from dataclasses import dataclass
 from typing import List
 
-from core import options
+from core import hardware, options
 from core.commands.download import BadDownload, require_room
-from core.commands.machine import processor
 from core.models import BadModel, ModelFile, choose, locate, other_parts
 from core.options import setting
 from core.settings import FolderSettings
@@ -139,7 +138,7 @@ def _write_note(target: str) -> None:
         "python": "%d.%d" % sys.version_info[:2],
         "system": "%s, %s" % (platform.system(), platform.machine()),
         "library": os.path.basename(wheels[0]) if wheels else "llama-cpp-python",
-        "processor": processor().name,
+        "processor": hardware.processor().name,
     }
     with open(os.path.join(target, _NOTE), "w", encoding="utf-8") as note:
         note.write(_TEXT % facts)

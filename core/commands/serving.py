@@ -1,5 +1,6 @@
 """The servers that bench.py measures, as processes: our programs in any shape, and llama.cpp's own server.
 
+    chosen(config)                                                               the model to serve
     with served(model, config, [(threads, slots), …], balanced) as service       backends, a balancer in front of them
     with peer_served(model, config, threads, slots) as service                   llama-server
 
@@ -22,7 +23,7 @@ from core.board import make_board
 from core.commands.driving import ask, numbers
 from core.http.client import Client
 from core.http.failures import Broken, Slow, Unreachable
-from core.models import ModelFile
+from core.models import BadModel, ModelFile, choose, locate
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -48,6 +49,14 @@ class Service:
     def prompt(self, start: int, tokens: int) -> str:
         """Return a prompt of its own of about so many tokens."""
         return numbers(start, max(1, round(tokens / self.tokens_per_number)))
+
+
+def chosen(config: Any) -> ModelFile:
+    """Return the model that the options name. Ends the program where there is none."""
+    try:
+        return choose(*locate(config.models, config.model))
+    except BadModel as problem:
+        options.fail(str(problem))
 
 
 @contextlib.contextmanager

@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from core import hardware, options, tuned
+from core.commands import machine
 from core.commands.driving import drive
-from core.commands.serving import ROOT, served
-from core.models import BadModel, ModelFile, choose, locate
+from core.commands.serving import ROOT, chosen, served
+from core.models import ModelFile
 from core.options import between, setting
 from core.settings import FolderSettings
 
@@ -78,11 +79,7 @@ _QUESTIONS = (
 def main(argv: List[str]) -> None:
     """Measure, print a table, keep the result."""
     config = options.parse(Config, __doc__, argv=argv, program="comeapi.py tune")
-    try:
-        folder, name = locate(config.models, config.model)
-        model = choose(folder, name)
-    except BadModel as problem:
-        options.fail(str(problem))
+    model = chosen(config)
     if config.measure:
         print(json.dumps(_measure(model, json.loads(config.measure))))
         return
@@ -111,9 +108,10 @@ class Tuning:
     def run(self) -> Dict[str, Any]:
         """Return the choices that differ from the defaults."""
         print("%s (%.1f GB) on %s, %d cores" % (
-            self._model.name, self._model.size / 1e9, hardware.processor(), hardware.cores()))  # fmt: skip
-        if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
-            print("  ⚠️  Others are busy here (load %.1f): a quiet machine gives truer figures." % os.getloadavg()[0])
+            self._model.name, self._model.size / 1e9, hardware.processor().name, hardware.cores()))  # fmt: skip
+        load = machine.load()
+        if load and load > 0.5:
+            print("  ⚠️  Others are busy here (load %.1f): a quiet machine gives truer figures." % load)
         choices: Dict[str, Any] = {}
         weights, *others = _QUESTIONS
         self._choose(weights, choices)

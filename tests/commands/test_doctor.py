@@ -10,11 +10,11 @@ import textwrap
 import pytest
 from conftest import MODELS, PATIENCE, ROOT
 
-from core.commands import checks, machine
+from core.commands import checks
 from core.commands.bandwidth import read_bandwidth
 from core.commands.checks import GOOD, NOTE, PROBLEM
-from core.commands.machine import Processor
 from core.commands.trial import Trial, trial
+from core.hardware import Processor, processor
 from core.models import ModelFile
 
 DEMO = os.path.join(ROOT, "models", "demo.gguf")
@@ -182,7 +182,7 @@ def test_the_memorys_speed_is_measured_quickly_and_not_where_memory_is_short(mon
 
 
 def test_the_processor_has_a_name():
-    assert machine.processor().name
+    assert processor().name
 
 
 @pytest.mark.parametrize("name", ["crash", "timeout"])
