@@ -111,7 +111,7 @@ class Stepping:
 
     def _observe(self, sequences: int, streams: int, rows: int, seconds: float) -> None:
         """Learn from a step of so many sequences, of which some were streams and the others had so many prompt rows."""
-        self._threads.observe(streams, rows, seconds)
+        self._threads.observe(streams, rows, seconds, self.expected)
         self._running.tally.step_seconds = seconds
         self._running.tally.count_batch(sequences)
         self._running.tally.counts["prompt_tokens"] += rows

@@ -30,7 +30,6 @@ class Threads:
         self._company = Company()
         self._most = self._own
         self._paces: Dict[int, Pace] = {}
-        self._expected = 0.0
         self.count = self._own
 
     @property
@@ -51,8 +50,7 @@ class Threads:
         return self.count
 
     def begin(self, expected: float) -> None:
-        """A step begins that should take so many seconds: `expected` for observe()."""
-        self._expected = expected
+        """A step begins that should take so many seconds."""
         if self._board:
             self._board.compute(max(_LEASE, 3 * expected))
 
@@ -61,9 +59,9 @@ class Threads:
         if self._board:
             self._board.rest()
 
-    def observe(self, streams: int, prompt_rows: int, seconds: float) -> None:
-        """Learn from the step that was begun."""
-        step = Step(streams, prompt_rows, seconds, self._expected)
+    def observe(self, streams: int, prompt_rows: int, seconds: float, expected: float) -> None:
+        """Learn from a step that was made, and should have taken `expected` seconds."""
+        step = Step(streams, prompt_rows, seconds, expected)
         if self._company.observe(step, self._most, time.monotonic()):
             self.pace.observe(streams, prompt_rows, seconds)
 
