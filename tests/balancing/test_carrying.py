@@ -268,15 +268,21 @@ def held(teller, request):
     return b"", False
 
 
+def begun_answer(tell, at, **body):
+    """Let a teller wait before token `at`. Returns the balancer, it, the other one, the client and its answers."""
+    tellers = Teller(at, held), Teller(at, held)
+    balancer = tell(*tellers)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(balancer, **body)))
+    client.start()
+    wait_until(lambda: tellers[0].notes or tellers[1].notes)
+    old, new = sorted(tellers, key=lambda teller: not teller.notes)
+    return balancer, old, new, client, answers
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_drain_moves_answers_on_instead_of_waiting_for_their_end(tell, stream):
-    first, second = Teller(5, held), Teller(5, held)
-    balancer = tell(first, second)
-    answers = []
-    client = threading.Thread(target=lambda: answers.append(ask(balancer, stream=stream)))
-    client.start()
-    wait_until(lambda: first.notes or second.notes)
-    old, new = (first, second) if first.notes else (second, first)
+    balancer, old, new, client, answers = begun_answer(tell, 5, stream=stream)
     balancer._membership.drain(old.url)
     new.mishap = None
     old.go_on.set()
@@ -289,13 +295,7 @@ def test_a_drain_moves_answers_on_instead_of_waiting_for_their_end(tell, stream)
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_leaves_a_backend_whose_engine_stalls(tell, stream):
-    first, second = Teller(5, held), Teller(5, held)
-    balancer = tell(first, second)
-    answers = []
-    client = threading.Thread(target=lambda: answers.append(ask(balancer, stream=stream)))
-    client.start()
-    wait_until(lambda: first.notes or second.notes)
-    old, new = (first, second) if first.notes else (second, first)
+    balancer, old, new, client, answers = begun_answer(tell, 5, stream=stream)
     new.mishap = None
     old.state["stalled"] = True
     client.join(PATIENCE)
@@ -309,13 +309,7 @@ def test_an_answer_leaves_a_backend_whose_engine_stalls(tell, stream):
 
 
 def test_a_request_whose_answer_has_not_begun_leaves_such_a_backend_too(tell):
-    first, second = Teller(0, held), Teller(0, held)
-    balancer = tell(first, second)
-    answers = []
-    client = threading.Thread(target=lambda: answers.append(ask(balancer)))
-    client.start()
-    wait_until(lambda: first.notes or second.notes)
-    old, new = (first, second) if first.notes else (second, first)
+    balancer, old, new, client, answers = begun_answer(tell, 0)
     new.mishap = None
     old.state["stalled"] = True
     client.join(PATIENCE)
