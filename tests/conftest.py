@@ -5,6 +5,7 @@ here as well (test_surroundings.py says what that asks of their names).
 """
 
 import atexit
+import contextlib
 import json
 import os
 import queue
@@ -131,6 +132,24 @@ class Streaming:
         """Return the whole Answer."""
         with self._answer:
             return Answer(self._answer.status, self._answer.headers, self._begun + self._answer.read())
+
+
+@contextlib.contextmanager
+def balanced_backend(*options):
+    """Run a backend with these options, and a balancer in front of it that has found it up. Yields the balancer."""
+    backend = Program("backend.py", "--child", "--port=0", "--threads=1", *options)
+    balancer = None
+    try:
+        url = backend.wait_for_event("listening")["url"]
+        backend.wait_for_event("ready")
+        balancer = Program("balancer.py", "--child", "--port=0", "--backend=" + url)
+        balancer.url = balancer.wait_for_event("listening")["url"]
+        wait_until(lambda: call(balancer.url + "/status").json["healthy_backends"] == 1)
+        yield balancer
+    finally:
+        for program in (balancer, backend):
+            if program:
+                program.close()
 
 
 def in_parallel(function, arguments):

@@ -5,7 +5,7 @@ import math
 import struct
 
 import pytest
-from conftest import Program, call, wait_until
+from conftest import balanced_backend, call
 from gguf import write_embedder
 
 from core.apis.embeddings import normalized
@@ -18,21 +18,10 @@ def system(request, tmp_path_factory):
     """A balancer in front of a backend with an embedding model. Its batches are far smaller than a long text."""
     folder = tmp_path_factory.mktemp("models")
     write_embedder(str(folder / "embedder.gguf"))
-    options = ["--child", "--port=0", "--threads=1", "--models=%s" % folder, "--batch-size=32", "--ctx-size=1024"]
-    backend = Program("backend.py", *options, "--pooling=" + request.param)
-    balancer = None
-    try:
-        url = backend.wait_for_event("listening")["url"]
-        backend.wait_for_event("ready")
-        balancer = Program("balancer.py", "--child", "--port=0", "--backend=" + url)
-        balancer.url = balancer.wait_for_event("listening")["url"]
+    options = ["--models=%s" % folder, "--batch-size=32", "--ctx-size=1024", "--pooling=" + request.param]
+    with balanced_backend(*options) as balancer:
         balancer.pooling = request.param
-        wait_until(lambda: call(balancer.url + "/status").json["healthy_backends"] == 1)
         yield balancer
-    finally:
-        for program in (balancer, backend):
-            if program:
-                program.close()
 
 
 @pytest.fixture

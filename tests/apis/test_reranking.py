@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import ROOT, Program, call, in_parallel, wait_until
+from conftest import ROOT, balanced_backend, call, in_parallel
 from gguf import write_bert
 
 DOCUMENTS = ["A red ball.", "Ruby ran home to the forest.", "The bear sang.", "Nothing at all, really."]
@@ -16,19 +16,8 @@ def system(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     write_bert(str(folder / "ranker.gguf"), ranks=True)
     shutil.copy(ROOT + "/models/demo.gguf", str(folder))
-    backend = Program("backend.py", "--child", "--port=0", "--threads=1", "--models=%s" % folder, "--model=ranker.gguf")
-    balancer = None
-    try:
-        url = backend.wait_for_event("listening")["url"]
-        backend.wait_for_event("ready")
-        balancer = Program("balancer.py", "--child", "--port=0", "--backend=" + url)
-        balancer.url = balancer.wait_for_event("listening")["url"]
-        wait_until(lambda: call(balancer.url + "/status").json["healthy_backends"] == 1)
+    with balanced_backend("--models=%s" % folder, "--model=ranker.gguf") as balancer:
         yield balancer
-    finally:
-        for program in (balancer, backend):
-            if program:
-                program.close()
 
 
 @pytest.fixture
