@@ -1,4 +1,4 @@
-"""Find out what runs a model fastest on this machine, in under 3 minutes, and keep it for the next start.
+"""Find out what runs a model fastest on this machine, in about 3 minutes, and keep it for the next start.
 
     python comeapi.py tune                   the model that would be loaded at start
     python comeapi.py tune --model NAME      another one
