@@ -25,6 +25,7 @@ says what counts as "in time" for a stream.
 """
 
 import functools
+import json
 import logging
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
@@ -38,6 +39,7 @@ from core.balancing.deaths import Deaths
 from core.balancing.elsewhere import may_be_elsewhere, neighbours
 from core.balancing.errand import Errand, Visit
 from core.balancing.keepalive import Patience, Pings
+from core.balancing.keeping import Keeper
 from core.balancing.pool import Pool
 from core.balancing.quarantine import Quarantine
 from core.balancing.relaying import REFUSED, Relay, RetryBudget, held, passed_back
@@ -80,6 +82,7 @@ class Forwarder:
         count: Counts,
         draining: Callable[[], bool],
         carry_secret: str = "",
+        keeper: Optional[Keeper] = None,
     ):
         self._config = config
         self._pool = pool
@@ -87,6 +90,7 @@ class Forwarder:
         self._credentials = credentials
         self._count = count
         self._carry_secret = carry_secret
+        self._keeper = keeper
         self._budget = RetryBudget(config.retry_budget)
         self._quarantine = Quarantine()
         self._deaths = Deaths(client, credentials, self._quarantine, count, pool.lost)
@@ -97,14 +101,24 @@ class Forwarder:
 
         Raises APIError, and HangUp when the client leaves.
         """
-        errand = Errand(request, wish, self._pool.clock())
+        record = self._keeper.keep(request, wish) if self._keeper and wish.works else None
+        errand = Errand(request, wish, self._pool.clock(), record)
         self._budget.earn()
         if wish.works:
             self._count.requests.inc()
-        reply = self._send(errand)
+        reply = self.answer(errand)
         if wish.works and not isinstance(reply, Reply):
             self._count.first_piece.observe(self._pool.clock() - errand.started)
+        return reply
+
+    def answer(self, errand: Errand) -> Response:
+        """Return the Reply or Stream of an errand. Raises APIError, and HangUp when the client leaves."""
+        reply = self._send(errand)
         return self._carried(*reply) if isinstance(reply, tuple) else reply
+
+    def rest(self, errand: Errand) -> Stream:
+        """Return what follows of an answer that was begun. Raises APIError where nobody can go on, and HangUp."""
+        return self._carried(*self._next(errand))
 
     def _send(self, errand: Errand) -> Union[Response, Started]:
         """Send a request until a backend answers it, or, where another one has begun the answer, goes on with it."""
@@ -250,6 +264,7 @@ class Forwarder:
             lambda why, lost: self._cut(visit, why, lost and not course.silent),
         )
         self._count.streams(1)
+        _note_kind(visit.errand, kind)
         if not of_events:
             return Stream(relay, answer.status, kind, headers)
         if not answer.header("x-accel-buffering"):
@@ -278,6 +293,7 @@ class Forwarder:
         if of_events and "x-accel-buffering" not in {name.lower() for name, _ in headers}:
             headers.append(("X-Accel-Buffering", "no"))
         self._count.streams(1)
+        _note_kind(errand, leg.kind)
         chunks = Carried(leg, self._go_on, self._carried_to_its_end)
 
         def error_chunk(error: APIError) -> bytes:
@@ -307,12 +323,16 @@ class Forwarder:
         log.info("⏩ an answer of %s is carried on: %s", backend.url, error)
         errand.failures, errand.failure = 0, None
         errand.request.begin_silence()
-        reply = self._send(errand)
-        if not isinstance(reply, tuple):
-            why = "No other backend could go on with the answer (status %d)." % reply.status
-            raise APIError(502, why, "not_carried")
+        next_leg, _ = self._next(errand)
         self._count.migrations.inc(_reason(error))
-        return reply[0]
+        return next_leg
+
+    def _next(self, errand: Errand) -> Started:
+        """Let a backend go on with an answer that was begun. Raises APIError where none can, and HangUp."""
+        reply = self._send(errand)
+        if isinstance(reply, tuple):
+            return reply
+        raise APIError(502, "No other backend could go on with the answer (status %d)." % reply.status, "not_carried")
 
     def _may_leave(self, visit: Visit) -> bool:
         """Whether another backend could go on with an answer now."""
@@ -369,6 +389,12 @@ class _Course:
             self._patience.renew()
         elif not self._patience.left:
             raise Slow("nothing but keep-alives for %g s" % self._patience.seconds)
+
+
+def _note_kind(errand: Errand, kind: str) -> None:
+    """Note what kind of stream an answer is, for whoever goes on with it."""
+    if errand.record:
+        errand.record.note(json.dumps({"kind": kind, "n": 0}).encode("ascii"))
 
 
 def _reason(why: Why) -> str:

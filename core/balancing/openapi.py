@@ -34,7 +34,7 @@ _BACKEND = answer(
     model=nullable(STRING),
 )  # fmt: skip
 _STATUS = answer(
-    "Status", total_backends=WHOLE, healthy_backends=WHOLE, queued=WHOLE, policy=STRING, backends=array(_BACKEND)
+    "Status", total_backends=WHOLE, healthy_backends=WHOLE, queued=WHOLE, policy=STRING, adopted=WHOLE, backends=array(_BACKEND)
 )
 _MODEL = answer("Model", id=STRING, object=STRING, created=WHOLE, owned_by=STRING)
 _MODELS = answer("ModelList", object=STRING, data=array(_MODEL))

@@ -78,12 +78,15 @@ class Launch:
         host = local_host(self._config.backend_host)
         return [http_url(host, self._config.base_port + index) for index in range(self._plan.backends)]
 
-    def balancer(self, listen_fd: int = -1) -> Command:
-        """Return what the balancer is started with. `listen_fd` is the listening socket that it inherits; -1: none."""
+    def balancer(self, listen_fd: int = -1, holder_fd: int = -1) -> Command:
+        """Return what the balancer is started with.
+
+        `listen_fd` is the listening socket that it inherits, `holder_fd` the one to the Holder; -1: none.
+        """
         config = self._config
         program = os.path.join(self._programs, "balancer.py")
         arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
-        arguments.append("--listen-fd=%d" % listen_fd)
+        arguments += ["--listen-fd=%d" % listen_fd, "--holder-fd=%d" % holder_fd]
         arguments += ["--backend=" + url for url in self.urls()]
         return Command(arguments + list(options.as_arguments(config, _BALANCER_OPTIONS)), self._balancer_environment())
 

@@ -31,6 +31,7 @@ from core.opening import loaded
 from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News, RestartPolicy
 from core.system.console import Console, curl_command
 from core.system.dashboard import Dashboard
+from core.system.holder import make_holder
 from core.system.ladders import Ladders
 from core.system.launch import Launch
 from core.system.plan import Plan
@@ -62,9 +63,11 @@ class Supervisor:
             Child("Backend %d" % (index + 1), *launch.backend(index), self._events) for index in range(plan.backends)
         ]
         self._listening = listening
-        handed = [listening.fileno()] if listening else []
+        holder = make_holder(config)
+        handed = [sock.fileno() if sock else -1 for sock in (listening, holder and holder.theirs)]
         policy = RestartPolicy(at_once=True, steady=_STEADY_BALANCER)
-        self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, handed)
+        inherited = [number for number in handed if number >= 0]
+        self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, inherited)
         self._restarts = Restarts(self._backends, self._balancer, config.drain_timeout, self._console.say)
         self._ladders = Ladders(config, plan, self._backends, launch.urls(), self._balancer, self._console)
         self._looked = time.monotonic()  # when the children were looked at last
