@@ -215,6 +215,8 @@ class Balancer:
         self._discovery.stop()
         self._health.stop()
         self._client.close()
+        if self._keeper:
+            self._keeper.close()
         return cut
 
     def manage(self, url: str, drain: Optional[bool]) -> Dict[str, Any]:

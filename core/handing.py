@@ -45,6 +45,10 @@ class Post:
         flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
         self._sock.sendmsg([_FORM.pack(what, number)], rights, flags)
 
+    def close(self) -> None:
+        """Close this end of the socket."""
+        self._sock.close()
+
     def receive(self) -> List[Message]:
         """Wait for messages and return them; none at the end. Raises OSError, socket.timeout as the socket says."""
         room = socket.CMSG_SPACE(array.array("i").itemsize)

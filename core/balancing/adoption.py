@@ -164,7 +164,8 @@ class Left:
             return failure or b"\n\n" + error_event(error)  # of a server of another make, half an event may be there
 
         told = error_chunk if failure or of_events else None
-        return Stream(self._pieces(errand), 200, self._found.kind, error_chunk=told, alive=PING if of_events else b"")
+        ping = PING if of_events else b""
+        return Stream(self._pieces(errand), 200, self._found.kind, ping=ping, error_chunk=told, alive=ping)
 
     def _pieces(self, errand: Errand) -> Generator[bytes, None, None]:
         """Yield what follows of a stream."""

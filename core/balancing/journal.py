@@ -8,7 +8,7 @@
 
 A slot has 16 words of 8 bytes at the beginning of the memory, and its bytes behind those of all slots:
 
-    used, serial, adoptions, size of the request, commits  |  cell 0  |  cell 1         the request  |  notes …  |  next bytes
+    used, serial, adoptions, size of the request, commits | cell 0 | cell 1        the request | notes … | next bytes
 
 A process may be killed between any two instructions. So whatever is written counts only when `commits` does, a single
 store, which says by its last bit which cell is true: how many notes there are, and the next bytes. These stand behind

@@ -64,6 +64,7 @@ def connect(number: int) -> Tuple[Optional["Keeper"], List[Orphan]]:
         return keeper, keeper.take_over(held)
     except (OSError, ValueError, OverflowError, KeyError) as error:
         log.warning("requests would not survive the balancer's death: %s", error)
+        post.close()
         return None, []
 
 
@@ -122,6 +123,12 @@ class Keeper:
         self._dropped.append(serial)
         self._some.set()
 
+    def close(self) -> None:
+        """Keep nothing more; what is kept stays so until the parent ends."""
+        self.loop.stop()
+        self._some.set()
+        self.post.close()
+
     def abandon(self, orphan: Orphan) -> None:
         """Give up a request that a process before this one has begun."""
         self.journal.give_back(orphan.slot)
@@ -143,7 +150,7 @@ class Keeper:
 
     def _step(self) -> None:
         """Keep those that have lasted for a moment, and let go of those that are over."""
-        if not self._some.wait(_REST):
+        if not self._some.wait(_REST) or self.loop.stopped:
             return
         time.sleep(_YOUNG)
         self._some.clear()
@@ -195,7 +202,7 @@ class Record:
             self._secure()
 
     def writes(self, data: bytes, end: int, last: bool) -> None:
-        """These bytes are sent next; then the connection will have carried `end` bytes. They are the answer's `last`."""
+        """These bytes are sent next; the connection will have carried `end` bytes then. They may be the `last` ones."""
         with self._lock:
             self._flags |= LAST if last else 0
             self._commit(data, end)

@@ -45,7 +45,7 @@ class Resumer:
         self.service = service  # a Connection asks its server for it
 
     def resume(self, sock: socket.socket, peer: Any, unfinished: Unfinished) -> None:
-        """Go on with an answer in a thread of its own, which closes the socket. Raises RuntimeError where there is none."""
+        """Go on with an answer in a thread of its own, which closes the socket. Raises RuntimeError."""
         self.service.connections.opened(sock)
         threading.Thread(target=self._run, args=(sock, peer, unfinished), name="resumed", daemon=True).start()
 

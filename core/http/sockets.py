@@ -158,7 +158,7 @@ class Record(Protocol):
         """The first bytes of a streamed answer are sent next."""
 
     def writes(self, data: bytes, end: int, last: bool) -> None:
-        """Bytes are sent next. The connection will have carried `end` bytes then. They may be the answer's last ones."""
+        """Bytes are sent next; the connection will have carried `end` bytes then. They may be the `last` ones."""
 
     def fails(self) -> None:
         """The bytes that are sent next tell the client that its answer broke off."""

@@ -8,10 +8,10 @@ accepted, the acknowledgement of the handshake is not counted.
 
 import socket
 import struct
+
 _STATE, _ACKED = 0, 120  # the fields' offsets in struct tcp_info
 _INFO_SIZE = 128
 _OPEN = (1, 8)  # ESTABLISHED, and CLOSE_WAIT: the peer has closed its sending side
-
 
 
 def bytes_written(sock: socket.socket) -> int:

@@ -42,7 +42,7 @@ class Holder:
         self._journal = os.memfd_create("comeapi-journal", os.MFD_CLOEXEC)
         os.ftruncate(self._journal, journal.SIZE)
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._post = Post(ours)
+        self._ours = ours
         self._held: Dict[int, int] = {}  # descriptors by serial number; the thread alone uses it
 
     def start(self) -> "Holder":
@@ -50,32 +50,42 @@ class Holder:
         threading.Thread(target=self._run, name="holder", daemon=True).start()
         return self
 
+    def close(self) -> None:
+        """Let go of everything; the thread ends."""
+        self._ours.shutdown(socket.SHUT_RDWR)
+
     def _run(self) -> None:
-        for messages in iter(self._post.receive, []):
+        with self._ours, self.theirs:
+            self._serve(Post(self._ours))
+        for fd in [self._journal, *self._held.values()]:
+            os.close(fd)
+
+    def _serve(self, post: Post) -> None:
+        for messages in iter(post.receive, []):
             for each in messages:
                 try:
-                    self._hear(*each)
+                    self._hear(post, *each)
                 except Exception:  # whatever a balancer says, the next one must find what is held
                     log.error("what the balancer hands over was not understood:\n%s", traceback.format_exc())
 
-    def _hear(self, what: bytes, number: int, fd: Optional[int]) -> None:
+    def _hear(self, post: Post, what: bytes, number: int, fd: Optional[int]) -> None:
         if what == HOLD and fd is not None:
             self._drop(number)
             self._held[number] = fd
         elif what == DROP:
             self._drop(number)
         elif what == HELLO:
-            self._tell(number)
+            self._tell(post, number)
 
     def _drop(self, number: int) -> None:
         fd = self._held.pop(number, None)
         if fd is not None:
             os.close(fd)
 
-    def _tell(self, number: int) -> None:
+    def _tell(self, post: Post, number: int) -> None:
         """Hand everything to a balancer that has begun; it stays here, too."""
-        self._post.send(BEGIN, number, wait=True)
-        self._post.send(JOURNAL, 0, self._journal, wait=True)
+        post.send(BEGIN, number, wait=True)
+        post.send(JOURNAL, 0, self._journal, wait=True)
         for serial, fd in self._held.items():
-            self._post.send(HOLD, serial, fd, wait=True)
-        self._post.send(END, number, wait=True)
+            post.send(HOLD, serial, fd, wait=True)
+        post.send(END, number, wait=True)

@@ -63,8 +63,8 @@ class Supervisor:
             Child("Backend %d" % (index + 1), *launch.backend(index), self._events) for index in range(plan.backends)
         ]
         self._listening = listening
-        holder = make_holder(config)
-        handed = [sock.fileno() if sock else -1 for sock in (listening, holder and holder.theirs)]
+        self._holder = make_holder(config)
+        handed = [sock.fileno() if sock else -1 for sock in (listening, self._holder and self._holder.theirs)]
         policy = RestartPolicy(at_once=True, steady=_STEADY_BALANCER)
         inherited = [number for number in handed if number >= 0]
         self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, inherited)
@@ -100,6 +100,8 @@ class Supervisor:
         finally:
             for child in self._children():
                 child.kill()
+            if self._holder:
+                self._holder.close()
             if self._board:
                 os.remove(self._board)
 
