@@ -1,11 +1,10 @@
 """Messages between two processes over a Unix socket: a letter, a number, and with a capital letter a descriptor.
 
-    Post(sock).send(HOLD, serial, fd)    the other process gets a duplicate of the descriptor (SCM_RIGHTS, unix(7))
-    Post(sock).receive()                 the messages that have come
+    Post(sock).send(HOLD, serial, fd=fd)    the other process gets a duplicate of the descriptor (SCM_RIGHTS, unix(7))
+    Post(sock).receive()                    the messages that have come
 
-What a process has sent arrives, also where it is killed a moment later. All messages have one size, which is below
-what a stream socket splits. So the bytes of a read are whole messages, and since a read ends behind a descriptor, that
-one belongs to the last of them.
+What a process has sent arrives, also where it is killed a moment later. All messages have one size. So the bytes of a
+read are whole messages, and since a read ends behind a descriptor, that one belongs to the last of them.
 """
 
 import array
@@ -23,6 +22,7 @@ END = b"e"  # the answer to the HELLO of this number has ended
 
 _FORM = struct.Struct("=cQ")
 _READ = _FORM.size * 400
+MOST = 100  # numbers in one go: their bytes are far below what a stream socket splits
 
 
 class Message(NamedTuple):
@@ -39,11 +39,14 @@ class Post:
     def __init__(self, sock: socket.socket):
         self._sock = sock
 
-    def send(self, what: bytes, number: int, fd: Optional[int] = None, wait: bool = False) -> None:
-        """Send a message. Raises OSError; BlockingIOError where the other side is behind, unless told to `wait`."""
+    def send(self, what: bytes, *numbers: int, fd: Optional[int] = None, wait: bool = False) -> None:
+        """Send a message for each of up to MOST numbers, all or none of them.
+
+        Raises OSError; BlockingIOError where the other side is behind, unless told to `wait`.
+        """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
         flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
-        self._sock.sendmsg([_FORM.pack(what, number)], rights, flags)
+        self._sock.sendmsg([_FORM.pack(what, number) for number in numbers], rights, flags)
 
     def close(self) -> None:
         """Close this end of the socket."""

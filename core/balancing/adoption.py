@@ -7,7 +7,7 @@
 What is to be done, by what is found:
 
     1  its connection has ended, or carried what is not noted     → it is closed
-    2  it has killed MOST balancers already                       → it ends with an error
+    2  MOST balancers have died under it since it grew last       → it ends with an error
     3  nothing of its answer was sent                             → it is asked again, or goes on from the notes
     4  a part was sent                                            → the missing rest of what was being sent,
                                                                     then what follows, by a backend's next leg
@@ -39,7 +39,7 @@ from core.http.sockets import Wire, cut
 from core.http.sse import EVENT_STREAM, PING, error_event
 from core.http.written import bytes_written
 
-MOST = 2  # balancers that may die under a request; it is not taken up once more
+MOST = 2  # deaths of balancers that a request is adopted after, unless its answer has grown in between
 _PATIENCE = 1.0  # seconds for a first backend to be found up
 _LOOK = 0.01
 
@@ -92,15 +92,15 @@ class Adoption:
         try:
             orphan.slot.adopt()
             left = Left(self, orphan)
+            self._count.adopted.inc(left.how)
             self._resumer.resume(orphan.sock, orphan.sock.getpeername(), left)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # 1
             log.warning("an answer of the last balancer is cut off: %s", error)
+            self._count.adopted.inc("cut off")
             cut(orphan.sock)
             orphan.sock.close()
             self.keeper.abandon(orphan)
-            self._count.adopted.inc("cut off")
             return False
-        self._count.adopted.inc(left.how)
         return True
 
 

@@ -66,7 +66,7 @@ class Leg:
                 for note, payload in frames.feed(piece):
                     self._take(note)
                     if record and len(note) > 1:  # more than a size
-                        record.note(frames.line)
+                        record.note(frames.line, grows="i" in note)
                         if not payload:
                             record.settle()
                     yield payload

@@ -133,6 +133,10 @@ class Slot:
         """Count that a process goes on with a request of another one."""
         self._words[self._word + _ADOPTIONS] += 1
 
+    def acquit(self) -> None:
+        """Count from 0 again: the answer has grown since."""
+        self._words[self._word + _ADOPTIONS] = 0
+
     def read(self) -> Entry:
         """Return what is noted."""
         size, next_size, end, flags = self._cell()

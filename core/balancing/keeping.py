@@ -13,6 +13,7 @@ process dies, a client has seen nothing yet (its library asks again), or its ans
 """
 
 import collections
+import contextlib
 import itertools
 import json
 import logging
@@ -25,7 +26,7 @@ from typing import Deque, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from core.balancing.journal import BEGUN, FAILED, LAST, Journal, Slot
 from core.balancing.request import Wish
-from core.handing import BEGIN, DROP, END, HELLO, HOLD, JOURNAL, Post
+from core.handing import BEGIN, DROP, END, HELLO, HOLD, JOURNAL, MOST, Post
 from core.http.messages import Request
 from core.loops import Loop
 
@@ -50,12 +51,13 @@ def connect(number: int) -> Tuple[Optional["Keeper"], List[Orphan]]:
     """
     if number < 0 or not sys.platform.startswith("linux"):
         return None, []
-    sock = socket.socket(fileno=number)
-    sock.set_inheritable(False)
-    sock.settimeout(_PATIENCE)
-    post = Post(sock)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=number)
     try:
+        sock.set_inheritable(False)
+        sock.settimeout(_PATIENCE)
+        post = Post(sock)
         held = _ask(post)
+        sock.settimeout(None)  # whoever sends does not wait
         memory = held.pop(0)
         try:
             keeper = Keeper(post, Journal(memory))
@@ -64,7 +66,8 @@ def connect(number: int) -> Tuple[Optional["Keeper"], List[Orphan]]:
         return keeper, keeper.take_over(held)
     except (OSError, ValueError, OverflowError, KeyError) as error:
         log.warning("requests would not survive the balancer's death: %s", error)
-        post.close()
+        with contextlib.suppress(OSError):
+            sock.close()
         return None, []
 
 
@@ -159,8 +162,10 @@ class Keeper:
                 if time.monotonic() - record.since >= _YOUNG:
                     record.secure()
             while self._dropped:
-                self.post.send(DROP, self._dropped[0])
-                self._dropped.popleft()
+                some = list(itertools.islice(self._dropped, MOST))
+                self.post.send(DROP, *some)
+                for _ in some:
+                    self._dropped.popleft()
         except BlockingIOError:  # the parent is behind: later
             pass
         if self._live or self._dropped:
@@ -182,13 +187,19 @@ class Record:
         self._over = False
         self._fresh = bytearray()  # notes that are not in the journal
         self._flags = slot.read().flags if slot else 0
+        self._suspect = slot is not None  # a process has died under it, and it has not grown since
+        self._grows = False  # the fresh notes let it grow
 
     # ---- of the answer
 
-    def note(self, line: bytes) -> None:
-        """Note what is known of the answer, a line of JSON. It counts when the bytes that follow from it are noted."""
+    def note(self, line: bytes, grows: bool = False) -> None:
+        """Note what is known of the answer, a line of JSON. It counts when the bytes that follow from it are noted.
+
+        `grows` says that the answer does.
+        """
         with self._lock:
             self._fresh += line + b"\n"
+            self._grows = self._grows or grows
 
     def settle(self) -> None:
         """Let what was noted count now: no bytes follow from it."""
@@ -234,18 +245,21 @@ class Record:
         if not self._slot:
             return self._let_go()
         try:
-            self._keeper.post.send(HOLD, self.serial, wire.sock.fileno())
+            self._keeper.post.send(HOLD, self.serial, fd=wire.sock.fileno())
             self._held = True
         except OSError:
             if not self._flags & BEGUN:
                 raise
 
     def _commit(self, data: bytes, end: int) -> None:
-        if self._slot:
-            if self._slot.commit(bytes(self._fresh), data, end, self._flags):
-                self._fresh.clear()
-            else:
-                self._let_go()
+        if not self._slot:
+            return
+        if not self._slot.commit(bytes(self._fresh), data, end, self._flags):
+            return self._let_go()
+        self._fresh.clear()
+        if self._suspect and self._grows:
+            self._slot.acquit()
+            self._suspect = False
 
     def _let_go(self) -> None:
         self._over = True

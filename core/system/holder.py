@@ -85,7 +85,7 @@ class Holder:
     def _tell(self, post: Post, number: int) -> None:
         """Hand everything to a balancer that has begun; it stays here, too."""
         post.send(BEGIN, number, wait=True)
-        post.send(JOURNAL, 0, self._journal, wait=True)
+        post.send(JOURNAL, 0, fd=self._journal, wait=True)
         for serial, fd in self._held.items():
-            post.send(HOLD, serial, fd, wait=True)
+            post.send(HOLD, serial, fd=fd, wait=True)
         post.send(END, number, wait=True)

@@ -98,7 +98,7 @@ class Pausing(Teller):
     """Waits before the tokens at these places, at each for the first request that comes there."""
 
     def __init__(self, *places, **how):
-        self.places = {place: threading.Event() for place in places}
+        self.places = list(places)
         super().__init__(**how)
         self.pauses = []
 
@@ -106,7 +106,8 @@ class Pausing(Teller):
         told = super().frames(request, begun, whole)
         for word in range(begun, WORDS + 1):
             if word in self.places:
-                gone_on = self.places.pop(word)
+                self.places.remove(word)
+                gone_on = threading.Event()
                 self.pauses.append(gone_on)
                 while not gone_on.wait(0.02) and not request.hung_up():
                     pass
@@ -164,18 +165,30 @@ def test_a_stream_goes_on_when_its_balancer_is_killed(parent, at):
     assert [len(notes.tokens.get(0, ())) for notes in teller.notes] == [0, at]
 
 
-def test_a_stream_goes_on_when_its_balancers_are_killed_one_after_another_up_to_a_bound(parent):
-    teller = Pausing(2, 4, 6)
+def test_a_stream_goes_on_when_its_balancers_are_killed_one_after_another(parent):
+    teller = Pausing(2, 4, 6, 8)
     made = parent(teller)
     client = Client(made)
-    for number, at in enumerate((2, 4)):
+    for number, at in enumerate((2, 4, 6, 8)):
         teller.wait_for_pause(number + 1)
         client.wait_for(b"data: %d\n" % (at - 1))
         made.kill()
-    teller.wait_for_pause(3)
-    client.wait_for(b"data: 5\n")
-    made.kill()
-    assert client.end() == b"".join(b"data: %d\n\n" % word for word in range(6)) + FAILURE.encode()
+    assert client.end() == WHOLE
+
+
+@pytest.mark.parametrize("at, seen", [(0, b'{"error"'), (5, b"".join(b"data: %d\n\n" % word for word in range(5)))])
+def test_an_answer_that_does_not_grow_is_given_up_after_three_deaths_of_balancers(parent, at, seen):
+    teller = Pausing(at, at, at)
+    made = parent(teller)
+    client = Client(made)
+    for number in range(3):
+        teller.wait_for_pause(number + 1)
+        wait_until(made.held)
+        made.kill()
+    told = client.end()
+    assert told.startswith(seen) and len(teller.notes) == 3
+    assert (b"3 balancers have died" in told) if not at else told.endswith(FAILURE.encode())
+    assert client.answer.status == (200 if at else 500)
     assert made.adopted() == {"given up": 1}
 
 
@@ -216,7 +229,7 @@ def test_a_later_request_of_a_kept_connection_goes_on_too(parent):
     made = parent(teller)
     first = Client(made)
     assert first.end() == WHOLE
-    teller.places = {5: threading.Event()}
+    teller.places = [5]
     second = Client(made, first.connection)
     second.wait_for(b"data: 4\n")
     made.kill()
