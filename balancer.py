@@ -140,6 +140,8 @@ def _check_keys(config: Config) -> None:
 
 # -------------------------------------------------------------------------------------------- the balancer
 
+_KNOWN_SECONDS = 2.0  # that a request waits, after the start, until something is known of the backends
+
 
 class Balancer:
     """One address in front of several model servers.
@@ -201,7 +203,7 @@ class Balancer:
             self._keeper.loop.start()
             resumer = Resumer(self.service)
             adoption = Adoption(self._keeper, self._forwarder, self.pool, self._counts, resumer)
-            adoption.start(self._orphans)
+            adoption.start(self._orphans, lambda: self._health.known.wait(_KNOWN_SECONDS))
 
     def reload(self) -> None:
         """Read the backends_file again: what is new is added, what is gone is drained. Raises OSError, ValueError."""
@@ -290,6 +292,8 @@ class Balancer:
         """Send a request to a backend and its answer to the client, as core/balancing/forwarding.py says."""
         if is_admin_path(request.target):  # spelt so that a backend may take it for its own /admin
             raise APIError(404, "There is nothing at %s." % shown(request.path), "unknown_path")
+        if not self._health.known.is_set():
+            self._health.known.wait(_KNOWN_SECONDS)
         return self._forwarder.forward(request, self._wish(request))
 
     def _wish(self, request: Request) -> Wish:

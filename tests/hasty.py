@@ -1,8 +1,8 @@
 """comeapi.py, backend.py or balancer.py with shorter limits, so that tests need not wait: hasty.run("backend").
 
-Signs of life come every 0.5 s, and 3 s without one are silence. While the file that HANG_FILE names exists,
-llama_decode does not come back. The kernel has killed as many processes for lack of memory as the file that
-OOM_KILLS_FILE names has bytes.
+Signs of life come every 0.5 s, and 3 s without one are silence. A balancer's death counts alone after 0.2 s of work.
+While the file that HANG_FILE names exists, llama_decode does not come back. The kernel has killed as many processes for
+lack of memory as the file that OOM_KILLS_FILE names has bytes.
 """
 
 import importlib
@@ -40,6 +40,7 @@ def run(name):
     core.process.PULSE_SECONDS, core.process.PAUSE_SECONDS = 0.5, 1.0
     core.system.child.SILENT_SECONDS, core.system.supervisor.LONGEST_DELAY = 3.0, 1.0
     core.system.ladders.LONGEST_DELAY = 1.0
+    core.system.supervisor._STEADY_BALANCER = 0.2
     core.opening.LOOK_SECONDS = 0.2
     if "OOM_KILLS_FILE" in os.environ:
         core.memory.oom_kills = lambda: os.path.getsize(os.environ["OOM_KILLS_FILE"])

@@ -21,8 +21,7 @@ import contextlib
 import json
 import logging
 import threading
-import time
-from typing import Any, Dict, Generator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Generator, List, NamedTuple, Optional
 
 from core.balancing.counting import Counts
 from core.balancing.errand import Errand
@@ -40,8 +39,6 @@ from core.http.sse import EVENT_STREAM, PING, error_event
 from core.http.written import bytes_written
 
 MOST = 2  # deaths of balancers that a request is adopted after, unless its answer has grown in between
-_PATIENCE = 1.0  # seconds for a first backend to be found up
-_LOOK = 0.01
 
 log = logging.getLogger("comeapi.balancer")
 
@@ -75,15 +72,13 @@ class Adoption:
         self._count = count
         self._resumer = resumer
 
-    def start(self, orphans: List[Orphan]) -> None:
-        """Adopt all of these, in a thread of its own."""
+    def start(self, orphans: List[Orphan], ready: Callable[[], Any]) -> None:
+        """Adopt all of these, in a thread of its own, once ready() has returned: something is known of the backends."""
         if orphans:
-            threading.Thread(target=self._run, args=(orphans,), name="adoption", daemon=True).start()
+            threading.Thread(target=self._run, args=(orphans, ready), name="adoption", daemon=True).start()
 
-    def _run(self, orphans: List[Orphan]) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while not self.pool.any_up() and time.monotonic() < deadline:
-            time.sleep(_LOOK)  # a backend of which nothing is known yet would not be asked to tell of its answer
+    def _run(self, orphans: List[Orphan], ready: Callable[[], Any]) -> None:
+        ready()
         adopted = sum([self._adopt(orphan) for orphan in orphans])
         log.info("⏩ the last balancer's answers go on: %d of %d", adopted, len(orphans))
 

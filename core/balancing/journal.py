@@ -54,7 +54,7 @@ class Journal:
         slots = [Slot(self, number) for number in range(SLOTS)]
         self._left = [slot for slot in slots if slot.used]
         self._free: Deque[Slot] = collections.deque(slot for slot in slots if not slot.used)
-        self.first_serial = max(slot.serial for slot in slots) + 1  # that no request has had
+        self.last_serial = max(slot.serial for slot in slots)
 
     def left(self) -> List["Slot"]:
         """Return the slots that were in use when this process began."""

@@ -60,9 +60,10 @@ def connect(number: int) -> Tuple[Optional["Keeper"], List[Orphan]]:
         sock.settimeout(None)  # whoever sends does not wait
         memory = held.pop(0)
         try:
-            keeper = Keeper(post, Journal(memory))
+            journal = Journal(memory)
         finally:
             os.close(memory)
+        keeper = Keeper(post, journal, max([journal.last_serial, *held]) + 1)
         return keeper, keeper.take_over(held)
     except (OSError, ValueError, OverflowError, KeyError) as error:
         log.warning("requests would not survive the balancer's death: %s", error)
@@ -94,10 +95,10 @@ def _ask(post: Post) -> Dict[int, int]:
 class Keeper:
     """Makes the Records, and sees to those in flight, in a thread of its own. Any thread may use it."""
 
-    def __init__(self, post: Post, journal: Journal):
+    def __init__(self, post: Post, journal: Journal, first_serial: int):
         self.post = post
         self.journal = journal
-        self._serials = itertools.count(journal.first_serial)
+        self._serials = itertools.count(first_serial)
         self._live: Dict[int, Record] = {}
         self._dropped: Deque[int] = collections.deque()
         self._some = threading.Event()  # there is something to look at

@@ -49,10 +49,10 @@ def test_what_is_given_back_is_not_found_and_its_place_is_used_again(memory):
     assert told(Journal(memory)) == [(b"second", b"", b"", 5, 0)]
 
 
-def test_serial_numbers_of_the_next_process_are_new(memory):
+def test_the_next_process_learns_which_serial_numbers_were_used(memory):
     journal = Journal(memory)
     journal.give_back(journal.take(41, b"", b"", 0))
-    assert Journal(memory).first_serial == 42
+    assert Journal(memory).last_serial == 41
 
 
 def test_what_does_not_fit_is_not_noted_and_changes_nothing(memory):

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="on
 def system(tmp_path_factory):
     programs = []
 
-    def start(*arguments):
-        programs.append(Program(*arguments))
+    def start(*arguments, **environment):
+        programs.append(Program(*arguments, **environment))
         return programs[-1]
 
     try:
@@ -34,7 +34,9 @@ def test_a_stream_goes_on_when_the_balancer_is_killed(system, kind):
 
     def kill_at(number):
         if number == 40:
+            system.hang_file.touch()
             system.kill()
+            system.hang_file.unlink()
 
     text, _ = read(system.url, kind, 0, kill_at)
     assert text == undisturbed
@@ -43,12 +45,14 @@ def test_a_stream_goes_on_when_the_balancer_is_killed(system, kind):
 
 def test_a_plain_answer_goes_on_when_the_balancer_is_killed(system):
     undisturbed, _ = read(system.url, "not streamed", 0)
+    system.hang_file.touch()
     texts = []
     client = threading.Thread(target=lambda: texts.append(read(system.url, "not streamed", 0)[0]), daemon=True)
     client.start()
     wait_until(lambda: sum(each["in_flight"] for each in call(system.url + "/status").json["backends"]))
     threading.Event().wait(0.2)  # a younger one is asked again by its client
     system.kill()
+    system.hang_file.unlink()
     client.join(PATIENCE)
     assert texts == [undisturbed]
 
