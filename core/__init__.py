@@ -5,6 +5,7 @@
     engine/      llama.cpp, stepped by one thread            grammar/     which tokens may come next
     system/      what comeapi.py starts and watches          commands/    its subcommands
     page/        the web page that the balancer shows
+    ask.py       what may be wanted of an engine             sampling.py  how its tokens are to be chosen
 
 The way of a streamed chat request. Through the balancer:
 

@@ -1,6 +1,5 @@
 """The engine: llama.cpp, driven by one thread that steps all generations of a model together. In reading order:
 
-    ask.py           what is wanted                       sampling.py      how tokens are to be chosen
     outcome.py       what is told, and the way it takes   generation.py    one Ask on its way to its end
     engine.py        the thread: receive, load, step      stepping.py      one step: admit, plan, evaluate
     scheduler.py     which tokens go into the next batch  admission.py     tokens and sampler, made beforehand

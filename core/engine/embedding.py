@@ -9,7 +9,7 @@ import time
 from array import array
 from typing import Any, List
 
-from core.engine.ask import RANKS
+from core.ask import RANKS
 from core.engine.decoding import Decoding
 from core.engine.generation import Generation
 from core.engine.llama import Run

@@ -30,11 +30,11 @@ from core.engine.llama import Model, build_facts
 from core.engine.loading import Loading
 from core.engine.running import Running
 from core.engine.sampler import biases_of
-from core.engine.sampling import Sampling
 from core.engine.stepping import Stepping
 from core.engine.tokenizing import Closed
 from core.errors import APIError
 from core.models import ModelFile
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 log = logging.getLogger("comeapi.engine")

@@ -30,17 +30,17 @@ from typing import Sequence as Many
 import llama_cpp
 import numpy
 
+from core.ask import Wanted, kind_of
 from core.bounds import TOKENS
-from core.engine.ask import Wanted, kind_of
 from core.engine.cells import SavedCells
 from core.engine.draws import OwnDraws, TheirDraws, draw_seed
 from core.engine.prompting import Marks, Prompting
-from core.engine.sampling import SAMPLERS, Sampling
 from core.engine.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
 from core.errors import APIError
 from core.grammar.masks import Texts
 from core.hardware import cores
 from core.models import ModelFile
+from core.sampling import SAMPLERS, Sampling
 from core.settings import Adapter, EngineSettings
 
 log = logging.getLogger("comeapi.llama")
@@ -196,7 +196,7 @@ class Model:
 
     @property
     def gives(self) -> str:
-        """What the model gives: one of core/engine/ask.py's."""
+        """What the model gives: one of core/ask.py's."""
         return kind_of(self.pooling)
 
     def prompt_tokens(self, wanted: Wanted, most: int) -> Optional[List[int]]:

@@ -7,10 +7,10 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 from core.engine.llama import Context, Model, Run, halts_well
 from core.engine.sampler import Sampler
-from core.engine.sampling import Sampling
 from core.engine.siding import Siding
 from core.errors import APIError
 from core.models import ModelFile
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 log = logging.getLogger("comeapi.engine")

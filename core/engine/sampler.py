@@ -16,13 +16,13 @@ from typing import Sequence as Many
 import numpy
 
 from core.engine.llama import Chain, Context, Model
-from core.engine.sampling import Sampling
 from core.engine.tokenizing import Closed
 from core.errors import APIError
 from core.grammar import gbnf, masks
 from core.grammar.elements import Token
 from core.grammar.masks import Texts
 from core.grammar.stacks import TOO_AMBIGUOUS, Stacks
+from core.sampling import Sampling
 
 
 class Sampler:

@@ -18,13 +18,13 @@ import core.engine.llama
 from core.apis import generate
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
-from core.engine.ask import Ask
+from core.ask import Ask
 from core.engine.engine import Engine
 from core.engine.generation import Generation
 from core.engine.outcome import MOST_UNREAD, Finished
-from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.models import ModelFolder
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 

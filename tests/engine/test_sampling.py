@@ -11,8 +11,8 @@ from engines import STORY, asked, launch, next_event, run
 
 import core.engine.engine
 import core.engine.llama
-from core.engine.sampling import Sampling, read_sampling
 from core.errors import APIError
+from core.sampling import Sampling, read_sampling
 
 
 @pytest.fixture(scope="module")

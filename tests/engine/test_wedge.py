@@ -17,7 +17,7 @@ import core.engine.llama
 from core.engine.engine import Engine
 from core.engine.outcome import Piece
 from core.engine.pace import Pace
-from core.engine.sampling import Sampling
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 BODY = {"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 20}
