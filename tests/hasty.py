@@ -53,13 +53,13 @@ def run(name):
 
 def let_decode_hang(path):
     """Let llama_decode wait while a file is there."""
-    import core.engine.llama
+    import core.engine.llama.context
 
-    decode = core.engine.llama.Context.decode
+    decode = core.engine.llama.context.Context.decode
 
     def hanging(self, chunks):
         while os.path.exists(path):
             threading.Event().wait(0.05)
         return decode(self, chunks)
 
-    core.engine.llama.Context.decode = hanging
+    core.engine.llama.context.Context.decode = hanging

@@ -12,7 +12,7 @@ from typing import Any, List
 from core.ask import RANKS
 from core.engine.decoding import Decoding
 from core.engine.generation import Generation
-from core.engine.llama import Run
+from core.engine.llama.batch import Run
 from core.engine.outcome import Embedded
 from core.engine.running import Running
 from core.engine.scheduler import Chunk
