@@ -47,6 +47,7 @@ from core.engine.defaults import Defaults, SamplingSettings
 from core.errors import APIError
 from core.http import descriptors, server
 from core.http.access import check_key
+from core.http.listening import activated
 from core.http.messages import Request, json_reply
 from core.http.openapi import described
 from core.http.routing import Route
@@ -225,7 +226,10 @@ class Backend:
         return json_reply({"message": "ComeAPI Backend", "status": self.state()})
 
     def health(self, request: Request) -> Any:
-        """GET /health: 200 once a model has passed its self-test, however busy; 503 before, and when it is broken."""
+        """GET /health: 200 once a model has passed its self-test, however busy.
+
+        503 before, when it is broken, and when it is stopping.
+        """
         state = self.state()
         problem = self._problem()
         if problem is None:
@@ -243,6 +247,8 @@ class Backend:
         """Return why no request should come here, or None."""
         if self.engine.stuck:
             return APIError(503, self._hangs().capitalize() + ".", "wedged")
+        if self.service.stopping:
+            return APIError(503, "The backend is stopping.", "stopping")
         if self._ready and self.engine.status in ("ready", "loading"):
             return None
         why = self._opening.why if self._opening else ""
@@ -334,10 +340,11 @@ def main() -> None:
     """Run a backend until a signal, or the end of its parent."""
     process.prepare_terminal()
     descriptors.raise_limit()
-    config = _as_here(options.parse(Config, __doc__, ("models", "host", "port"), foreign=llamaserver.OPTIONS))
+    config = options.parse(Config, __doc__, ("models", "host", "port"), foreign=llamaserver.OPTIONS)
     if config.probe:
         return _print_probe()
-    announce = process.Announcer(config.child)
+    config = activated(_as_here(config))
+    announce = process.Announcer(config.child, ready=("listening",) if config.lazy else ("ready", "waiting"))
     pulse = process.Pulse(announce).start()
     config = _with_models(config)
     _require_llama()
@@ -355,10 +362,10 @@ def main() -> None:
         )
     registrar = _register(config, backend)
     process.wait_for_stop(config.child)
-    process.end_within(config.drain_timeout + process.STOP_SECONDS)
+    process.end_within(config.drain_delay + config.drain_timeout + process.STOP_SECONDS)
+    announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     if registrar:
         registrar.stop()
-    announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
     cut, ended = backend.stop(config.drain_timeout)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
