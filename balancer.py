@@ -45,6 +45,7 @@ from core.balancing.openapi import ABOUT, OPERATIONS
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
 from core.balancing.probing import Probing
+from core.balancing.registration import INTERVAL
 from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
 from core.balancing.settings import RelaySettings
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
@@ -152,6 +153,8 @@ class Balancer:
         _check_keys(config)
         self.config = config
         self.pool = Pool(POLICIES[config.policy](), config.queue_size)
+        if config.admin_key or config.discover:
+            self.pool.expecting = self.pool.clock() + 2 * INTERVAL  # one that starts again knows no backend yet
         self._membership = Membership(self.pool, config.specs(), config.slow_start)
         targets = [parse_target(text) for text in config.discover]
         self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)

@@ -5,8 +5,8 @@ end of its standard input. So no child outlives a parent that was killed, on any
 
 Announcements are what a parent must know at once: one line of JSON each on a child's standard output, or a sentence on
 a terminal; systemd is told the same (notify.py). What a parent wants of a child goes the other way: lines of JSON on
-the child's standard input. A thread of its own (Pulse) announces "alive" every two seconds. A child that announces nothing has been suspended or hangs as a
-whole; its parent ends it.
+the child's standard input. A thread of its own (Pulse) announces "alive" every two seconds. A child that announces
+nothing has been suspended or hangs as a whole; its parent ends it.
 """
 
 import contextlib
