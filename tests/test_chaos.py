@@ -188,7 +188,8 @@ def text_of(pieces):
 
 
 _TEXTS = (
-    "content", "reasoning_content", "text", "thinking", "partial_json", "arguments", "response", "error", "message", "name",
+    "content", "reasoning_content", "text", "thinking", "partial_json", "arguments", "response", "error", "message",
+    "name",
     "finish_reason", "stop_reason", "done_reason", "completion_tokens", "output_tokens", "eval_count",
 )  # fmt: skip
 
@@ -289,8 +290,8 @@ def test_every_stream_through_a_balancer_that_is_killed_is_whole_and_the_same(st
         over.set()
         rogue.join()
     places = [gaps[len(gaps) * percent // 100] for percent in (50, 95)] + [gaps[-1]]
-    report = "%d streams, balancer: gaps p50 %.2f s, p95 %.2f s, largest %.2f s; %s" % (STREAMS, *places, sums(adopted))
-    print(report)
+    report = "%d streams, balancer: gaps p50 %.2f s, p95 %.2f s, largest %.2f s" % (STREAMS, *places)
+    print(report, sums(adopted))
     assert not wrong, "%d wrong: %r; %s" % (len(wrong), wrong[:2], report)
     assert adopted and not [line for line in adopted if "cut off" in line or "given up" in line]
 

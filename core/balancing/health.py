@@ -36,7 +36,7 @@ class Health:
 
     Each probe runs in a thread of its own, so that one that hangs delays no other. `on_up` is called with the URL of
     each backend that comes up. `loop` is the thread: core/loops.py says whether it is late. `known` is set once it is
-    known of some backend how it is, some two seconds after the start at the latest: earlier requests should wait for it.
+    known of some backend how it is, two seconds after the start at the latest: earlier requests should wait for it.
     """
 
     def __init__(

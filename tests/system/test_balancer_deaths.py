@@ -1,4 +1,4 @@
-"""The balancer under comeapi.py is killed (kill -9) in the middle of answers, and each goes on: the user sees a pause."""
+"""The balancer under comeapi.py is killed (kill -9) in the middle of answers: each goes on, its user sees a pause."""
 
 import sys
 import threading
