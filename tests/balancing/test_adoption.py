@@ -19,6 +19,7 @@ from test_carrying import FAILURE, SECRET, WHOLE, WORDS, Teller
 from core.balancing.keeping import connect
 from core.balancing.request import Wish
 from core.carriage import frame
+from core.handing import HOLD
 from core.http.messages import Request
 from core.http.sockets import Wire
 from core.http.written import bytes_written
@@ -331,6 +332,21 @@ def test_a_balancer_without_such_a_parent_keeps_nothing():
     ours.shutdown(socket.SHUT_WR)
     ours.close()
     assert connect(theirs.detach()) == (None, [])
+
+
+def test_serial_numbers_are_none_of_those_whose_connections_are_still_held():
+    holder = Holder().start()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        first, _ = connect(os.dup(holder.theirs.fileno()))
+        first.post.send(HOLD, 50, fd=ours.fileno())  # its request is over, and its place in the journal is another's
+        first.close()
+        second, orphans = connect(os.dup(holder.theirs.fileno()))
+        assert not orphans
+        request = Request("POST", "/generate", "HTTP/1.1", {}, Wire(ours, 60), "127.0.0.1")
+        assert second.keep(request, Wish()).serial > 50
+        second.close()
+    holder.close()
 
 
 # ------------------------------------------------------------------- what a balancer may leave at any other moment
