@@ -257,13 +257,7 @@ class Program:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("COMEAPI_")}
         if MODELS != os.path.join(ROOT, "models"):
             clean["COMEAPI_MODELS"] = MODELS
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(clean, PYTHONIOENCODING="utf-8", **environment),
-        )
+        self.process = self._start(command, dict(clean, PYTHONIOENCODING="utf-8", **environment))
         self.lines = []
         self.errors = []
         self._fresh = queue.SimpleQueue()
@@ -273,6 +267,10 @@ class Program:
         ]
         for reader in self._readers:
             reader.start()
+
+    def _start(self, command, environment):
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(command, env=environment, **pipes)
 
     @property
     def pid(self):

@@ -127,8 +127,8 @@ def test_a_backend_that_the_kernel_kills_for_memory_comes_back_with_less_and_sta
 
 def test_a_backend_at_the_end_of_its_ladder_is_told_to_be_unusable_while_the_rest_serves(system, kills, tmp_path):
     room = tmp_path / "there is room"
-    missing = 'first and not __import__("os").path.exists(%r)' % str(room)
-    starve = missing + ' and sys.exit(print("std::bad_alloc", file=sys.stderr) or 1)'
+    starve = 'first and not __import__("os").path.exists(%r) and ' % str(room)
+    starve += 'sys.exit(print("std::bad_alloc", file=sys.stderr) or 1)'
     made = system("--backends", 2, before=starve, OOM_KILLS_FILE=str(kills))
     line = made.wait_for("❌ Backend 1 is unusable: ")
     assert "std::bad_alloc, with 1 slot of 512 tokens. It is tried again every 0.4 s, while the rest serves." in line
