@@ -351,9 +351,18 @@ class EngineSettings:
 
 def _template(given: str) -> str:
     """Check --chat-template as far as can be told here: a template, a file, or a name. Raises ValueError."""
-    if "{{" in given or "{%" in given or _NAME.fullmatch(given):
-        return given
-    return _file(given)
+    return given if is_template(given) or _NAME.fullmatch(given) else _file(given)
+
+
+def is_template(given: str) -> bool:
+    """Whether --chat-template gives a template's text. Else it is a name or a file.
+
+    A text of several words is one, too, even without a place for the messages; one that looks like a path is none.
+    """
+    if "{{" in given or "{%" in given:
+        return True
+    path = os.path.exists(given) or "/" in given or os.sep in given or given.endswith(".jinja")
+    return len(given.split()) > 1 and not path
 
 
 _NAME = re.compile("[a-z0-9._-]+")
