@@ -157,6 +157,14 @@ class EngineSettings:
         False, "with --share-ctx: each slot may hold all of --ctx-size", "engine", flags=("-kvu",),
         off=("--no-kv-unified", "-no-kvu"), variables=("LLAMA_ARG_KV_UNIFIED",),
     )  # fmt: skip
+    context_shift: bool = setting(
+        False, "an answer that fills its context goes on without the older half of it, in place of ending", "engine",
+        off=("--no-context-shift",), variables=("LLAMA_ARG_CONTEXT_SHIFT",),
+    )  # fmt: skip
+    keep: int = setting(
+        0, "with --context-shift: tokens at a prompt's beginning that stay; -1 for the whole prompt", "engine",
+        check=between(-1, 1 << 31),
+    )  # fmt: skip
     threads: int = setting(
         0, "CPU threads; 0 for all cores", "engine", flags=("-t",), check=whole_or({"-1": 0}, 0, 1024),
         variables=("LLAMA_ARG_THREADS",),

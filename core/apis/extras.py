@@ -20,6 +20,7 @@ from core.engine.ask import Ask
 from core.errors import APIError
 
 Body = Dict[str, Any]
+_MOST_TOKENS = (1 << 31) - 1
 
 # What a field would have to be to change nothing, and why anything else can't be honoured.
 _REFUSED: Dict[str, Tuple[Tuple[Any, ...], str]] = {
@@ -43,8 +44,6 @@ _REFUSED_IN_OPENAI = {
 _REFUSED_IN_NATIVE = {"echo": ((False,), "/v1/completions has it")}
 
 IGNORED = {
-    "n_keep": "contexts are never shifted",
-    "n_discard": "contexts are never shifted",
     "n_cache_reuse": "a prompt's beginning is reused, whatever its length",
     "backend_sampling": "where tokens are chosen changes no answer",
     "sse_ping_interval": "the server's option --ping-interval holds for all",
@@ -86,6 +85,8 @@ class Extras:
     progress: bool = False
     timings: bool = False
     verbose: bool = False
+    keep: Optional[int] = None  # tokens, where contexts are shifted
+    discard: int = 0
     fields: Tuple[str, ...] = ()  # of the answer, which are shown; none means all
 
     @classmethod
@@ -99,15 +100,20 @@ class Extras:
             progress=fields.flag(body, "return_progress", False),
             timings=fields.flag(body, "timings_per_token", False),
             verbose=fields.flag(body, "verbose", host.defaults.verbose),
+            keep=fields.integer(body, "n_keep", None, -1, _MOST_TOKENS),
+            discard=fields.integer(body, "n_discard", 0, 0, _MOST_TOKENS),
             fields=tuple(fields.texts(body, "response_fields", FIELDS)),
         )
 
     def asked(self, asks: Many[Ask]) -> List[Ask]:
         """Return what the engine is asked, with these wishes."""
         return [
-            replace(ask, slot=self.slot, time_limit=self.time_limit, progress=self.progress, timings=self.timings)
+            replace(
+                ask, slot=self.slot, time_limit=self.time_limit, progress=self.progress, timings=self.timings,
+                keep=self.keep, discard=self.discard,
+            )
             for ask in asks
-        ]
+        ]  # fmt: skip
 
     def shown(self, body: Body) -> Body:
         """Return what is to be shown of an answer's body; "a/b" names the field b in a."""

@@ -15,7 +15,7 @@
     pace.py          how much of prompts a step may take  cells.py         a slot's cells as bytes
     tally.py         counts and times                     keeping.py       a slot's cells, out and back in
     statefile.py     the files of them                    threads.py       how many threads a step gets
-    company.py       fewer, where others want the cores
+    company.py       fewer, where others want the cores   shifting.py      room in a context that is full
 
 Words. A slot: the place of one generation in the context (llama.cpp: a sequence). Cells: a slot's part of the key-value
 cache. A row: one token in a batch. A chunk: consecutive tokens of one generation in a batch. A draft: a guess at the

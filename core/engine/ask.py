@@ -72,6 +72,9 @@ class Ask:
 
     `slot` is the one slot that may be used. An answer that has a line break ends `time_limit` seconds after its first
     token. With `progress`, it is told how much of the prompt is evaluated; with `timings`, each token's.
+
+    Where contexts are shifted (shifting.py), `keep` tokens at the beginning stay (below 0 the whole prompt; None: as
+    the server's options say), and `discard` of the others are dropped (0: half of them).
     """
 
     model: ModelFile
@@ -86,3 +89,5 @@ class Ask:
     time_limit: float = math.inf
     progress: bool = False
     timings: bool = False
+    keep: Optional[int] = None
+    discard: int = 0
