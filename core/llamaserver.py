@@ -67,7 +67,6 @@ _WITHOUT_EFFECT = """
     --models-max *                                 | one model is loaded at a time
     --models-autoload --no-models-autoload         | a model is loaded when a request names it
     --reasoning-preserve --no-reasoning-preserve   | the template says which thoughts are told again
-    --reasoning-budget-message *                   | no thought is cut short
     --prefill-assistant                            | a last message of the assistant's is continued, always
     -e --escape --no-escape                        | no option holds a prompt
     -lzm --lazy-mode *                             | llama.cpp's default holds

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Callable, NamedTuple, Tuple
 
+from core.bounds import BUDGET_MESSAGE
 from core.models import ModelFile
 from core.options import between, setting, whole_or
 
@@ -383,6 +384,13 @@ def _json_object(text: str) -> str:
     return text
 
 
+def _budget_message(text: str) -> str:
+    """Check --reasoning-budget-message. Raises ValueError."""
+    if len(text) > BUDGET_MESSAGE.most:
+        raise ValueError("may hold at most %d %s" % (BUDGET_MESSAGE.most, BUDGET_MESSAGE.of))
+    return text
+
+
 @dataclass(frozen=True)
 class ChatSettings:
     """How a conversation becomes a prompt, and an answer a message."""
@@ -404,8 +412,13 @@ class ChatSettings:
         "chat", check=one_of("auto", "deepseek", "none"),
     )  # fmt: skip
     reasoning_budget: int = setting(
-        -1, "tokens that a thought may take: -1 for any number, 0 for no thoughts", "chat", check=between(-1, 0)
-    )
+        -1, "tokens that an answer's thoughts may take: -1 for any number, 0 for no thoughts; a request's "
+        "reasoning_budget_tokens wins", "chat", check=between(-1, (1 << 31) - 1), variables=("LLAMA_ARG_THINK_BUDGET",),
+    )  # fmt: skip
+    reasoning_budget_message: str = setting(
+        "", "what a thought that has used up its budget ends with", "chat", check=_budget_message, metavar="TEXT",
+        variables=("LLAMA_ARG_THINK_BUDGET_MESSAGE",),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
     loading.py       swapping models                      resident.py      the model that is loaded
     siding.py        where a long prompt is evaluated     aside.py         when it is, and how it comes back
     sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
+    thought.py       a thought, and its end where it has a budget
     draws.py         chance without a memory              defaults.py      what requests begin with
     drafting.py      guesses at the next tokens           prompting.py     a prompt's tokens: texts, gaps, pairs
     llama.py         llama.cpp as objects                 tokenizing.py    long texts, in pieces

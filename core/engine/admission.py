@@ -53,7 +53,8 @@ def _give_sampler(generation: Generation, resident: Resident) -> None:
     close_sampler(generation)
     known = () if generation.stepwise else generation.begun
     model, sampling = resident.model, generation.ask.sampling
-    sampler = Sampler.make(model, sampling, generation.seed, resident.context.n_ctx, known)
+    n_ctx, budget = resident.context.n_ctx, generation.ask.budget
+    sampler = Sampler.make(model, sampling, generation.seed, n_ctx, known, budget)
     if sampler is None:
         return
     if sampling.penalizes:
