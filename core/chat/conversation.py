@@ -88,7 +88,7 @@ class Conversation:
             )  # fmt: skip
         )
         thinking = _thinking(self._style, text_of(self.prompt), options)
-        self.grammar = _grammar(ask, self._style, wanted, thinking)
+        self.grammar = _grammar(ask, self._style, wanted, thinking, text_of(self.prompt))
         message = defaults.budget_message if ask.budget_message is None else ask.budget_message
         self._budget = None if ask.sampling.grammar else _budget(limit, message, self._style, thinking)
         self._apart = defaults.apart if ask.apart is None else ask.apart
@@ -141,7 +141,7 @@ def call_id(nonce: str, number: int) -> str:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
-def _grammar(ask: ChatAsk, style: Style, tools: Optional[Tools], thinking: Thinking) -> str:
+def _grammar(ask: ChatAsk, style: Style, tools: Optional[Tools], thinking: Thinking, prompt: str) -> str:
     """Return the grammar that the answer must follow, "" for none.
 
     Raises APIError 400 where the request brings a grammar of its own and asks for more.
@@ -152,6 +152,8 @@ def _grammar(ask: ChatAsk, style: Style, tools: Optional[Tools], thinking: Think
         raise APIError(400, message, "contradiction", "grammar")
     if own or (tools is None and ask.schema is None):
         return own
+    if style.content and prompt.endswith(style.content):  # the prompt begins the content itself
+        style = replace(style, content="")
     return answer_grammar(style, tools, ask.schema, thinking)
 
 
