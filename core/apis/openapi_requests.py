@@ -281,6 +281,14 @@ def ollama_generate(defaults: Defaults) -> Schema:
 # ------------------------------------------------------------------------------------------ without defaults
 
 OLLAMA_SHOW = body("OllamaShowRequest", {"model": TEXT}, {})
+_OLLAMA_IGNORED: Fields = {"options": OBJECT, "keep_alive": ANY, "lora": ADAPTER_SCALES}
+OLLAMA_EMBED = body(
+    "OllamaEmbedRequest", {"model": TEXT}, dict(
+        _OLLAMA_IGNORED, input=either(TEXT, array(TEXT, PROMPTS.most)), truncate=flag(True),
+        dimensions=whole(0, 1 << 20),
+    )
+)  # fmt: skip
+OLLAMA_OLD_EMBED = body("OllamaEmbeddingsRequest", {"model": TEXT}, dict(_OLLAMA_IGNORED, prompt=STRING))
 _VECTORS: Fields = {
     "model": _NAME, "dimensions": whole(1, 1 << 20), "embd_normalize": told(whole(-1, 1000), "-1: as they are."),
     "lora": ADAPTER_SCALES,

@@ -26,7 +26,7 @@ from core.engine.admission import make_ready
 from core.engine.aside import Aside
 from core.engine.generation import Generation
 from core.engine.keeping import Keeping, SlotTask
-from core.engine.llama import Model, build_facts
+from core.engine.llama import Model, build_facts, uses_gpu
 from core.engine.loading import Loading
 from core.engine.running import Running
 from core.engine.sampler import biases_of
@@ -63,6 +63,7 @@ class Engine:
         self.settings = settings
         version = str(build_facts()["version"])
         self.fingerprint = "llama-cpp-python-" + version
+        self.on_gpu = uses_gpu(settings)  # layers of the model are on a GPU
         self.build = "b%s-comeapi" % version  # as llama-server spells what computes: b and a number, and a name
         self._on_failure = on_failure
         self._inbox: "queue.SimpleQueue[Message]" = queue.SimpleQueue()
