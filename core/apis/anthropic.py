@@ -17,19 +17,19 @@ from core.apis.dialect import Body, Call, ChatDialect, Start
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
+from core.ask import UNLIMITED
 from core.chat.conversation import ChatAsk, Message, arguments_of
 from core.chat.messages import read_messages
 from core.chat.parser import Delta
 from core.chat.tools import read_tools
-from core.engine.ask import UNLIMITED
 from core.engine.defaults import Defaults
 from core.engine.outcome import Finished, Result
-from core.engine.sampling import read_sampling
 from core.errors import APIError, json_type
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.http.sse import Form, event
 from core.jsonbody import read_json
+from core.sampling import read_sampling
 
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 

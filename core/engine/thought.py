@@ -13,7 +13,7 @@ import codecs
 import enum
 from typing import Callable, Optional, Sequence
 
-from core.engine.ask import Budget
+from core.ask import Budget
 
 
 class _Stage(enum.Enum):

@@ -6,9 +6,9 @@ from engines import STORY, asked, launch, next_event, result, run
 from gguf import write_recurrent, write_windowed
 
 from core.engine.choosing import Choosing
-from core.engine.llama import Run
-from core.engine.sampling import Sampling
+from core.engine.llama.batch import Run
 from core.models import inspect
+from core.sampling import Sampling
 
 EXACT = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_attn": "off"}
 CTX = 64

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.engine.ask import Budget
+from core.ask import Budget
 from core.engine.thought import Thought
 
 ENDING = [1000, 1001]
