@@ -1,7 +1,7 @@
 """comeapi.py, backend.py or balancer.py with shorter limits, so that tests need not wait: hasty.run("backend").
 
 Signs of life come every 0.5 s, and 3 s without one are silence. What has died is started again after 0.2 s, then 0.4 s;
-a balancer that has worked for 1 s, at once. While the file that HANG_FILE names exists, llama_decode does not come back;
+a balancer that has worked for 1 s, at once. While the file that HANG_FILE names exists, llama_decode does not return;
 where a number stands in it, only when it comes to a slot's token with that number, or a later one. The kernel has
 killed as many processes for lack of memory as the file that OOM_KILLS_FILE names has bytes.
 """
