@@ -33,6 +33,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core import loops, options, process
 from core.balancing.admin import Admin, is_admin_path
+from core.balancing.adoption import Adoption
 from core.balancing.catalogue import Catalogue
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
@@ -40,11 +41,14 @@ from core.balancing.discovery import Discovery, parse_target
 from core.balancing.feed import Feed
 from core.balancing.forwarding import Forwarder, Response
 from core.balancing.health import Health
+from core.balancing.keeping import connect
 from core.balancing.membership import Membership
+from core.balancing.ollama import OllamaLists
 from core.balancing.openapi import ABOUT, OPERATIONS
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
 from core.balancing.probing import Probing
+from core.balancing.registration import INTERVAL
 from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
 from core.balancing.settings import RelaySettings
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
@@ -52,8 +56,10 @@ from core.cookie import shared_secret
 from core.errors import APIError, shown
 from core.http import access, descriptors, server
 from core.http.client import Client
+from core.http.listening import activated
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.openapi import described
+from core.http.resuming import Resumer
 from core.http.routing import Route
 from core.options import between, setting
 from core.page import files as page
@@ -112,6 +118,11 @@ class Config(server.ServerConfig, RelaySettings, ChildSettings, CarrySettings):
         check=access.check_key, metavar="KEY",
     )  # fmt: skip
 
+    holder_fd: int = setting(
+        -1, "number of a socket to the program that starts this one and keeps its clients' connections; -1 for none",
+        "other", check=between(-1, 1 << 20),
+    )  # fmt: skip
+
     def specs(self) -> Tuple[Spec, ...]:
         """Return the backends as the options name them."""
         if self.backends_file or self.discover:
@@ -132,6 +143,8 @@ def _check_keys(config: Config) -> None:
 
 # -------------------------------------------------------------------------------------------- the balancer
 
+_KNOWN_SECONDS = 2.0  # that a request waits, after the start, until something is known of the backends
+
 
 class Balancer:
     """One address in front of several model servers.
@@ -151,6 +164,8 @@ class Balancer:
         _check_keys(config)
         self.config = config
         self.pool = Pool(POLICIES[config.policy](), config.queue_size)
+        if config.admin_key or config.discover:
+            self.pool.expecting = self.pool.clock() + 2 * INTERVAL  # one that starts again knows no backend yet
         self._membership = Membership(self.pool, config.specs(), config.slow_start)
         targets = [parse_target(text) for text in config.discover]
         self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)
@@ -165,15 +180,18 @@ class Balancer:
         self.loops += [self._discovery.loop] if config.discover else []
         self._admin = Admin(self.pool, self._membership, config.admin_key, restart)
         self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
+        self._ollama = OllamaLists(self.pool, self._health, credentials, config.alias, timeout)
         self._page = page.Page()
         self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         counts = Counts(self.service.metrics, self.pool)
         self._feed = Feed(self.pool, probing, counts, {"policy": config.policy})
         self.loops.append(self._feed.loop)
+        self._keeper, self._orphans = connect(config.holder_fd)
         self._forwarder = Forwarder(
             config, self.pool, self._client, credentials, counts, lambda: self.service.draining,
-            config.carry_secret or shared_secret(),
+            config.carry_secret or shared_secret(), self._keeper,
         )  # fmt: skip
+        self._counts = counts
 
     def start(self) -> "Balancer":
         """Bind, serve and probe in background threads. Raises OSError, and ValueError for a bad backends_file."""
@@ -182,7 +200,16 @@ class Balancer:
         self._discovery.start()
         self._health.start()
         self._feed.start()
+        self._adopt()
         return self
+
+    def _adopt(self) -> None:
+        """Go on with the answers that the balancer before this one had in hand when it died, if any."""
+        if self._keeper:
+            self._keeper.loop.start()
+            resumer = Resumer(self.service)
+            adoption = Adoption(self._keeper, self._forwarder, self.pool, self._counts, resumer)
+            adoption.start(self._orphans, lambda: self._health.known.wait(_KNOWN_SECONDS))
 
     def reload(self) -> None:
         """Read the backends_file again: what is new is added, what is gone is drained. Raises OSError, ValueError."""
@@ -196,6 +223,8 @@ class Balancer:
         self._discovery.stop()
         self._health.stop()
         self._client.close()
+        if self._keeper:
+            self._keeper.close()
         return cut
 
     def manage(self, url: str, drain: Optional[bool]) -> Dict[str, Any]:
@@ -225,7 +254,7 @@ class Balancer:
             Route("GET", "/v1/health", self.health, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-        ] + self._page.routes() + self._catalogue.routes() + self._admin.routes()
+        ] + self._page.routes() + self._catalogue.routes() + self._ollama.routes() + self._admin.routes()
         return described(ABOUT, routes, {**OPERATIONS, **page.operations()}, bool(self.config.api_key))
 
     def root(self, request: Request) -> Reply:
@@ -235,9 +264,11 @@ class Balancer:
         return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()}, headers=[("Vary", "Accept")])
 
     def health(self, request: Request) -> Reply:
-        """GET /health: 200 while at least one backend is up, and the thread that probes them runs."""
+        """GET /health: 200 while at least one backend is up, the probes go on, and it is not stopping."""
         told = {"loops": loops.describe(self.loops)}
-        if self._health.loop.late():
+        if self.service.stopping:
+            error = APIError(503, "The balancer is stopping.", "stopping", headers=[("Retry-After", "1")])
+        elif self._health.loop.late():
             error = APIError(503, "The thread that probes the backends does not run.", "health_late")
         elif self.pool.any_up():
             return json_reply(dict(told, status="ok"))
@@ -259,6 +290,7 @@ class Balancer:
             "healthy_backends": sum(each["healthy"] for each in backends),
             "queued": self.pool.queued(),
             "policy": self.config.policy,
+            "adopted": int(self._counts.adopted.total()),
             "backends": backends,
         }
 
@@ -268,6 +300,8 @@ class Balancer:
         """Send a request to a backend and its answer to the client, as core/balancing/forwarding.py says."""
         if is_admin_path(request.target):  # spelt so that a backend may take it for its own /admin
             raise APIError(404, "There is nothing at %s." % shown(request.path), "unknown_path")
+        if not self._health.known.is_set():
+            self._health.known.wait(_KNOWN_SECONDS)
         return self._forwarder.forward(request, self._wish(request))
 
     def _wish(self, request: Request) -> Wish:
@@ -303,9 +337,9 @@ def main() -> None:
     process.prepare_terminal()
     descriptors.raise_limit()
     _prepare_for_many_threads()
-    config = options.parse(Config, __doc__, POSITIONAL)
+    config = activated(options.parse(Config, __doc__, POSITIONAL))
     process.warn_if_open(config)
-    announce = process.Announcer(config.child)
+    announce = process.Announcer(config.child, ready=("listening",))
     pulse = process.Pulse(announce).start()
     told = threading.Event()  # "listening" was announced: it comes before "up", as a reader of both expects
 

@@ -12,15 +12,15 @@ from typing import Sequence as Many
 from core import fields
 from core.apis.response_store import ResponseStore
 from core.apis.scales import read_scales
+from core.ask import RANKS, TEXT, UNLIMITED, Ask, Gap, Infill, Pair, Wanted, kind_of
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.defaults import ChatDefaults
 from core.chat.markers import text_of
-from core.engine.ask import RANKS, TEXT, UNLIMITED, Ask, Gap, Infill, Pair, Wanted, kind_of
 from core.engine.defaults import Defaults
-from core.engine.sampling import Bias
 from core.errors import APIError
 from core.models import ModelFile, ModelFolder, adapter_facts
 from core.names import Names, plain_name
+from core.sampling import Bias
 from core.settings import Adapter
 
 if TYPE_CHECKING:  # it needs llama_cpp
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # it needs llama_cpp
 
 _HEAD = 65536  # bytes
 _CHANGING = ("draw", "rope_scaling", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor", "pooling",
-             "embedding", "reranking")  # fmt: skip
+             "embedding", "reranking", "context_shift")  # fmt: skip
 
 
 @functools.lru_cache(maxsize=8)
@@ -139,7 +139,7 @@ class Host:
         return self.engine.settings.pooling_of(model)
 
     def gives(self, model: ModelFile) -> str:
-        """Return what a model gives here: one of core/engine/ask.py's."""
+        """Return what a model gives here: one of core/ask.py's."""
         return kind_of(self.pooling_of(model))
 
     def find(self, name: str, param: str = "model") -> ModelFile:
@@ -199,7 +199,13 @@ class Host:
         adapters = zip(settings.adapters, model.adapters)
         known += ["%g %s" % (scale, _of_file(each.path)) for each, scale in adapters if scale]
         known += ["%s %r" % (name, getattr(settings, name)) for name in _CHANGING]
+        if settings.context_shift:  # it is shifted at the same tokens
+            known += ["%d %d" % (settings.slot_ctx, settings.keep)]
         return _fingerprint("\0".join(known), model.path, model.modified)
+
+    def keeps(self, ask: Ask) -> int:
+        """Return how many tokens at the beginning stay where the context is shifted; -1 for the whole prompt."""
+        return self.engine.settings.keep if ask.keep is None else ask.keep
 
     def conversation(self, ask: ChatAsk) -> Conversation:
         """Return what a chat asks of its model. Raises APIError 400, 404."""

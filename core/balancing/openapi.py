@@ -29,23 +29,25 @@ ABOUT = About(
     "Any other path goes to a backend. Its answer comes as it is, with X-ComeAPI-Backend and X-ComeAPI-Queue-Ms, or "
     "one of these errors of the balancer's.",
 )
-_OWN, _ADMIN, _OPENAI = "ComeAPI", "Admin", "OpenAI"
+_OWN, _ADMIN, _OPENAI, _OLLAMA = "ComeAPI", "Admin", "OpenAI", "Ollama"
 _BACKEND = answer(
-    "Backend", url=STRING, healthy=FLAG, state=STRING, why=STRING, error_count=WHOLE,
+    "Backend", url=STRING, name=STRING, healthy=FLAG, state=STRING, why=STRING, error_count=WHOLE,
     avg_response_time=NUMBER, last_check=NUMBER, in_flight=WHOLE, capacity=WHOLE, weight=NUMBER, requests=WHOLE,
     model=nullable(STRING),
 )  # fmt: skip
 _STATUS = answer(
-    "Status", total_backends=WHOLE, healthy_backends=WHOLE, queued=WHOLE, policy=STRING, backends=array(_BACKEND)
-)
+    "Status", total_backends=WHOLE, healthy_backends=WHOLE, queued=WHOLE, policy=STRING, adopted=WHOLE,
+    backends=array(_BACKEND),
+)  # fmt: skip
 _MODEL = answer("Model", id=STRING, object=STRING, created=WHOLE, owned_by=STRING)
 _MODELS = answer("ModelList", object=STRING, data=array(_MODEL))
+_OLLAMA_MODELS = answer("OllamaModels", models=array(answer("", name=STRING, model=STRING, size=WHOLE)))
 _HEALTH = answer("Health", status=STRING, loops=OBJECT)
 _UNHEALTHY = dict(ERROR, title="Unhealthy", properties=dict(ERROR["properties"], loops=OBJECT))
 _CHANGE = dict(
     body("BackendChange", {"url": TEXT}, {
         "slots": whole(1, 100_000), "weight": number(0.001, 1000), "key": TEXT, "pass_key": flag(False),
-        "drain": flag(False), "ttl": number(1, 86400),
+        "drain": flag(False), "ttl": number(1, 86400), "name": TEXT,
     }),
     additionalProperties=False,
 )  # fmt: skip
@@ -83,6 +85,8 @@ OPERATIONS: Operations = {
     ),
     ("GET", "/v1/models"): Operation("The same, in OpenAI's form", _OPENAI, json_answer(_MODELS)),
     ("GET", "/v1/models/{name}"): Operation("One of the models", _OPENAI, json_answer(_MODEL), errors=(404,)),
+    ("GET", "/api/tags"): Operation("The models of all backends", _OLLAMA, json_answer(_OLLAMA_MODELS)),
+    ("GET", "/api/ps"): Operation("What is loaded in all backends", _OLLAMA, json_answer(_OLLAMA_MODELS)),
     ("GET", "/admin/backends"): Operation(
         "All backends", _ADMIN, json_answer(answer("Backends", backends=array(_BACKEND))), errors=(404,), own_key=True
     ),

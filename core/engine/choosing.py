@@ -11,9 +11,9 @@ from typing import Any, Dict, List, Optional, Union
 from core.engine.generation import Generation
 from core.engine.outcome import Piece
 from core.engine.running import Running
-from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.hardware import cores
+from core.sampling import Sampling
 
 LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
 _LEAST = -9999.0  # a log probability that stands for minus infinity, which JSON does not have
@@ -125,13 +125,14 @@ class Choosing:
         return "length" if over else ""
 
     def _is_full(self, generation: Generation) -> bool:
-        return len(generation.tokens) >= self._running.model.context.n_ctx
+        shifts = self._running.settings.context_shift
+        return not shifts and len(generation.tokens) >= self._running.model.context.n_ctx
 
     def _finish(self, generation: Generation, reason: str) -> None:
         rest = generation.text.finish()
         if rest:
             generation.tell(Piece(rest, []))
-        truncated = reason == "length" and self._is_full(generation)
+        truncated = bool(generation.dropped) or (reason == "length" and self._is_full(generation))
         self._running.end(generation, generation.finished(reason, truncated))
 
     def _end_without(self, generation: Generation, error: Optional[APIError]) -> None:
