@@ -2,7 +2,6 @@
 
 from core.http.openapi import ERROR, JSON, About, Operation, Operations, json_answer
 from core.http.schemas import (
-    ANY,
     FLAG,
     NUMBER,
     OBJECT,
@@ -12,7 +11,10 @@ from core.http.schemas import (
     answer,
     array,
     body,
+    choice,
+    either,
     flag,
+    json_text,
     nullable,
     number,
     told,
@@ -51,13 +53,27 @@ _CHANGE = dict(
 )  # fmt: skip
 _REMOVED = answer("BackendRemoved", url=STRING, removed=FLAG)
 _TOLD = Operation("Whether a backend is up", _OWN, {200: {JSON: _HEALTH}, 503: {JSON: _UNHEALTHY}})
+_CHANGED = answer(
+    "", ("url", "state", "why", "count"), t=NUMBER, kind=STRING, url=STRING, state=STRING, why=STRING, count=WHOLE
+)
+_SAMPLED = {
+    "t": NUMBER, "requests": NUMBER, "first_token": nullable(NUMBER), "tokens": NUMBER, "queued": WHOLE, "busy": WHOLE,
+    "streams": WHOLE, "carried": WHOLE,
+}  # fmt: skip
+_COLUMNS = {name: array(kind) for name, kind in _SAMPLED.items()}
+_PAST = answer("", history=answer("", (), **_COLUMNS), changes=array(_CHANGED), policy=STRING, seconds=WHOLE)
+_PRESENT = answer("", sample=answer("", (), **_SAMPLED), backends=array(_BACKEND), changes=array(_CHANGED))
+_FEED = told(
+    answer("FeedEvent", event=choice("history", "now"), data=json_text(either(_PAST, _PRESENT))),
+    "One server-sent event: first what was, then each second what is.",
+)
 OPERATIONS: Operations = {
     ("GET", "/"): Operation(
         "Who this is, and its state; for a browser, the web page", _OWN,
         {200: {JSON: answer("Root", message=STRING, status=_STATUS), "text/html": STRING}},
     ),
     ("GET", "/events"): Operation(
-        "What the web page shows, each second", _OWN, {200: {EVENT_STREAM: told(ANY, "Server-sent events.")}}
+        "What the web page shows, each second", _OWN, {200: {EVENT_STREAM: _FEED}}
     ),
     ("GET", "/health"): _TOLD,
     ("GET", "/v1/health"): _TOLD,
