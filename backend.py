@@ -415,7 +415,8 @@ def _register(config: Config, backend: Backend) -> Optional[Registrar]:
     if not config.register:
         return None
     try:
-        own = config.advertise or reachable_url(config.register, backend.service.port)
+        scheme = "https" if config.tls_cert else "http"
+        own = config.advertise or reachable_url(config.register, backend.service.port, scheme)
     except OSError as error:
         options.fail("no way to %s: %s" % (config.register, error))
     own_key = config.api_key[0] if config.api_key else ""

@@ -28,6 +28,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -55,6 +56,7 @@ from core.http.client import Client
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.openapi import described
 from core.http.routing import Route
+from core.http.tls import ClientTLS
 from core.options import between, setting
 from core.page import files as page
 from core.settings import CarrySettings, ChildSettings
@@ -101,8 +103,25 @@ class Config(server.ServerConfig, RelaySettings, ChildSettings, CarrySettings):
         5.0, "seconds between two look-ups of --discover", "backends", check=between(0.05, 3600, float)
     )
     backend_ca: str = setting(
-        "", "certificates in PEM to check https backends by, in place of the system's", "backends", metavar="FILE"
+        "", "certificates in PEM to check https backends by, in place of the system's", "backends", metavar="FILE",
+        check=server.existing_file,
+    )  # fmt: skip
+    backend_cert: str = setting(
+        "", "certificate chain in PEM to show https backends that ask for one", "backends", metavar="FILE",
+        check=server.existing_file,
+    )  # fmt: skip
+    backend_cert_key: str = setting(
+        "", "its private key, where that is in another file", "backends", metavar="FILE", check=server.existing_file
     )
+    backend_cert_name: str = setting(
+        "", "the name that https backends' certificates must have (default: the host of each one's URL)", "backends",
+        metavar="NAME",
+    )  # fmt: skip
+    drain_grace: float = setting(
+        6.0, "seconds after SIGTERM in which /health says 503 and all else goes on, so that what checks it sends new "
+        "clients elsewhere first; none where nobody has checked it for a minute", "limits",
+        check=between(0, 3600, float),
+    )  # fmt: skip
     backend_key: str = setting(
         "", "the key that backends are shown, by probes and requests, or @FILE; clients' keys stay here", "access",
         secret=True, check=access.check_key, metavar="KEY",
@@ -139,7 +158,7 @@ class Balancer:
     start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish. `on_up` is
     called with the URL of each backend that comes up, in a thread of the balancer's. `restart()` asks whoever has
     started the backends to restart them; None where nobody can. Raises ValueError where a key has two uses, or a
-    backend's name is not valid.
+    backend's name is not valid, OSError where a certificate can't be used.
     """
 
     def __init__(
@@ -154,7 +173,9 @@ class Balancer:
         self._membership = Membership(self.pool, config.specs(), config.slow_start)
         targets = [parse_target(text) for text in config.discover]
         self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)
-        self._client = Client(config.connect_timeout, config.backend_ca)
+        tls = ClientTLS(config.backend_ca, config.backend_cert, config.backend_cert_key, config.backend_cert_name)
+        self._client = Client(config.connect_timeout, tls.load())
+        self._checked = float("-inf")  # when somebody has asked for /health last
         credentials = Credentials(config.backend_key)
         timeout = config.health_timeout
         probing = Probing(self.pool)
@@ -189,8 +210,19 @@ class Balancer:
         if self.config.backends_file:
             self._membership.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
 
-    def stop(self, timeout: Optional[float] = None) -> int:
-        """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off."""
+    @property
+    def grace(self) -> float:
+        """The seconds for which those that check /health are told first that this balancer stops."""
+        checked = time.monotonic() - self._checked < CHECKED_SECONDS
+        return self.config.drain_grace if checked and not self.config.child else 0.0
+
+    def stop(self, timeout: Optional[float] = None, grace: float = 0.0) -> int:
+        """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off.
+
+        For `grace` seconds before that, /health says 503, and everybody is still served.
+        """
+        if grace:
+            self.service.leave(grace)
         self._feed.stop()  # what watches is no work to wait for
         cut = self.service.drain(self.config.drain_timeout if timeout is None else timeout)
         self._discovery.stop()
@@ -235,9 +267,12 @@ class Balancer:
         return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()}, headers=[("Vary", "Accept")])
 
     def health(self, request: Request) -> Reply:
-        """GET /health: 200 while at least one backend is up, and the thread that probes them runs."""
+        """GET /health: 200 while a backend is up, and the thread that probes them runs; 503 when this one stops."""
+        self._checked = time.monotonic()
         told = {"loops": loops.describe(self.loops)}
-        if self._health.loop.late():
+        if self.service.leaving:
+            error = APIError(503, "The balancer is stopping.", "draining", headers=[("Retry-After", "1")])
+        elif self._health.loop.late():
             error = APIError(503, "The thread that probes the backends does not run.", "health_late")
         elif self.pool.any_up():
             return json_reply(dict(told, status="ok"))
@@ -294,6 +329,7 @@ class Balancer:
 
 # --------------------------------------------------------------------------------------------- the program
 
+CHECKED_SECONDS = 60.0  # /health was asked for so lately: something goes by it
 _RELOAD_SECONDS = 5.0  # between two beats of the thread that waits for SIGHUP
 POSITIONAL = ("backend_host", "base_port", "backends", "host", "port")
 
@@ -315,7 +351,7 @@ def main() -> None:
 
     try:
         balancer = Balancer(config, on_up, (lambda: announce("restart")) if config.child else None)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         options.fail(str(error), 2)
     pulse.look = balancer.look
     _reload_at_hangup(balancer)
@@ -334,9 +370,11 @@ def main() -> None:
         pid=os.getpid(),
     )
     told.set()
-    process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
-    announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
-    cut = balancer.stop()
+    why = process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
+    grace = balancer.grace if why == "SIGTERM" else 0.0
+    first = "/health says 503 for %g s, then " % grace if grace else ""
+    announce("stopping", "stopping: %srunning requests get %g s to finish" % (first, config.drain_timeout))
+    cut = balancer.stop(grace=grace)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
 

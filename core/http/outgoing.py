@@ -10,14 +10,13 @@
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
-from core.http.failures import Broken, Slow, Unreachable
+from core.errors import TimedOut
+from core.http.failures import Broken, Slow, Unreachable, Untrusted
 from core.http.sockets import readable, would_block, writable
-
-if TYPE_CHECKING:
-    import ssl
+from core.http.tls import ClientTLS, refusal, shake_hands
 
 MAX_IDLE_SECONDS = 5.0  # below every server's own limit, so that a connection is rarely closed under a request
 RECV = 65536  # bytes that are read at once
@@ -77,7 +76,7 @@ class OutgoingConnection:
     def receive(self, wait: Wait, timeout: float, late: str) -> bool:
         """Wait for bytes and read them into the buffer; False at the end.
 
-        Raises Broken, Slow with the message `late` after `timeout` seconds, and what `wait` raises.
+        Raises Broken, Untrusted, Slow with the message `late` after `timeout` seconds, and what `wait` raises.
         """
         while True:
             if not wait(self.sock, timeout):
@@ -87,17 +86,22 @@ class OutgoingConnection:
                 return more
 
     def has_early(self) -> bool:
-        """Whether, without waiting, there is something of an answer to look at, its end included. Raises Broken."""
+        """Whether something of an answer is here, its end included; does not wait. Raises Broken, Untrusted."""
         return bool(self.buffer) or (bool(readable([self.sock], 0)) and self._recv() is not None)
 
     def _recv(self) -> Optional[bool]:
-        """Read once into the buffer; False at the end; None where only half a TLS record is here. Raises Broken."""
+        """Read once into the buffer; False at the end; None where only half a TLS record is here.
+
+        Raises Broken, Untrusted.
+        """
         try:
             data = self.sock.recv(RECV)
         except OSError as error:
             if would_block(error):
                 return None
             self._ended = True
+            if refusal(error) and not (self.used_at or self._heard):  # see tls.py: it comes after the handshake
+                raise Untrusted(refusal(error))
             raise Broken("the answer broke off: %r" % error)
         self.buffer += data
         self._heard = self._heard or bool(data)
@@ -131,22 +135,22 @@ class OutgoingConnection:
 class ConnectionPool:
     """Makes connections, and keeps the idle ones by their servers' addresses. Any thread may use it.
 
-    `ca_file` holds the certificates that https servers are checked by; without it, the system's do.
+    `tls` says what https servers are checked by, and shown.
     """
 
-    def __init__(self, connect_timeout: float, ca_file: str):
+    def __init__(self, connect_timeout: float, tls: ClientTLS):
         self._connect_timeout = connect_timeout
-        self._ca_file = ca_file
-        self._tls: "Optional[ssl.SSLContext]" = None  # made when an https server is called first
+        self._tls = tls
         self._idle: Dict[Address, List[OutgoingConnection]] = {}  # those used longest ago come first
         self._swept_at = 0.0
         self._closed = False
         self._lock = threading.Lock()  # guards the three above
 
     def connect(self, address: Address, deadline: float) -> OutgoingConnection:
-        """Return a new connection. Raises Unreachable, also where it takes too long."""
+        """Return a new connection. Raises Unreachable, also where it takes too long, and Untrusted."""
         scheme, host = address
         patience = min(self._connect_timeout, deadline - time.monotonic())
+        began = time.monotonic()
         sock: Optional[socket.socket] = None
         try:
             parts = urlsplit("//" + host)
@@ -154,21 +158,15 @@ class ConnectionPool:
             sock = socket.create_connection((parts.hostname or "", port), max(0.001, patience))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             if scheme == "https":
-                sock = self._secured(sock, parts.hostname)
+                sock.setblocking(False)
+                sock = secured = self._tls.wrap(sock, parts.hostname)
+                shake_hands(secured, began + patience - time.monotonic())
             sock.setblocking(False)
-        except (OSError, ValueError) as error:  # ValueError: a port or a name that can't be
+        except (OSError, ValueError, TimedOut) as error:  # ValueError: a port or a name that can't be
             if sock is not None:
                 sock.close()
-            raise Unreachable(getattr(error, "strerror", None) or str(error))
+            raise _failure(error)
         return OutgoingConnection(sock)
-
-    def _secured(self, sock: socket.socket, host: Optional[str]) -> socket.socket:
-        """Return a TLS socket in place of a plain one, once it has shaken hands. Raises OSError, ValueError."""
-        import ssl  # here, so that a Python without it can still speak HTTP
-
-        if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=self._ca_file or None)
-        return self._tls.wrap_socket(sock, server_hostname=host)
 
     def take(self, address: Address) -> Optional[OutgoingConnection]:
         """Return the idle connection that was used last, if it is still good; else the one before it; or None."""
@@ -210,3 +208,11 @@ class ConnectionPool:
             self._idle[address] = [connection for connection in connections if connection.used_at >= limit]
             if not self._idle[address]:
                 del self._idle[address]
+
+
+def _failure(error: Exception) -> Unreachable:
+    """Return why there is no connection, in words."""
+    if isinstance(error, TimedOut):
+        return Unreachable("the TLS handshake timed out")
+    why = refusal(error)
+    return Untrusted(why) if why else Unreachable(getattr(error, "strerror", None) or str(error))

@@ -29,6 +29,7 @@ from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, pre
 from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
+from core.http.counting import HTTPMetrics
 from core.http.descriptors import is_short, room
 from core.http.listening import BACKLOG, listening_sockets
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
@@ -36,14 +37,16 @@ from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
 from core.http.requesthead import bad_request
 from core.http.routing import Handler, Route, Router
-from core.http.sockets import readable, shake_hands, tls_context
+from core.http.sockets import readable
+from core.http.tls import ServerTLS, shake_hands
 from core.options import between, setting
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
 
 
-def _file(text: str) -> str:
+def existing_file(text: str) -> str:
+    """Check that a file is there. Raises ValueError."""
     if text and not os.path.isfile(text):
         raise ValueError("there is no file %s" % text)
     return text
@@ -66,12 +69,16 @@ class ServerConfig:
         check=between(-1, 1 << 20),
     )  # fmt: skip
     tls_cert: str = setting(
-        "", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE",
+        "", "certificate chain to serve https with, in PEM", "network", check=existing_file, metavar="FILE",
         flags=("--ssl-cert-file",), variables=("LLAMA_ARG_SSL_CERT_FILE",),
     )  # fmt: skip
     tls_key: str = setting(
-        "", "its private key, where that is in another file", "network", check=_file, metavar="FILE",
+        "", "its private key, where that is in another file", "network", check=existing_file, metavar="FILE",
         flags=("--ssl-key-file",), variables=("LLAMA_ARG_SSL_KEY_FILE",),
+    )  # fmt: skip
+    client_ca: str = setting(
+        "", "demand of https clients a certificate that one of these, in PEM, has signed", "network",
+        check=existing_file, metavar="FILE",
     )  # fmt: skip
     api_key: Tuple[str, ...] = setting(
         (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
@@ -127,8 +134,10 @@ class _Server(ThreadingHTTPServer):
         self.service = service
         self.short = False  # no descriptor was left for a connection
         self._complained = float("-inf")
-        self.tls = tls_context(service.config.tls_cert, service.config.tls_key)
-        host, port = service.config.host.split(",")[0], service.config.port
+        config = service.config
+        wanted = config.tls_cert or config.client_ca
+        self.tls = ServerTLS(config.tls_cert, config.tls_key, config.client_ca) if wanted else None
+        host, port = config.host.split(",")[0], config.port
         self._woken, self._wake = socket.socketpair()
         self._ended = threading.Event()
         self._listening: List[socket.socket] = []
@@ -231,7 +240,7 @@ class _Server(ThreadingHTTPServer):
             return sock
         sock.setblocking(False)
         try:
-            return self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            return self.tls.wrap(sock)
         except (OSError, ValueError) as error:
             sock.close()
             raise OSError(str(error))
@@ -312,10 +321,10 @@ class Service:
         self._limits = KeyLimits(config.key_requests, config.key_rate)
         self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
-        self._draining = False
+        self._leaving = self._draining = False
         self._descriptors = descriptors
         self.connections = Connections(config.max_connections)
-        self._count = _HTTPMetrics(self.metrics, name, self)
+        self._count = HTTPMetrics(self.metrics, name, self.connections)
 
     # ---- life
 
@@ -350,16 +359,30 @@ class Service:
         return Reply(self.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
 
     @property
+    def leaving(self) -> bool:
+        """Whether leave() or drain() was called: who asks for this server's health is to look for another one."""
+        return self._leaving
+
+    @property
     def draining(self) -> bool:
-        """Whether drain() was called."""
+        """Whether no new connections are taken any more."""
         return self._draining
+
+    def leave(self, grace: float) -> None:
+        """For `grace` seconds, go on serving everybody, but end each connection with its answer.
+
+        Those who check this server's health can meanwhile send new clients elsewhere. drain() is to follow.
+        """
+        self._leaving = True
+        self.connections.end_idle()
+        time.sleep(grace)
 
     def drain(self, timeout: float) -> int:
         """Take no new connections, let running requests finish for up to `timeout` seconds, close everything.
 
         Returns how many requests had to be cut off.
         """
-        self._draining = True
+        self._leaving = self._draining = True
         if self._server:
             self._server.shutdown()
             self._server.accept_the_rest()
@@ -462,30 +485,3 @@ def _is_preflight(request: Request) -> bool:
 
 def _short(error: Exception) -> APIError:
     return APIError(503, "The server is short of resources: %s." % error, "short", headers=[("Retry-After", "1")])
-
-
-class _HTTPMetrics:
-    """What every service counts about its own HTTP."""
-
-    def __init__(self, metrics: Metrics, name: str, service: Service):
-        labels = ("method", "route", "status")
-        self._requests = metrics.counter(name + "_http_requests_total", "HTTP requests answered.", *labels)
-        self._seconds = metrics.histogram(
-            name + "_http_request_duration_seconds", "From a request's first byte to its answer's last.", "route"
-        )
-        self._open = metrics.gauge(name + "_http_connections", "Client connections open.")
-        self._active = metrics.gauge(name + "_http_requests_active", "Requests being answered.")
-        self._service = service
-        metrics.collect(self._collect)
-
-    def finished(self, request: Request, status: int, seconds: float) -> None:
-        method = request.method if request.method in _KNOWN_METHODS else "other"  # a bounded number of series
-        self._requests.inc(method, request.route, str(status))
-        self._seconds.observe(seconds, request.route)
-
-    def _collect(self) -> None:
-        self._open.set(self._service.connections_open())
-        self._active.set(self._service.requests_active())
-
-
-_KNOWN_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
