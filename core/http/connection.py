@@ -221,6 +221,8 @@ class Connection(BaseHTTPRequestHandler):
 
     def _reply_head(self, request: Request, reply: Any) -> bytes:
         headers = [("X-Request-Id", request.id)]
+        if not self.close_connection:
+            headers.append(("Keep-Alive", self.service.keep_alive))
         headers += self.service.cors(request)
         headers += reply.headers
         content_type = reply.content_type if reply.status != 204 else ""

@@ -18,7 +18,9 @@ from core.http.failures import Broken, Slow, Unreachable, Untrusted
 from core.http.sockets import readable, would_block, writable
 from core.http.tls import ClientTLS, refusal, shake_hands
 
-MAX_IDLE_SECONDS = 5.0  # below every server's own limit, so that a connection is rarely closed under a request
+IDLE_SECONDS = 5.0  # that a connection is kept, where its server does not say for how long it keeps it itself
+_MOST_IDLE_SECONDS = 60.0
+_SHARE = 0.8  # of the time for which its server says so: then it is rarely closed under a request
 RECV = 65536  # bytes that are read at once
 _FRESH_SECONDS = 0.05  # an idle connection used so lately is not looked at: the look costs more than the rare surprise
 _STALE_SECONDS = 1.0  # a server that had closed an idle connection says so at once; later, it has taken the request
@@ -54,9 +56,18 @@ class OutgoingConnection:
         self.sock = sock
         self.buffer = bytearray()
         self.used_at = 0.0  # when its last answer ended (time.monotonic); 0 where there was none
+        self._keeps = IDLE_SECONDS  # how long it may idle
         self._begun = 0.0  # when its present request began
         self._heard = False  # a byte has come since then
         self._ended = False  # the server has closed it, or it broke
+
+    def may_idle(self, seconds: float) -> None:
+        """Take note for how long its server keeps it when it idles."""
+        self._keeps = min(_SHARE * seconds, _MOST_IDLE_SECONDS)
+
+    def is_old(self, now: float) -> bool:
+        """Whether it has idled so long that its server may close it."""
+        return now - self.used_at >= self._keeps
 
     def begin(self) -> None:
         """Take note that a request begins."""
@@ -124,8 +135,7 @@ class OutgoingConnection:
 
     def is_stale(self, now: float) -> bool:
         """Whether an idle connection is too old, or its server has closed it or sent what nobody asked for."""
-        idle = now - self.used_at
-        return idle >= MAX_IDLE_SECONDS or (idle >= _FRESH_SECONDS and bool(readable([self.sock], 0)))
+        return self.is_old(now) or (now - self.used_at >= _FRESH_SECONDS and bool(readable([self.sock], 0)))
 
     def close(self) -> None:
         """Close it; the server sees that at once."""
@@ -186,9 +196,9 @@ class ConnectionPool:
                 connection.close()
                 return
             self._idle.setdefault(address, []).append(connection)
-            if now - self._swept_at >= MAX_IDLE_SECONDS:
+            if now - self._swept_at >= IDLE_SECONDS:
                 self._swept_at = now
-                self._sweep(now - MAX_IDLE_SECONDS)
+                self._sweep(now)
 
     def close(self) -> None:
         """Close all idle connections; from now on, none is kept."""
@@ -199,13 +209,13 @@ class ConnectionPool:
             for connection in connections:
                 connection.close()
 
-    def _sweep(self, limit: float) -> None:
-        """Close the connections that nobody has used since `limit`; their servers may have gone for good."""
+    def _sweep(self, now: float) -> None:
+        """Close the connections that nobody has used for long; their servers may have gone for good."""
         for address, connections in list(self._idle.items()):
             for connection in connections:
-                if connection.used_at < limit:
+                if connection.is_old(now):
                     connection.close()
-            self._idle[address] = [connection for connection in connections if connection.used_at >= limit]
+            self._idle[address] = [connection for connection in connections if not connection.is_old(now)]
             if not self._idle[address]:
                 del self._idle[address]
 

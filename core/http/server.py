@@ -322,6 +322,7 @@ class Service:
         self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
         self._leaving = self._draining = False
+        self.keep_alive = "timeout=%d" % config.idle_timeout  # for clients, so that they don't connect for each request
         self._descriptors = descriptors
         self.connections = Connections(config.max_connections)
         self._count = HTTPMetrics(self.metrics, name, self.connections)

@@ -121,14 +121,15 @@ def _enter(file):
 class Line:
     """A long line between two machines of a network: each packet takes `delay` seconds, and a share `loss` is lost.
 
-    The machines have the addresses 10.78.0.1 and 10.78.0.2 on it. Linux' own means for that, netem, is not in each
-    kernel; this is two TUN devices, and a thread that hands their packets on. TCP on both sides is the kernel's, so what
+    The machines have the addresses 10.78.0.1 and 10.78.0.2 on it. Linux' own means for it, netem, is not in each
+    kernel: this is two TUN devices, and a thread that hands their packets on. TCP on both sides is the kernel's, so what
     is lost is sent again as on a real line.
     """
 
     def __init__(self, network, near, far, delay=0.025, loss=0.01):
         self.delay, self.loss = delay, loss
         self.passed = self.lost = 0
+        self.connections = set()  # the (address, port) pairs that have tried to connect
         self._chance = random.Random(8)
         self._devices = [self._device(network, near, "10.78.0.1", "10.78.0.2")]
         self._devices.append(self._device(network, far, "10.78.0.2", "10.78.0.1"))
@@ -160,6 +161,7 @@ class Line:
                 with contextlib.suppress(BlockingIOError):
                     while True:
                         packet = os.read(device, 65536)
+                        self._note(packet)
                         if self._chance.random() < self.loss:
                             self.lost += 1
                             continue
@@ -169,6 +171,12 @@ class Line:
                 self.passed += 1
                 with contextlib.suppress(OSError):
                     os.write(*heapq.heappop(due)[2:])
+
+    def _note(self, packet):
+        """Note who connects: a SYN without ACK, in TCP over IPv4."""
+        header = (packet[0] & 15) * 4
+        if packet[0] >> 4 == 4 and packet[9] == socket.IPPROTO_TCP and packet[header + 13] & 0x12 == 0x02:
+            self.connections.add((packet[12:16], packet[header : header + 2]))
 
     def close(self):
         """Take the line away."""
