@@ -28,7 +28,6 @@ import queue
 import signal
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -46,6 +45,7 @@ from core.balancing.openapi import ABOUT, OPERATIONS
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
 from core.balancing.probing import Probing
+from core.balancing.registration import INTERVAL
 from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
 from core.balancing.settings import RelaySettings
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
@@ -53,6 +53,7 @@ from core.cookie import shared_secret
 from core.errors import APIError, shown
 from core.http import access, descriptors, server
 from core.http.client import Client
+from core.http.listening import activated
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.openapi import described
 from core.http.routing import Route
@@ -117,11 +118,6 @@ class Config(server.ServerConfig, RelaySettings, ChildSettings, CarrySettings):
         "", "the name that https backends' certificates must have (default: the host of each one's URL)", "backends",
         metavar="NAME",
     )  # fmt: skip
-    drain_grace: float = setting(
-        6.0, "seconds after SIGTERM in which /health says 503 and all else goes on, so that what checks it sends new "
-        "clients elsewhere first; none where nobody has checked it for a minute", "limits",
-        check=between(0, 3600, float),
-    )  # fmt: skip
     backend_key: str = setting(
         "", "the key that backends are shown, by probes and requests, or @FILE; clients' keys stay here", "access",
         secret=True, check=access.check_key, metavar="KEY",
@@ -170,12 +166,13 @@ class Balancer:
         _check_keys(config)
         self.config = config
         self.pool = Pool(POLICIES[config.policy](), config.queue_size)
+        if config.admin_key or config.discover:
+            self.pool.expecting = self.pool.clock() + 2 * INTERVAL  # one that starts again knows no backend yet
         self._membership = Membership(self.pool, config.specs(), config.slow_start)
         targets = [parse_target(text) for text in config.discover]
         self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)
         tls = ClientTLS(config.backend_ca, config.backend_cert, config.backend_cert_key, config.backend_cert_name)
         self._client = Client(config.connect_timeout, tls.load())
-        self._checked = float("-inf")  # when somebody has asked for /health last
         credentials = Credentials(config.backend_key)
         timeout = config.health_timeout
         probing = Probing(self.pool)
@@ -210,19 +207,8 @@ class Balancer:
         if self.config.backends_file:
             self._membership.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
 
-    @property
-    def grace(self) -> float:
-        """The seconds for which those that check /health are told first that this balancer stops."""
-        checked = time.monotonic() - self._checked < CHECKED_SECONDS
-        return self.config.drain_grace if checked and not self.config.child else 0.0
-
-    def stop(self, timeout: Optional[float] = None, grace: float = 0.0) -> int:
-        """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off.
-
-        For `grace` seconds before that, /health says 503, and everybody is still served.
-        """
-        if grace:
-            self.service.leave(grace)
+    def stop(self, timeout: Optional[float] = None) -> int:
+        """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off."""
         self._feed.stop()  # what watches is no work to wait for
         cut = self.service.drain(self.config.drain_timeout if timeout is None else timeout)
         self._discovery.stop()
@@ -267,11 +253,10 @@ class Balancer:
         return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()}, headers=[("Vary", "Accept")])
 
     def health(self, request: Request) -> Reply:
-        """GET /health: 200 while a backend is up, and the thread that probes them runs; 503 when this one stops."""
-        self._checked = time.monotonic()
+        """GET /health: 200 while at least one backend is up, the probes go on, and it is not stopping."""
         told = {"loops": loops.describe(self.loops)}
-        if self.service.leaving:
-            error = APIError(503, "The balancer is stopping.", "draining", headers=[("Retry-After", "1")])
+        if self.service.stopping:
+            error = APIError(503, "The balancer is stopping.", "stopping", headers=[("Retry-After", "1")])
         elif self._health.loop.late():
             error = APIError(503, "The thread that probes the backends does not run.", "health_late")
         elif self.pool.any_up():
@@ -329,7 +314,6 @@ class Balancer:
 
 # --------------------------------------------------------------------------------------------- the program
 
-CHECKED_SECONDS = 60.0  # /health was asked for so lately: something goes by it
 _RELOAD_SECONDS = 5.0  # between two beats of the thread that waits for SIGHUP
 POSITIONAL = ("backend_host", "base_port", "backends", "host", "port")
 
@@ -339,9 +323,9 @@ def main() -> None:
     process.prepare_terminal()
     descriptors.raise_limit()
     _prepare_for_many_threads()
-    config = options.parse(Config, __doc__, POSITIONAL)
+    config = activated(options.parse(Config, __doc__, POSITIONAL))
     process.warn_if_open(config)
-    announce = process.Announcer(config.child)
+    announce = process.Announcer(config.child, ready=("listening",))
     pulse = process.Pulse(announce).start()
     told = threading.Event()  # "listening" was announced: it comes before "up", as a reader of both expects
 
@@ -370,11 +354,9 @@ def main() -> None:
         pid=os.getpid(),
     )
     told.set()
-    why = process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
-    grace = balancer.grace if why == "SIGTERM" else 0.0
-    first = "/health says 503 for %g s, then " % grace if grace else ""
-    announce("stopping", "stopping: %srunning requests get %g s to finish" % (first, config.drain_timeout))
-    cut = balancer.stop(grace=grace)
+    process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
+    announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
+    cut = balancer.stop()
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
 
