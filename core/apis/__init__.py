@@ -9,7 +9,7 @@
     llamacpp.py      llama.cpp's server's                  anthropic.py   ollama.py
     embeddings.py    OpenAI's and llama.cpp's              reranking.py   Jina's, Cohere's and Hugging Face's
     infill.py        llama.cpp's, for editors              slots.py       llama.cpp's, to keep what slots hold
-    lora.py          llama.cpp's, for LoRA adapters
+    lora.py          llama.cpp's, for LoRA adapters        ollama_embeddings.py   Ollama's embeddings
     responses.py     OpenAI's Responses API                response_items.py, response_asks.py   from bodies to asks
     response_store.py   its answers on disk                response_events.py                    from answers to bodies
 

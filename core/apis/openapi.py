@@ -163,6 +163,11 @@ def _ollama(defaults: Defaults) -> Table:
     chat, generate = requests.ollama_chat(defaults), requests.ollama_generate(defaults)
     return {
         ("GET", "/api/tags"): Operation("The models", tag, json_answer(answers.OLLAMA_MODELS)),
+        ("GET", "/api/ps"): Operation("What is loaded", tag, json_answer(answers.OLLAMA_MODELS)),
+        ("POST", "/api/embed"): _works("Embed texts", tag, requests.OLLAMA_EMBED, answers.OLLAMA_EMBED, {}),
+        ("POST", "/api/embeddings"): _works(
+            "Embed a text", tag, requests.OLLAMA_OLD_EMBED, answers.OLLAMA_OLD_EMBED, {}
+        ),
         ("GET", "/api/version"): Operation("The API's version", tag, json_answer(answers.OLLAMA_VERSION)),
         ("POST", "/api/show"): Operation(
             "What a model is", tag, json_answer(answers.OLLAMA_MODEL), requests.OLLAMA_SHOW, errors=(404,)

@@ -133,6 +133,8 @@ MESSAGE_TOKENS = answer("MessageTokens", input_tokens=WHOLE)
 OLLAMA_MODELS = answer(
     "OllamaModels", models=array(answer("", name=STRING, model=STRING, modified_at=STRING, size=WHOLE, digest=STRING))
 )
+OLLAMA_EMBED = answer("OllamaEmbed", model=STRING, embeddings=array(array(NUMBER)), prompt_eval_count=WHOLE)
+OLLAMA_OLD_EMBED = answer("OllamaEmbedding", embedding=array(NUMBER))
 OLLAMA_VERSION = answer("OllamaVersion", version=STRING)
 OLLAMA_MODEL = answer(
     "OllamaModel", details=OBJECT, model_info=OBJECT, template=STRING, capabilities=array(STRING), modelfile=STRING,

@@ -27,7 +27,7 @@ ABOUT = About(
     "Any other path goes to a backend. Its answer comes as it is, with X-ComeAPI-Backend and X-ComeAPI-Queue-Ms, or "
     "one of these errors of the balancer's.",
 )
-_OWN, _ADMIN, _OPENAI = "ComeAPI", "Admin", "OpenAI"
+_OWN, _ADMIN, _OPENAI, _OLLAMA = "ComeAPI", "Admin", "OpenAI", "Ollama"
 _BACKEND = answer(
     "Backend", url=STRING, name=STRING, healthy=FLAG, state=STRING, why=STRING, error_count=WHOLE,
     avg_response_time=NUMBER, last_check=NUMBER, in_flight=WHOLE, capacity=WHOLE, weight=NUMBER, requests=WHOLE,
@@ -39,6 +39,7 @@ _STATUS = answer(
 )  # fmt: skip
 _MODEL = answer("Model", id=STRING, object=STRING, created=WHOLE, owned_by=STRING)
 _MODELS = answer("ModelList", object=STRING, data=array(_MODEL))
+_OLLAMA_MODELS = answer("OllamaModels", models=array(answer("", name=STRING, model=STRING, size=WHOLE)))
 _HEALTH = answer("Health", status=STRING, loops=OBJECT)
 _UNHEALTHY = dict(ERROR, title="Unhealthy", properties=dict(ERROR["properties"], loops=OBJECT))
 _CHANGE = dict(
@@ -68,6 +69,8 @@ OPERATIONS: Operations = {
     ),
     ("GET", "/v1/models"): Operation("The same, in OpenAI's form", _OPENAI, json_answer(_MODELS)),
     ("GET", "/v1/models/{name}"): Operation("One of the models", _OPENAI, json_answer(_MODEL), errors=(404,)),
+    ("GET", "/api/tags"): Operation("The models of all backends", _OLLAMA, json_answer(_OLLAMA_MODELS)),
+    ("GET", "/api/ps"): Operation("What is loaded in all backends", _OLLAMA, json_answer(_OLLAMA_MODELS)),
     ("GET", "/admin/backends"): Operation(
         "All backends", _ADMIN, json_answer(answer("Backends", backends=array(_BACKEND))), errors=(404,), own_key=True
     ),
