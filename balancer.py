@@ -61,6 +61,7 @@ from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.openapi import described
 from core.http.resuming import Resumer
 from core.http.routing import Route
+from core.http.tls import ClientTLS
 from core.options import between, setting
 from core.page import files as page
 from core.settings import CarrySettings, ChildSettings
@@ -107,8 +108,20 @@ class Config(server.ServerConfig, RelaySettings, ChildSettings, CarrySettings):
         5.0, "seconds between two look-ups of --discover", "backends", check=between(0.05, 3600, float)
     )
     backend_ca: str = setting(
-        "", "certificates in PEM to check https backends by, in place of the system's", "backends", metavar="FILE"
+        "", "certificates in PEM to check https backends by, in place of the system's", "backends", metavar="FILE",
+        check=server.existing_file,
+    )  # fmt: skip
+    backend_cert: str = setting(
+        "", "certificate chain in PEM to show https backends that ask for one", "backends", metavar="FILE",
+        check=server.existing_file,
+    )  # fmt: skip
+    backend_cert_key: str = setting(
+        "", "its private key, where that is in another file", "backends", metavar="FILE", check=server.existing_file
     )
+    backend_cert_name: str = setting(
+        "", "the name that https backends' certificates must have (default: the host of each one's URL)", "backends",
+        metavar="NAME",
+    )  # fmt: skip
     backend_key: str = setting(
         "", "the key that backends are shown, by probes and requests, or @FILE; clients' keys stay here", "access",
         secret=True, check=access.check_key, metavar="KEY",
@@ -152,7 +165,7 @@ class Balancer:
     start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish. `on_up` is
     called with the URL of each backend that comes up, in a thread of the balancer's. `restart()` asks whoever has
     started the backends to restart them; None where nobody can. Raises ValueError where a key has two uses, or a
-    backend's name is not valid.
+    backend's name is not valid, OSError where a certificate can't be used.
     """
 
     def __init__(
@@ -169,7 +182,8 @@ class Balancer:
         self._membership = Membership(self.pool, config.specs(), config.slow_start)
         targets = [parse_target(text) for text in config.discover]
         self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)
-        self._client = Client(config.connect_timeout, config.backend_ca)
+        tls = ClientTLS(config.backend_ca, config.backend_cert, config.backend_cert_key, config.backend_cert_name)
+        self._client = Client(config.connect_timeout, tls.load())
         credentials = Credentials(config.backend_key)
         timeout = config.health_timeout
         probing = Probing(self.pool)
@@ -349,7 +363,7 @@ def main() -> None:
 
     try:
         balancer = Balancer(config, on_up, (lambda: announce("restart")) if config.child else None)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         options.fail(str(error), 2)
     pulse.look = balancer.look
     _reload_at_hangup(balancer)

@@ -3,6 +3,7 @@
 For both
     sockets.py        one step on a socket that does not block; Wire, a client's socket
     heads.py          header lines: syntax, limits, repeated headers
+    tls.py            certificates, handshakes, and why one side does not trust the other
     chunks.py         the chunked coding of a body
 
 The server, on ThreadingHTTPServer
@@ -29,7 +30,7 @@ The client, on urllib
     client.py         Client opens requests
     answers.py        Answer: head, framing, body
     outgoing.py       connections to servers, and the pool of idle ones
-    failures.py       Unreachable, Broken, Slow: what can go wrong
+    failures.py       Unreachable (Untrusted), Broken, Slow: what can go wrong
 
 Glossary
     head      a message up to its empty line: the request line or status line, and the headers

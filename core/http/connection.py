@@ -91,7 +91,7 @@ class Connection(BaseHTTPRequestHandler):
         """Answer requests until the client or an error ends the connection."""
         self.close_connection = False
         while not self.close_connection:
-            patience = 0.1 if self.service.draining else self.service.config.idle_timeout
+            patience = 0.1 if self.service.stopping else self.service.config.idle_timeout
             if not self.wire.wait(time.monotonic() + patience):
                 return
             self.service.connections.begins(self.request)
@@ -240,6 +240,8 @@ class Connection(BaseHTTPRequestHandler):
 
     def _reply_head(self, request: Request, reply: Any) -> bytes:
         headers = [("X-Request-Id", request.id)]
+        if not self.close_connection:
+            headers.append(("Keep-Alive", self.service.keep_alive))
         headers += self.service.cors(request)
         headers += reply.headers
         content_type = reply.content_type if reply.status != 204 else ""

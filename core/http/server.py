@@ -37,14 +37,16 @@ from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
 from core.http.requesthead import bad_request
 from core.http.routing import Handler, Route, Router
-from core.http.sockets import readable, shake_hands, tls_context
+from core.http.sockets import readable
+from core.http.tls import ServerTLS, shake_hands
 from core.options import between, setting
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
 
 
-def _file(text: str) -> str:
+def existing_file(text: str) -> str:
+    """Check that a file is there. Raises ValueError."""
     if text and not os.path.isfile(text):
         raise ValueError("there is no file %s" % text)
     return text
@@ -67,12 +69,16 @@ class ServerConfig:
         "other", many=True, check=between(0, 1 << 20),
     )  # fmt: skip
     tls_cert: str = setting(
-        "", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE",
+        "", "certificate chain to serve https with, in PEM", "network", check=existing_file, metavar="FILE",
         flags=("--ssl-cert-file",), variables=("LLAMA_ARG_SSL_CERT_FILE",),
     )  # fmt: skip
     tls_key: str = setting(
-        "", "its private key, where that is in another file", "network", check=_file, metavar="FILE",
+        "", "its private key, where that is in another file", "network", check=existing_file, metavar="FILE",
         flags=("--ssl-key-file",), variables=("LLAMA_ARG_SSL_KEY_FILE",),
+    )  # fmt: skip
+    client_ca: str = setting(
+        "", "demand of https clients a certificate that one of these, in PEM, has signed", "network",
+        check=existing_file, metavar="FILE",
     )  # fmt: skip
     api_key: Tuple[str, ...] = setting(
         (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
@@ -132,8 +138,10 @@ class _Server(ThreadingHTTPServer):
         self.service = service
         self.short = False  # no descriptor was left for a connection
         self._complained = float("-inf")
-        self.tls = tls_context(service.config.tls_cert, service.config.tls_key)
-        host, port = service.config.host.split(",")[0], service.config.port
+        config = service.config
+        wanted = config.tls_cert or config.client_ca
+        self.tls = ServerTLS(config.tls_cert, config.tls_key, config.client_ca) if wanted else None
+        host, port = config.host.split(",")[0], config.port
         self._woken, self._wake = socket.socketpair()
         self._ended = threading.Event()
         self._listening: List[socket.socket] = []
@@ -236,7 +244,7 @@ class _Server(ThreadingHTTPServer):
             return sock
         sock.setblocking(False)
         try:
-            return self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            return self.tls.wrap(sock)
         except (OSError, ValueError) as error:
             sock.close()
             raise OSError(str(error))
@@ -318,6 +326,7 @@ class Service:
         self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
         self._stopping = self._draining = False
+        self.keep_alive = "timeout=%d" % config.idle_timeout  # for clients, so that they don't connect for each request
         self._descriptors = descriptors
         self.connections = Connections(config.max_connections)
         self._count = HTTPCounts(self.metrics, name, self.connections)
@@ -371,6 +380,7 @@ class Service:
         to send no more. Returns how many requests had to be cut off.
         """
         self._stopping = True
+        self.connections.end_idle()
         time.sleep(self.config.drain_delay)
         self._draining = True
         if self._server:
