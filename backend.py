@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core import llamaserver, memory, options, process
 from core.apis import (
@@ -40,13 +40,14 @@ from core.apis.host import Host
 from core.apis.measuring import measure
 from core.apis.openapi import ABOUT, operations
 from core.apis.response_store import ResponseStore
-from core.balancing.registration import Registrar, reachable_url
+from core.balancing.registration import Registrar, checked_balancer, own_url, take_leave
 from core.chat.defaults import ChatDefaults
 from core.cookie import shared_secret
 from core.engine.defaults import Defaults, SamplingSettings
 from core.errors import APIError
 from core.http import descriptors, server
 from core.http.access import check_key
+from core.http.listening import activated
 from core.http.messages import Request, json_reply
 from core.http.openapi import described
 from core.http.routing import Route
@@ -105,9 +106,14 @@ class Config(
     no_slots: bool = setting(
         False, "GET /slots answers 501", "access", variables=("LLAMA_ARG_NO_ENDPOINT_SLOTS",)
     )
-    register: str = setting(
-        "", "a balancer to make this backend known to, such as http://balancer:9000", "network", metavar="URL"
-    )
+    register: Tuple[str, ...] = setting(
+        (), "a balancer to make this backend known to, such as http://balancer:9000; repeatable", "network", many=True,
+        check=checked_balancer, metavar="URL",
+    )  # fmt: skip
+    name: str = setting(
+        "", "a name of this backend's own, for --register: where it comes back at another address, it takes its old "
+        "place", "network",
+    )  # fmt: skip
     admin_key: str = setting(
         "", "the balancer's admin key, or @FILE, for --register", "network", secret=True, check=check_key,
         metavar="KEY",
@@ -225,7 +231,10 @@ class Backend:
         return json_reply({"message": "ComeAPI Backend", "status": self.state()})
 
     def health(self, request: Request) -> Any:
-        """GET /health: 200 once a model has passed its self-test, however busy; 503 before, and when it is broken."""
+        """GET /health: 200 once a model has passed its self-test, however busy.
+
+        503 before, when it is broken, and when it is stopping.
+        """
         state = self.state()
         problem = self._problem()
         if problem is None:
@@ -243,6 +252,8 @@ class Backend:
         """Return why no request should come here, or None."""
         if self.engine.stuck:
             return APIError(503, self._hangs().capitalize() + ".", "wedged")
+        if self.service.stopping:
+            return APIError(503, "The backend is stopping.", "stopping")
         if self._ready and self.engine.status in ("ready", "loading"):
             return None
         why = self._opening.why if self._opening else ""
@@ -334,10 +345,11 @@ def main() -> None:
     """Run a backend until a signal, or the end of its parent."""
     process.prepare_terminal()
     descriptors.raise_limit()
-    config = _as_here(options.parse(Config, __doc__, ("models", "host", "port"), foreign=llamaserver.OPTIONS))
+    config = options.parse(Config, __doc__, ("models", "host", "port"), foreign=llamaserver.OPTIONS)
     if config.probe:
         return _print_probe()
-    announce = process.Announcer(config.child)
+    config = activated(_as_here(config))
+    announce = process.Announcer(config.child, ready=("listening",) if config.lazy else ("ready", "waiting"))
     pulse = process.Pulse(announce).start()
     config = _with_models(config)
     _require_llama()
@@ -353,12 +365,11 @@ def main() -> None:
         options.fail(
             "can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error), BOOT_FAILURE
         )
-    registrar = _register(config, backend)
+    registrars = _register(config, backend)
     process.wait_for_stop(config.child)
-    process.end_within(config.drain_timeout + process.STOP_SECONDS)
-    if registrar:
-        registrar.stop()
+    process.end_within(config.drain_delay + config.drain_timeout + process.STOP_SECONDS)
     announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
+    take_leave(registrars)
     cut, ended = backend.stop(config.drain_timeout)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
@@ -410,16 +421,17 @@ def _with_models(config: Config) -> Config:
     return config
 
 
-def _register(config: Config, backend: Backend) -> Optional[Registrar]:
-    """Make the backend known to the balancer that --register names, until it stops."""
-    if not config.register:
-        return None
-    try:
-        own = config.advertise or reachable_url(config.register, backend.service.port)
-    except OSError as error:
-        options.fail("no way to %s: %s" % (config.register, error))
+def _register(config: Config, backend: Backend) -> List[Registrar]:
+    """Make the backend known to the balancers that --register names, until it stops."""
     own_key = config.api_key[0] if config.api_key else ""
-    return Registrar(config.register, own, config.admin_key, own_key=own_key).start()
+    try:
+        urls = [config.advertise or own_url(each, config, backend.service.port) for each in config.register]
+    except (OSError, ValueError) as error:
+        options.fail("--register: %s" % error, BOOT_FAILURE if isinstance(error, ValueError) else 1)
+    return [
+        Registrar(balancer, url, config.admin_key, own_key=own_key, name=config.name).start()
+        for balancer, url in zip(config.register, urls)
+    ]
 
 
 def _require_llama() -> None:

@@ -45,6 +45,7 @@ from core.balancing.openapi import ABOUT, OPERATIONS
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
 from core.balancing.probing import Probing
+from core.balancing.registration import INTERVAL
 from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
 from core.balancing.settings import RelaySettings
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
@@ -52,6 +53,7 @@ from core.cookie import shared_secret
 from core.errors import APIError, shown
 from core.http import access, descriptors, server
 from core.http.client import Client
+from core.http.listening import activated
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.openapi import described
 from core.http.routing import Route
@@ -151,6 +153,8 @@ class Balancer:
         _check_keys(config)
         self.config = config
         self.pool = Pool(POLICIES[config.policy](), config.queue_size)
+        if config.admin_key or config.discover:
+            self.pool.expecting = self.pool.clock() + 2 * INTERVAL  # one that starts again knows no backend yet
         self._membership = Membership(self.pool, config.specs(), config.slow_start)
         targets = [parse_target(text) for text in config.discover]
         self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)
@@ -235,9 +239,11 @@ class Balancer:
         return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()}, headers=[("Vary", "Accept")])
 
     def health(self, request: Request) -> Reply:
-        """GET /health: 200 while at least one backend is up, and the thread that probes them runs."""
+        """GET /health: 200 while at least one backend is up, the probes go on, and it is not stopping."""
         told = {"loops": loops.describe(self.loops)}
-        if self._health.loop.late():
+        if self.service.stopping:
+            error = APIError(503, "The balancer is stopping.", "stopping", headers=[("Retry-After", "1")])
+        elif self._health.loop.late():
             error = APIError(503, "The thread that probes the backends does not run.", "health_late")
         elif self.pool.any_up():
             return json_reply(dict(told, status="ok"))
@@ -303,9 +309,9 @@ def main() -> None:
     process.prepare_terminal()
     descriptors.raise_limit()
     _prepare_for_many_threads()
-    config = options.parse(Config, __doc__, POSITIONAL)
+    config = activated(options.parse(Config, __doc__, POSITIONAL))
     process.warn_if_open(config)
-    announce = process.Announcer(config.child)
+    announce = process.Announcer(config.child, ready=("listening",))
     pulse = process.Pulse(announce).start()
     told = threading.Event()  # "listening" was announced: it comes before "up", as a reader of both expects
 

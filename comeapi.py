@@ -26,13 +26,14 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any, Dict, NoReturn, Optional
+from typing import Any, Dict, NoReturn, Sequence
 
 from core import hardware, memory, options, process, tuned
 from core.balancing.settings import RelaySettings
 from core.http import server
-from core.http.listening import listening_socket
+from core.http.listening import activated, listening_sockets
 from core.models import BadModel, BrokenModel, ModelFile, choose, locate
+from core.notify import Notifier
 from core.opening import attempts
 from core.options import between, setting
 from core.settings import CarrySettings, ChatSettings, EngineSettings, FolderSettings, ResponseSettings
@@ -76,8 +77,9 @@ def main() -> NoReturn:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         importlib.import_module("core.commands." + sys.argv[1]).main(sys.argv[2:])
         sys.exit()
-    config = options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends"))
-    model = _first_model(config)
+    notifier = Notifier()
+    config = activated(options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends")))
+    model = _first_model(config, notifier)
     build = _probe_build()
     choices, note = tuned.read(model, str(build["version"]))
     config = tuned.apply(config, choices)
@@ -89,16 +91,17 @@ def main() -> NoReturn:
     process.warn_if_open(config)  # the backends are never open: see core/system/launch.py
     for note in plan.notes:
         print(note, flush=True)
-    process.leave(Supervisor(config, plan, HERE, listening).run())
+    process.leave(Supervisor(config, plan, HERE, listening, notifier).run())
 
 
-def _first_model(config: Config) -> ModelFile:
+def _first_model(config: Config, notifier: Notifier) -> ModelFile:
     """Return the model to load. Where its file is broken, wait for a good one; where there is none, end the program."""
     try:
         folder, name = locate(config.models, config.model)
         return choose(folder, name)
     except BrokenModel as problem:
         print("🟠 %s. Waiting for a good file; Ctrl-C stops." % problem, flush=True)
+        notifier.ready("waiting for a good model file: %s" % problem)
         return _wait_for_model(folder, name, str(problem))
     except BadModel as problem:
         options.fail("%s%s" % (problem, _model_advice(config)))
@@ -165,18 +168,18 @@ def _check_ports(config: Config, plan: Plan) -> None:
             _fail_to_listen(host, port, error, option)
 
 
-def _listen(config: Config) -> Optional[socket.socket]:
-    """Return the balancer's listening socket, to hand on to each balancer; None where the system can't do that.
+def _listen(config: Config) -> Sequence[socket.socket]:
+    """Return the balancer's listening sockets, to hand on to each balancer; none where the system can't do that.
 
     Ends the program where the port is taken.
     """
     try:
         if os.name == "posix":
-            return listening_socket(config)
+            return listening_sockets(config)
         _try_to_bind(config.host, config.port)
     except OSError as error:
         _fail_to_listen(config.host, config.port, error, "--port")
-    return None
+    return ()
 
 
 def _fail_to_listen(host: str, port: int, error: OSError, option: str) -> NoReturn:

@@ -4,9 +4,9 @@ A program stops for three reasons: SIGINT (Ctrl-C), SIGTERM, or, where another p
 end of its standard input. So no child outlives a parent that was killed, on any operating system.
 
 Announcements are what a parent must know at once: one line of JSON each on a child's standard output, or a sentence on
-a terminal. What a parent wants of a child goes the other way: lines of JSON on the child's standard input. A thread of
-its own (Pulse) announces "alive" every two seconds. A child that announces nothing has been suspended or hangs as a
-whole; its parent ends it.
+a terminal; systemd is told the same (notify.py). What a parent wants of a child goes the other way: lines of JSON on
+the child's standard input. A thread of its own (Pulse) announces "alive" every two seconds. A child that announces
+nothing has been suspended or hangs as a whole; its parent ends it.
 """
 
 import contextlib
@@ -21,9 +21,10 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Callable, Dict, NoReturn
+from typing import Any, Callable, Dict, NoReturn, Sequence
 
 from core import output
+from core.notify import Notifier
 
 BOOT_FAILURE = 78  # EX_CONFIG of sysexits.h, the exit status that says: starting again will not help
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -64,10 +65,15 @@ def is_loopback(host: str) -> bool:
 
 
 class Announcer:
-    """Tells the parent, or the person at the terminal, what happens."""
+    """Tells the parent, or the person at the terminal, what happens; systemd, too, where that has started this program.
 
-    def __init__(self, child: bool):
+    `ready` names the events with any of which the program has done what it can to serve.
+    """
+
+    def __init__(self, child: bool, ready: Sequence[str] = ()):
         self._child = child
+        self._ready = frozenset(ready)
+        self._notifier = Notifier()
 
     def __call__(self, what: str, sentence: str = "", **facts: Any) -> None:
         """Announce an event: to a parent as {"event": what, **facts}, to a person as the sentence, if there is one."""
@@ -75,6 +81,17 @@ class Announcer:
         if line:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
+        self._notify(what, sentence, facts)
+
+    def _notify(self, what: str, sentence: str, facts: Dict[str, Any]) -> None:
+        if what in self._ready:
+            self._notifier.ready(sentence)
+        elif what == "stopping":
+            self._notifier.stopping()
+        elif what == "alive":
+            self._notifier.alive(well=not facts.get("wedged"))
+        else:
+            self._notifier.status(sentence)
 
 
 class Pulse:

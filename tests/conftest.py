@@ -65,6 +65,20 @@ def leave_out_the_users_surroundings():
 leave_out_the_users_surroundings()
 
 
+def let_programs_be_compiled_once():
+    """Let the tests' programs share their compiled modules, where Python may not leave such files beside the sources.
+
+    Hundreds of processes are started, and one in three of a backend's moments before it serves would go into compiling.
+    """
+    if sys.dont_write_bytecode:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="comeapi-compiled-")
+        atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], True)
+
+
+let_programs_be_compiled_once()
+
+
 def folder_of_the_demo_model():
     """Return a models folder that holds the demo model alone: the project's, unless its user has put others there."""
     folder = os.path.join(ROOT, "models")
@@ -243,13 +257,7 @@ class Program:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("COMEAPI_")}
         if MODELS != os.path.join(ROOT, "models"):
             clean["COMEAPI_MODELS"] = MODELS
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(clean, PYTHONIOENCODING="utf-8", **environment),
-        )
+        self.process = self._start(command, dict(clean, PYTHONIOENCODING="utf-8", **environment))
         self.lines = []
         self.errors = []
         self._fresh = queue.SimpleQueue()
@@ -259,6 +267,10 @@ class Program:
         ]
         for reader in self._readers:
             reader.start()
+
+    def _start(self, command, environment):
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(command, env=environment, **pipes)
 
     @property
     def pid(self):

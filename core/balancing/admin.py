@@ -2,12 +2,13 @@
 
     GET    /admin/backends              all of them
     POST   /admin/backends              add one, or change it: {"url", "slots", "weight", "key", "pass_key", "drain",
-                                        "ttl"}
+                                        "ttl", "name"}
     DELETE /admin/backends?url=URL      drain one and forget it; the URL may also be in the body
     POST   /admin/restart               restart them, one after another, where comeapi.py has started them
 
 `drain` true sends it no more requests, false sends them again. With a `ttl`, in seconds, it is forgotten unless the
-same is posted again before: the heartbeat of backends that register themselves (registration.py). A `key` is the
+same is posted again before: the heartbeat of backends that register themselves (registration.py). With a `name`, it
+takes the place of the backend that had the name before: a job that was started again, at another port. A `key` is the
 API key that the backend is shown; it is taken as it stands, and told to nobody.
 
 Nothing below /admin goes to a backend, however it is spelt: is_admin_path(target).
@@ -18,7 +19,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from urllib.parse import unquote
 
 from core import fields
-from core.balancing.membership import Membership
+from core.balancing.facts import MOST_NAME, good_name
+from core.balancing.membership import Membership, NameTaken
 from core.balancing.pool import Pool
 from core.balancing.request import read_body
 from core.balancing.specs import Spec, make_spec, quoted
@@ -30,7 +32,7 @@ from core.jsonbody import read_json
 
 PATH = "/admin/backends"
 RESTART_PATH = "/admin/restart"
-_KNOWN = frozenset(["url", "slots", "weight", "key", "pass_key", "drain", "ttl"])
+_KNOWN = frozenset(["url", "slots", "weight", "key", "pass_key", "drain", "ttl", "name"])
 _MOST_DECODINGS = 8
 
 
@@ -107,7 +109,10 @@ class Admin:
             raise APIError(400, "'key': a backend can't be shown the admin key.", "invalid_value", "key")
         ttl = fields.number(body, "ttl", None, 1, 86400)
         draining = fields.flag(body, "drain", bool(known and known.draining and not known.leaving))
-        self._membership.add(spec, "registration" if ttl else "", ttl, draining)
+        try:
+            self._membership.add(spec, "registration" if ttl else "", ttl, draining, _name(body))
+        except NameTaken as error:
+            raise APIError(409, "%s." % error, "name_taken", "name")
         return json_reply(self._described(url), 200 if known else 201)
 
     def remove(self, request: Request) -> Reply:
@@ -144,6 +149,14 @@ def _url(text: str) -> str:
         return make_spec(text).url
     except ValueError as error:
         raise APIError(400, "'url': %s." % error, "invalid_value", "url")
+
+
+def _name(body: Dict[str, Any]) -> str:
+    name = fields.text(body, "name", "")
+    if name and good_name(name) is None:
+        why = "'name' must be a text of 1 to %d printable characters." % MOST_NAME
+        raise APIError(400, why, "invalid_value", "name")
+    return name
 
 
 def _spec(url: str, body: Dict[str, Any], known: Spec) -> Spec:

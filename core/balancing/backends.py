@@ -7,7 +7,7 @@
 
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from core.balancing.facts import Figures
 from core.balancing.request import Wish
@@ -30,6 +30,8 @@ class Backend:
         self.wanted = spec  # as its source names it; the admin API may have changed `spec` since
         self.number = number
         self.source = source
+        self.name = ""  # that it has registered by
+        self.ousted: Tuple[str, ...] = ()  # the URLs of the last ones that had the name before
         self.expires: Optional[float] = None  # it is drained then, unless it is added again before
         self.draining = False  # it gets no new requests
         self.leaving = False  # it is removed as soon as its last request has ended
@@ -127,6 +129,7 @@ class Backend:
         now = self._clock()
         return {
             "url": self.url,
+            "name": self.name,
             "healthy": self.vitals.up,
             "state": self._label(now),
             "why": "%s (%s)" % (self.vitals.why, self.note) if self.note else self.vitals.why,

@@ -4,7 +4,7 @@ Counts    all of it, for /metrics
 Totals    the part that the web page's feed goes by
 """
 
-from typing import NamedTuple
+from typing import Any, Dict, NamedTuple, Sequence
 
 from core.balancing.pool import Pool
 from core.http.metrics import Metrics
@@ -42,6 +42,10 @@ class Counts:
             "comeapi_first_piece_seconds", "From a request's arrival to the first piece of its streamed answer."
         )
         self._queued = metrics.gauge("comeapi_queued_requests", "Requests that wait for a slot.")
+        self._used = metrics.gauge(
+            "comeapi_slots_used_ratio",
+            "Slots in use, of those of all backends that may take requests; 1 where there are none and requests wait.",
+        )
         self._streams = metrics.gauge("comeapi_streams_open", "Answers that are being relayed piece by piece.")
         self._hits = metrics.counter("comeapi_affinity_hits_total", "Requests sent where their beginning was seen.")
         self._state = metrics.gauge(
@@ -73,9 +77,11 @@ class Counts:
         return Totals(self.requests.total(), *self.first_piece.observed(), carried, streams)
 
     def _collect(self) -> None:
-        self._queued.set(self._pool.queued())
+        queued = self._pool.queued()
+        self._queued.set(queued)
         self._hits.set(getattr(self._pool.policy, "hits", 0))
         backends = self._pool.describe()
+        self._used.set(used_ratio(backends, queued))
         self._state.clear()
         for field, metric in self._backends.items():
             metric.clear()  # of backends that have left
@@ -83,3 +89,12 @@ class Counts:
                 metric.set(each[field], each["url"])
         for each in backends:
             self._state.set(1, each["url"], each["state"])
+
+
+def used_ratio(backends: Sequence[Dict[str, Any]], queued: int) -> float:
+    """Return what share of the slots is in use, 0 to 1: a measure to scale by. `backends` are as /status has them."""
+    usable = [each for each in backends if each["healthy"] and each["state"] != "draining"]
+    slots = sum(each["capacity"] for each in usable)
+    if not slots:
+        return 1.0 if queued else 0.0
+    return min(1.0, sum(each["in_flight"] for each in usable) / slots)

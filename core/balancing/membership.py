@@ -1,6 +1,6 @@
 """Who is in the pool: what options, the backends file, the admin API, registration and discovery do to it.
 
-    Membership.add(spec, source)         add a backend, or change one
+    Membership.add(spec, source)         add a backend, or change one; by a name, it takes another one's place
     Membership.drain(url, remove)        send it no more requests; forget it when its last one has ended
     Membership.take_back(url)            send one that was drained requests again; it is probed at once
     Membership.replace(specs, source)    add and drain, until one source's backends are those of a list
@@ -11,13 +11,18 @@ The admin API may change and drain all of them.
 """
 
 import logging
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 from core.balancing.backends import Backend
 from core.balancing.pool import Pool
 from core.balancing.specs import Spec
 
 log = logging.getLogger("comeapi.balancer")
+_MOST_OUSTED = 8  # earlier URLs of a name that are remembered
+
+
+class NameTaken(Exception):
+    """A backend wants the name back that a newer one has taken over."""
 
 
 class Membership:
@@ -33,14 +38,19 @@ class Membership:
         for spec in specs:
             self.add(spec)
 
-    def add(self, spec: Spec, source: str = "", ttl: Optional[float] = None, draining: bool = False) -> Backend:
+    def add(
+        self, spec: Spec, source: str = "", ttl: Optional[float] = None, draining: bool = False, name: str = ""
+    ) -> Backend:  # fmt: skip
         """Add a backend, or change the slots and the weight of one that is there; send it requests unless `draining`.
 
-        A new one is probed at once. With a `ttl`, in seconds, it is drained away unless it is added again before.
+        A new one is probed at once. With a `ttl`, in seconds, it is drained away unless it is added again before. The
+        one that had its `name` until now is drained away; where that one comes back, this raises NameTaken.
         """
         pool = self._pool
         with pool.lock:
+            ousted = self._oust(name, spec.url)
             backend = pool.with_url(spec.url) or self._new(spec, source)
+            backend.name, backend.ousted = name or backend.name, ousted or backend.ousted
             if backend.source == source:
                 backend.wanted = spec
                 backend.expires = None if ttl is None else pool.clock() + ttl
@@ -48,7 +58,20 @@ class Membership:
             backend.slots = spec.slots or backend.slots
             backend.leaving, backend.draining = False, draining
             pool.offer(backend)
+            pool.remove_left()
             return backend
+
+    def _oust(self, name: str, url: str) -> Tuple[str, ...]:
+        """Drain away the backend that has this name at another URL. Returns the URLs that had it. Raises NameTaken."""
+        holders = [each for each in self._pool.backends if name == each.name != "" and each.url != url]
+        holder = next((each for each in holders if not each.leaving), None)
+        if holder is None:
+            return ()
+        if url in holder.ousted:
+            raise NameTaken("%s has the name %s now" % (holder.url, name))
+        log.info("🔁 %s comes back as %s", name, url)
+        holder.draining = holder.leaving = True
+        return (holder.ousted + (holder.url,))[-_MOST_OUSTED:]
 
     def _new(self, spec: Spec, source: str) -> Backend:
         pool = self._pool

@@ -29,7 +29,7 @@ ABOUT = About(
 )
 _OWN, _ADMIN, _OPENAI = "ComeAPI", "Admin", "OpenAI"
 _BACKEND = answer(
-    "Backend", url=STRING, healthy=FLAG, state=STRING, why=STRING, error_count=WHOLE,
+    "Backend", url=STRING, name=STRING, healthy=FLAG, state=STRING, why=STRING, error_count=WHOLE,
     avg_response_time=NUMBER, last_check=NUMBER, in_flight=WHOLE, capacity=WHOLE, weight=NUMBER, requests=WHOLE,
     model=nullable(STRING),
 )  # fmt: skip
@@ -43,7 +43,7 @@ _UNHEALTHY = dict(ERROR, title="Unhealthy", properties=dict(ERROR["properties"],
 _CHANGE = dict(
     body("BackendChange", {"url": TEXT}, {
         "slots": whole(1, 100_000), "weight": number(0.001, 1000), "key": TEXT, "pass_key": flag(False),
-        "drain": flag(False), "ttl": number(1, 86400),
+        "drain": flag(False), "ttl": number(1, 86400), "name": TEXT,
     }),
     additionalProperties=False,
 )  # fmt: skip

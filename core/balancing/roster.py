@@ -14,6 +14,7 @@ import threading
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from core.balancing.backends import Backend
+from core.balancing.vitals import NEW
 
 MOMENT = 2.0  # seconds; backends that are lost within them are lost together
 
@@ -29,6 +30,7 @@ class Roster:
     def __init__(self, clock: Callable[[], float]):
         self.clock = clock
         self.lock = threading.Lock()
+        self.expecting = float("-inf")  # until this moment, the first backends may make themselves known, or be found
         self.backends: List[Backend] = []  # always this list object, in the order in which they were added
 
     def find(self, url: str) -> Optional[Backend]:
@@ -51,8 +53,10 @@ class Roster:
             return any(backend.vitals.up for backend in self.backends)
 
     def hopeful(self) -> bool:
-        """Whether it is worth waiting while none is up: one was up before, or is loading."""
+        """Whether it is worth waiting while none is up: one was up before, is loading, or is expected to be found."""
         with self.lock:
+            if self.clock() < self.expecting and all(backend.vitals.state == NEW for backend in self.backends):
+                return True
             return any(backend.vitals.seen for backend in self.backends)
 
     def lost(self) -> Set[Backend]:

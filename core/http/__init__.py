@@ -7,7 +7,7 @@ For both
 
 The server, on ThreadingHTTPServer
     server.py         ServerConfig, the settings; Service listens, checks, routes, counts and drains
-    listening.py      the socket that it listens on: bound here, or handed on
+    listening.py      the sockets that it listens on: bound here, or handed on by a parent or systemd
     connection.py     one client's connection: its requests are read, handed to the service, and answered
     connections.py    all connections: how many there may be, which are idle, how they end
     requesthead.py    a request's head, taken apart
@@ -20,6 +20,7 @@ The server, on ThreadingHTTPServer
     access.py         API keys, and their limits
     origins.py        which names the server may be called by, and which web pages may call it
     metrics.py        counters, gauges and histograms, in Prometheus' format
+    counting.py       what every server counts about its own HTTP
     descriptors.py    how many connections the process has file descriptors for
 
 The client, on urllib
@@ -33,4 +34,5 @@ Glossary
     framing   how a body's end is known: by Content-Length, by chunks, or by the end of the connection (RFC 9112)
     stale     a kept connection that the server had closed before the next request came
     draining  the server takes no new connections; those that run may finish
+    stopping  it is about to drain, or drains: /health says 503, and an answer ends its connection
 """

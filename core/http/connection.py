@@ -121,7 +121,7 @@ class Connection(BaseHTTPRequestHandler):
     def _answer(self, request: Request, reply: Any, started: float) -> None:
         # A body that was not read would be taken for the next request: so the connection ends.
         unread = self._body_pending
-        self.close_connection = self.close_connection or unread or self.service.draining
+        self.close_connection = self.close_connection or unread or self.service.stopping
         size = 0
         status = reply.status
         try:

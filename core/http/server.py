@@ -29,6 +29,7 @@ from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, pre
 from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
+from core.http.counting import HTTPCounts
 from core.http.descriptors import is_short, room
 from core.http.listening import BACKLOG, listening_sockets
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
@@ -61,9 +62,9 @@ class ServerConfig:
         variables=("LLAMA_ARG_HOST",),
     )  # fmt: skip
     port: int = setting(0, "port to listen on; 0 picks a free one", "network", check=between(0, 65535))
-    listen_fd: int = setting(
-        -1, "number of a listening socket that this program is started with; -1 to bind one", "other",
-        check=between(-1, 1 << 20),
+    listen_fd: Tuple[int, ...] = setting(
+        (), "number of a listening socket that this program is started with, in place of --host and --port; repeatable",
+        "other", many=True, check=between(0, 1 << 20),
     )  # fmt: skip
     tls_cert: str = setting(
         "", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE",
@@ -108,6 +109,10 @@ class ServerConfig:
     idle_timeout: float = setting(75.0, "seconds a kept-alive connection may idle", "limits", check=_seconds)
     write_timeout: float = setting(60.0, "seconds a client may lag behind its answer", "limits", check=_seconds)
     ping_interval: float = setting(15.0, "seconds of silence before a ping in a stream", "limits", check=_seconds)
+    drain_delay: float = setting(
+        0.0, "seconds, when stopping, in which requests are still taken while /health says 503: so long may whoever "
+        "watches it take to send no more", "limits", check=between(0, 86400, float),
+    )  # fmt: skip
     drain_timeout: float = setting(
         30.0, "seconds that running requests get to finish when stopping", "limits", check=between(0, 86400, float)
     )
@@ -312,10 +317,10 @@ class Service:
         self._limits = KeyLimits(config.key_requests, config.key_rate)
         self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
-        self._draining = False
+        self._stopping = self._draining = False
         self._descriptors = descriptors
         self.connections = Connections(config.max_connections)
-        self._count = _HTTPMetrics(self.metrics, name, self)
+        self._count = HTTPCounts(self.metrics, name, self.connections)
 
     # ---- life
 
@@ -350,15 +355,23 @@ class Service:
         return Reply(self.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
 
     @property
+    def stopping(self) -> bool:
+        """Whether drain() was called: /health must say 503, and an answer ends its connection."""
+        return self._stopping
+
+    @property
     def draining(self) -> bool:
-        """Whether drain() was called."""
+        """Whether drain() takes no new connections any more."""
         return self._draining
 
     def drain(self, timeout: float) -> int:
         """Take no new connections, let running requests finish for up to `timeout` seconds, close everything.
 
-        Returns how many requests had to be cut off.
+        For `drain_delay` seconds before that, all is served as before, but for /health: who watches it must have time
+        to send no more. Returns how many requests had to be cut off.
         """
+        self._stopping = True
+        time.sleep(self.config.drain_delay)
         self._draining = True
         if self._server:
             self._server.shutdown()
@@ -462,30 +475,3 @@ def _is_preflight(request: Request) -> bool:
 
 def _short(error: Exception) -> APIError:
     return APIError(503, "The server is short of resources: %s." % error, "short", headers=[("Retry-After", "1")])
-
-
-class _HTTPMetrics:
-    """What every service counts about its own HTTP."""
-
-    def __init__(self, metrics: Metrics, name: str, service: Service):
-        labels = ("method", "route", "status")
-        self._requests = metrics.counter(name + "_http_requests_total", "HTTP requests answered.", *labels)
-        self._seconds = metrics.histogram(
-            name + "_http_request_duration_seconds", "From a request's first byte to its answer's last.", "route"
-        )
-        self._open = metrics.gauge(name + "_http_connections", "Client connections open.")
-        self._active = metrics.gauge(name + "_http_requests_active", "Requests being answered.")
-        self._service = service
-        metrics.collect(self._collect)
-
-    def finished(self, request: Request, status: int, seconds: float) -> None:
-        method = request.method if request.method in _KNOWN_METHODS else "other"  # a bounded number of series
-        self._requests.inc(method, request.route, str(status))
-        self._seconds.observe(seconds, request.route)
-
-    def _collect(self) -> None:
-        self._open.set(self._service.connections_open())
-        self._active.set(self._service.requests_active())
-
-
-_KNOWN_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

@@ -22,11 +22,12 @@ import signal
 import socket
 import time
 import traceback
-from typing import Any, Dict, List, Optional, Set, Union
+from typing import Any, Dict, List, Sequence, Set, Union
 
 from core import process
 from core.board import make_board
 from core.models import inspect
+from core.notify import Notifier
 from core.opening import loaded
 from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News, RestartPolicy
 from core.system.console import Console, curl_command
@@ -38,7 +39,7 @@ from core.system.rolling import Restarts
 
 log = logging.getLogger("comeapi.supervisor")
 _MOST_EVENTS = 1000  # taken before the children are looked at
-_STEADY_BALANCER = 5.0  # seconds after which its earlier deaths do not count: it has nothing to load
+STEADY_BALANCER = 5.0  # seconds after which its earlier deaths do not count: it has nothing to load
 _HANGUP = getattr(signal, "SIGHUP", None)
 Event = Union[News, int]  # what a child says, or a signal's number
 
@@ -46,11 +47,14 @@ Event = Union[News, int]  # what a child says, or a signal's number
 class Supervisor:
     """Starts the children, watches them, starts again what dies, and stops them all. run() is its one thread.
 
-    `config` is comeapi.py's, `programs` the folder of backend.py and balancer.py. `listening` is the balancer's socket:
-    it stays open here, so that connections wait in it while a new balancer starts; None lets each balancer bind one.
+    `config` is comeapi.py's, `programs` the folder of backend.py and balancer.py. `listening` are the balancer's
+    sockets: they stay open here, so that connections wait in them while a new balancer starts; where there are none,
+    each balancer binds its own. `notifier` tells systemd how this process is.
     """
 
-    def __init__(self, config: Any, plan: Plan, programs: str, listening: Optional[socket.socket] = None):
+    def __init__(
+        self, config: Any, plan: Plan, programs: str, listening: Sequence[socket.socket], notifier: Notifier
+    ):  # fmt: skip
         self._config = config
         self._plan = plan
         self._console = Console()
@@ -62,8 +66,9 @@ class Supervisor:
             Child("Backend %d" % (index + 1), *launch.backend(index), self._events) for index in range(plan.backends)
         ]
         self._listening = listening
-        handed = [listening.fileno()] if listening else []
-        policy = RestartPolicy(at_once=True, steady=_STEADY_BALANCER)
+        self._notifier = notifier
+        handed = [each.fileno() for each in listening]
+        policy = RestartPolicy(at_once=True, steady=STEADY_BALANCER)
         self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, handed)
         self._restarts = Restarts(self._backends, self._balancer, config.drain_timeout, self._console.say)
         self._ladders = Ladders(config, plan, self._backends, launch.urls(), self._balancer, self._console)
@@ -80,6 +85,7 @@ class Supervisor:
             self._start(child)
         try:
             while True:
+                self._notifier.alive()
                 self._start_what_is_due()
                 for event in self._next_events():
                     if event == _HANGUP:
@@ -183,6 +189,7 @@ class Supervisor:
 
     def _on_waiting(self, child: Child, facts: Dict[str, Any]) -> None:
         child.settled = True
+        self._notifier.ready("%s waits for a model: %s" % (child.name, facts["why"]))
         self._console.say("🟠 %s has no model yet: %s It tries again until it can." % (child.name, facts["why"]))
 
     def _on_up(self, child: Child, facts: Dict[str, Any]) -> None:
@@ -266,6 +273,7 @@ class Supervisor:
         if not all(child.settled for child in self._children()):
             return
         self._announced = True
+        self._notifier.ready("%s in front of %d backends" % (self._balancer.url, len(self._backends)))
         self._console.say("🚀 ComeAPI: %s (PID %d)" % (self._balancer.url, self._balancer.pid))
         command = curl_command(self._balancer.url, self._plan.model.name, bool(self._config.api_key))
         self._console.say("   Try: " + command)
@@ -274,16 +282,18 @@ class Supervisor:
 
     def _stop(self) -> int:
         """Stop the balancer, then the backends, so that running requests finish; a second signal stops at once."""
-        grace = self._config.drain_timeout
+        grace = self._config.drain_delay + self._config.drain_timeout
+        self._notifier.stopping()
         self._console.show([])
         self._console.say("⏹  Stopping: running requests get up to %g s (Ctrl-C again to stop at once)" % grace)
         deadline = time.monotonic() + grace + 5
-        if self._listening:
-            self._listening.close()  # the balancer's own is the last one: when it closes that, nobody waits in vain
+        for sock in self._listening:
+            sock.close()  # the balancer's own is the last one: when it closes that, nobody waits in vain
         for group in ([self._balancer], self._backends):
             for child in group:
                 child.ask_to_stop()
             while not all(child.wait(0) for child in group):
+                self._notifier.alive()
                 event = self._events.get(timeout=0.5) if not self._events.empty() else None
                 if isinstance(event, int) or time.monotonic() > deadline:
                     return 1  # run() kills what is left

@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import PATIENCE, call, free_ports, no_such_name, wait_until
@@ -12,7 +14,7 @@ from streams import event_stream
 
 from balancer import Balancer, Config
 from core.balancing.admin import is_admin_path
-from core.balancing.registration import Registrar, reachable_url
+from core.balancing.registration import Registrar, checked_balancer, own_url, reachable_url, take_leave
 from core.http import server
 from core.http.client import Client
 from core.http.messages import Stream, json_reply
@@ -276,6 +278,75 @@ def test_a_backend_registers_itself_and_takes_itself_away(balancer, backends):
     assert balancer.status()["backends"][1]["source"] == "registration"
     registrar.stop()
     wait_until(lambda: urls(balancer) == [backends[0].url])
+
+
+def test_a_backend_that_comes_back_at_another_port_takes_its_old_place(balancer, backends):
+    before, after = ({"url": each.url, "ttl": 15, "name": "node1"} for each in backends[1:])
+    assert [admin(balancer, before).status for _ in range(2)] == [201, 200]
+    assert admin(balancer, dict(after, name="node2", ttl=1)).status == 201  # another name is another backend
+    assert admin(balancer, after).status == 200
+    wait_until(lambda: urls(balancer) == [backends[0].url, after["url"]])
+    assert admin(balancer).json["backends"][1]["name"] == "node1"
+    old = admin(balancer, before)  # it had not died, it was only slow
+    error = old.json["error"]
+    assert old.status == 409 and error["code"] == "name_taken" and after["url"] in error["message"]
+    admin(balancer, method="DELETE", query="?url=" + after["url"])
+    assert admin(balancer, before).status == 201
+
+
+def test_a_backend_registers_by_its_name(balancer, backends):
+    registrar = Registrar(balancer.url, backends[1].url, "boss", 0.1, name="node1").start()
+    wait_until(lambda: len(urls(balancer)) == 2)
+    assert balancer.status()["backends"][1]["name"] == "node1"
+    registrar.stop()
+
+
+@pytest.mark.parametrize("name", [7, "a\nb", "x" * 1025])
+def test_a_name_that_can_not_be_shown_is_refused(balancer, name):
+    answer = admin(balancer, {"url": "http://x", "name": name})
+    assert answer.status == 400 and answer.json["error"]["param"] == "name"
+
+
+def test_a_request_that_comes_before_the_first_registration_waits_for_it(backends):
+    """A balancer that is started again knows nobody until the next heartbeats."""
+    balancer = Balancer(Config(port=0, backends=0, admin_key=("boss",), recovery_timeout=20)).start()
+    try:
+        answers = []
+        early = threading.Thread(target=lambda: answers.append(ask(balancer)))
+        early.start()
+        wait_until(lambda: balancer.pool.queued() == 1)
+        registrar = Registrar(balancer.url, backends[0].url, "boss", 0.1).start()
+        early.join(PATIENCE)
+        assert answers[0].status == 200
+        registrar.stop()
+        balancer.pool.expecting = 0.0  # long after the start
+        wait_until(lambda: not urls(balancer))
+        assert ask(balancer).status == 503
+    finally:
+        balancer.stop(0)
+
+
+def test_a_backend_that_ends_waits_only_for_a_moment_for_a_balancer_that_does_not_answer():
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(8)
+        url = "http://127.0.0.1:%d" % deaf.getsockname()[1]
+        registrars = [Registrar(url, "http://127.0.0.1:%d" % port, "boss").start() for port in (1, 2)]
+        began = time.monotonic()
+        take_leave(registrars)
+        assert time.monotonic() - began < 5
+
+
+def test_a_backend_whose_address_the_balancer_can_not_reach_does_not_start():
+    config = SimpleNamespace(host="127.0.0.1", tls_cert="")
+    assert own_url("http://localhost:9000", config, 8080) in ("http://127.0.0.1:8080", "http://[::1]:8080")
+    with pytest.raises(ValueError, match="add --host 0.0.0.0"):
+        own_url("http://192.0.2.1:9000", config, 8080)
+    config.host, config.tls_cert = "0.0.0.0", "cert.pem"
+    assert own_url("http://127.0.0.1:9000", config, 8080) == "https://127.0.0.1:8080"
+    for text in ("balancer:9000", "ftp://balancer", "http://"):
+        with pytest.raises(ValueError):
+            checked_balancer(text)
 
 
 def test_a_backend_whose_heart_stops_is_forgotten(balancer, backends):

@@ -240,7 +240,11 @@ def test_a_full_queue_keeps_no_answer_from_going_on(tell):
         teller.go_on.wait(PATIENCE)
         return b"", False
 
-    broken, full = Teller(5, cut_off), Teller(1, holds)
+    def breaks_when_the_other_is_full(teller, request):
+        busy.wait(PATIENCE)
+        return cut_off(teller, request)
+
+    broken, full = Teller(5, breaks_when_the_other_is_full), Teller(1, holds)
     full.state = dict(full.state, slots=1)
     balancer = tell(broken, full, queue_size=0)
     broken.state = dict(broken.state, slots=1)

@@ -56,7 +56,7 @@ def test_a_socket_that_listens_can_be_handed_on(house, tmp_path):
         taken.listen(8)
         port = taken.getsockname()[1]
         for _ in range(2):  # the second finds it as the first did
-            service = Service(ServerConfig(port=1, listen_fd=os.dup(taken.fileno())), [])
+            service = Service(ServerConfig(port=1, listen_fd=(os.dup(taken.fileno()),)), [])
             with socket.create_connection(("127.0.0.1", port)) as early:  # it waits
                 service.start()
                 assert service.port == port
@@ -64,9 +64,9 @@ def test_a_socket_that_listens_can_be_handed_on(house, tmp_path):
                 assert early.recv(12) == b"HTTP/1.1 404"
             service.drain(1)
     with open(tmp_path / "file", "wb") as file, pytest.raises(OSError):
-        Service(ServerConfig(listen_fd=file.fileno()), []).start()
+        Service(ServerConfig(listen_fd=(file.fileno(),)), []).start()
     with socket.socket() as other, pytest.raises(OSError, match="no listening socket"):
-        Service(ServerConfig(listen_fd=other.fileno()), []).start()
+        Service(ServerConfig(listen_fd=(other.fileno(),)), []).start()
 
 
 def test_a_query_does_not_hide_the_path(house, connect):
