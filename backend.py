@@ -218,7 +218,7 @@ class Backend:
         )
         return Host(
             self.engine, self.folder, self._chat, self.engine.build, store,
-            Defaults.of(config, config.verbose), names, config.tags, not config.no_slots,
+            Defaults.of(config, config.verbose), names, config.tags, not config.no_slots, config.model,
         )  # fmt: skip
 
     def _first_model(self) -> str:

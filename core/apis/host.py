@@ -68,7 +68,7 @@ class Host:
 
     `store` keeps answers of POST /v1/responses; without one, none are kept.
     `defaults` are what requests begin with; `names` are further names of its models; `tags` are told of the one that
-    has names of its own; `shows_slots`: GET /slots is there.
+    has names of its own; `shows_slots`: GET /slots is there; `first` is the model that is loaded at start.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Host:
         names: Names = Names(),
         tags: Many[str] = (),
         shows_slots: bool = True,
+        first: str = "",
     ):
         self.engine = engine
         self.folder = folder
@@ -92,6 +93,7 @@ class Host:
         self.names = names
         self.tags = sorted(set(tags))
         self.shows_slots = shows_slots
+        self._first = first
         self._lora: Optional[Tuple[float, ...]] = None  # the adapters that a request's field `lora` asks for
 
     def asked(self, body: Dict[str, Any]) -> "Host":
@@ -114,12 +116,12 @@ class Host:
         return every
 
     def model(self, name: Optional[str], gives: str = TEXT, param: str = "model") -> ModelFile:
-        """Return the model called `name`; without one, the model that is loaded, else the folder's default.
+        """Return the model called `name`; without one, the model that is loaded, or will be first.
 
         `gives` is what it shall give. Raises APIError 404 where there is none, 400 where it gives something else, 501
         where it can't rank.
         """
-        name = name or self.engine.model_name()
+        name = name or self.engine.model_name() or self._first
         if not name:
             default = self.folder.default()
             if default is None:

@@ -10,7 +10,8 @@ class Pace:
     Both forget with a weight of 0.3 for the newest.
     """
 
-    FLOOR = 8  # rows; below this the weights are read too often for what they do
+    BLOCK = 16  # rows that llama.cpp's kernels compute together: with AVX-512, 15 rows take longer than 16, 31 than 32
+    FLOOR = 8  # rows; fewer say more about a step than about its rows
     START = 32  # rows, before anything is known
     ALONE = 4  # times the target where no stream waits: only a newcomer would
 
@@ -21,16 +22,17 @@ class Pace:
         self._row = 0.0
 
     def budget(self, streams: int, share: float = 1.0) -> int:
-        """Return how many rows of prompts the next step may take beside `streams` generating sequences.
+        """Return how many rows of prompts the next step may take beside `streams` generating sequences: whole blocks.
 
         `share` is the part of the target time that they may have.
         """
-        if not self._row:
-            return min(self.START, self._n_batch)
-        alone = self._target * share * self.ALONE
-        seconds = self._target * share - self._seconds(streams) if streams else alone
-        rows = int(seconds / self._row) // 4 * 4  # multiples of 4 are the cheapest on a CPU
-        return max(self.FLOOR, min(rows, self._n_batch))
+        rows: float = self.START
+        if self._row:
+            alone = self._target * share * self.ALONE
+            seconds = self._target * share - self._seconds(streams) if streams else alone
+            rows = seconds / self._row
+        blocks = max(1, min(round(rows / self.BLOCK), self._n_batch // self.BLOCK))
+        return blocks * self.BLOCK
 
     def expect(self, streams: int, prompt_rows: int) -> float:
         """Return the seconds that a step of so many rows should take; 0 where nothing like it was seen yet."""
@@ -42,7 +44,7 @@ class Pace:
         """Learn from a step of so many rows that took so long."""
         if not prompt_rows:
             self._streams[streams] = _blend(self._streams.get(streams, 0.0), seconds)
-        elif prompt_rows >= self.FLOOR:  # fewer say more about the step than about its rows
+        elif prompt_rows >= self.FLOOR:
             rest = seconds - self._seconds(streams)
             self._row = _blend(self._row, max(rest, seconds * 0.1) / prompt_rows)
 

@@ -257,18 +257,23 @@ class Scheduler:
         return [each for each in self._streams() if each.adapters == self.turn]
 
     def plan(self, prompt_budget: int) -> List[Chunk]:
-        """Return the next batch: every stream's one token, then at most `prompt_budget` rows of prompts."""
+        """Return the next batch: every stream's one token, then a row and `prompt_budget` more rows of prompts.
+
+        llama.cpp computes sequences of unequal lengths in parts of equal ones: a row of each of them, then what is left
+        of the prompts. So it is what follows each one's first row that is counted, and shared evenly.
+        """
         streams = self.streams()
         chunks = [Chunk(each, each.done, each.pending, tuple(each.drafts)) for each in streams]
-        left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks))
         prompts = [each for each in self._prompts() if each.adapters == self.turn and not self._goes_aside(each)]
         prompts.sort(key=lambda each: each.pending)
+        prompts = prompts[: _power_of_two(len(prompts))]
+        left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks) - len(prompts))
         for position, generation in enumerate(prompts):
             # What a short prompt leaves of its share goes to the longer ones after it.
-            count = min(self._pending(generation), left // (len(prompts) - position))
+            count = min(self._pending(generation), 1 + left // (len(prompts) - position))
             if count > 0:
                 chunks.append(Chunk(generation, generation.done, count))
-                left -= count
+                left -= count - 1
         return chunks
 
     def _pending(self, generation: Generation) -> int:
@@ -336,6 +341,11 @@ def _longest_whole(free: List[_Slot], tokens: List[int], adapters: Adapters) -> 
     whole = [slot for slot in free if slot.adapters == adapters and slot.cells == tokens[: len(slot.cells)]]
     best = max(whole, key=lambda slot: len(slot.cells), default=None)
     return (best, len(best.cells)) if best else (free[0], 0)
+
+
+def _power_of_two(count: int) -> int:
+    """Return the largest power of two that is no larger than `count`, or 0: so many share a block's rows evenly."""
+    return 1 << count.bit_length() - 1 if count else 0
 
 
 def common_prefix(a: List[int], b: List[int]) -> int:

@@ -1,10 +1,13 @@
 """The loop that drives all dialects, with an engine of the test's own and no socket."""
 
 import json
+import os
+import shutil
 import threading
+from types import SimpleNamespace
 
 import pytest
-from conftest import PATIENCE, wait_until
+from conftest import PATIENCE, ROOT, wait_until
 
 from core.apis.dialect import Dialect
 from core.apis.endpoint import Endpoint
@@ -14,7 +17,8 @@ from core.engine.outcome import Finished, Piece
 from core.errors import APIError, HangUp
 from core.http.messages import Request
 from core.http.sse import Form
-from core.models import ModelFile
+from core.models import ModelFile, ModelFolder
+from core.settings import EngineSettings
 
 MODEL = ModelFile("m.gguf", "/m/m.gguf", 1, "llama")
 END = Finished("stop", 10, 4, 5, {})
@@ -183,3 +187,12 @@ def test_where_the_line_is_full_the_rest_of_a_request_waits_for_its_own_first_on
     feeder.join()
     with pytest.raises(APIError, match="Full"):
         next(pieces)
+
+
+def test_who_names_no_model_while_the_first_one_loads_means_that_one(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        shutil.copy(os.path.join(ROOT, "models", "demo.gguf"), str(tmp_path / name))
+    engine = SimpleNamespace(settings=EngineSettings(), lora_scales=(), model_name=lambda: None)
+    assert Host(engine, ModelFolder(str(tmp_path)), first="b.gguf").model("").name == "b.gguf"
+    engine.model_name = lambda: "a.gguf"
+    assert Host(engine, ModelFolder(str(tmp_path)), first="b.gguf").model("").name == "a.gguf"
