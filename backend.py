@@ -193,6 +193,7 @@ class Backend:
             Route("GET", "/", self.root),
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/v1/health", self.health, public=True),
+            Route("GET", "/live", self.live, public=True),
             Route("GET", "/status", lambda request: json_reply(self.state())),
             Route("GET", "/models", self.models),
             Route("GET", "/metrics", self.metrics),
@@ -240,6 +241,12 @@ class Backend:
         if problem is None:
             return json_reply(dict(state, status="ok"))
         return json_reply(dict(state, **problem.envelope()), 503, [("Retry-After", "1")])
+
+    def live(self, request: Request) -> Any:
+        """GET /live: 503 where only a new process helps, since the engine hangs; 200 while it loads, waits or stops."""
+        if self.engine.stuck:
+            raise APIError(503, self._hangs().capitalize() + ".", "wedged")
+        return json_reply({"status": "ok"})
 
     def look(self, now: float, paused: bool) -> Dict[str, Any]:
         """Look whether the engine hangs (see Engine.look). Returns what the parent must know."""

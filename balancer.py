@@ -227,6 +227,7 @@ class Balancer:
             Route("GET", "/events", lambda request: self._feed.events(request), counts=False),
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/v1/health", self.health, public=True),
+            Route("GET", "/live", self.live, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
         ] + self._page.routes() + self._catalogue.routes() + self._admin.routes()
@@ -244,12 +245,18 @@ class Balancer:
         if self.service.stopping:
             error = APIError(503, "The balancer is stopping.", "stopping", headers=[("Retry-After", "1")])
         elif self._health.loop.late():
-            error = APIError(503, "The thread that probes the backends does not run.", "health_late")
+            error = _not_probed()
         elif self.pool.any_up():
             return json_reply(dict(told, status="ok"))
         else:
             error = APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
         return json_reply(dict(error.envelope(), **told), 503, error.headers)
+
+    def live(self, request: Request) -> Reply:
+        """GET /live: 503 where only a new process helps, since no backend is probed any more; else 200."""
+        if self._health.loop.late():
+            raise _not_probed()
+        return json_reply({"status": "ok"})
 
     def look(self, now: float, paused: bool) -> Dict[str, Any]:
         """Return what a parent is told with each sign of life: how busy this is."""
@@ -296,6 +303,10 @@ class Balancer:
             request.body = json.dumps(fields).encode("ascii")
         marks = beginnings(fields) if by_prompt else ()
         return Wish(who, model, beginnings=marks)
+
+
+def _not_probed() -> APIError:
+    return APIError(503, "The thread that probes the backends does not run.", "health_late")
 
 
 # --------------------------------------------------------------------------------------------- the program
