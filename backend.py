@@ -453,9 +453,9 @@ def _require_llama() -> None:
 
 def _print_probe() -> None:
     _require_llama()
-    from core.engine import llama
+    from core.engine.llama.native import build_facts
 
-    print(json.dumps(llama.build_facts()))
+    print(json.dumps(build_facts()))
 
 
 def _die(message: str, status: int) -> None:

@@ -5,6 +5,7 @@
     engine/      llama.cpp, stepped by one thread            grammar/     which tokens may come next
     system/      what comeapi.py starts and watches          commands/    its subcommands
     page/        the web page that the balancer shows
+    ask.py       what may be wanted of an engine             sampling.py  how its tokens are to be chosen
 
 The way of a streamed chat request. Through the balancer:
 
@@ -18,7 +19,7 @@ Through the backend:
     in    http/… as above → apis/openai.py → chat/messages.py, chat/tools.py
           → chat/conversation.py → chat/template.py, chat/guided.py
           → apis/endpoint.py → engine/generation.py → engine/engine.py (submit) → engine/admission.py → the inbox
-          → engine/engine.py → engine/stepping.py → engine/scheduler.py → engine/decoding.py → engine/llama.py
+          → engine/engine.py → engine/stepping.py → engine/scheduler.py → engine/decoding.py → engine/llama/context.py
     back  engine/choosing.py → engine/text.py → engine/outcome.py (Channel) → apis/endpoint.py
           → apis/openai.py → chat/parser.py → http/sse.py → http/connection.py
 

@@ -65,6 +65,20 @@ def leave_out_the_users_surroundings():
 leave_out_the_users_surroundings()
 
 
+def let_programs_be_compiled_once():
+    """Let the tests' programs share their compiled modules, where Python may not leave such files beside the sources.
+
+    Hundreds of processes are started, and one in three of a backend's moments before it serves would go into compiling.
+    """
+    if sys.dont_write_bytecode:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="comeapi-compiled-")
+        atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], True)
+
+
+let_programs_be_compiled_once()
+
+
 def folder_of_the_demo_model():
     """Return a models folder that holds the demo model alone: the project's, unless its user has put others there."""
     folder = os.path.join(ROOT, "models")

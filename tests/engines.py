@@ -5,12 +5,12 @@ import queue
 
 from conftest import PATIENCE, ROOT
 
-from core.engine.ask import Ask
+from core.ask import Ask
 from core.engine.engine import Engine
 from core.engine.generation import Generation
 from core.engine.outcome import Piece, Replayed
-from core.engine.sampling import Sampling
 from core.models import ModelFolder
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 DEMO = ModelFolder(os.path.join(ROOT, "models")).find("demo.gguf")

@@ -1,6 +1,7 @@
 """comeapi.py, backend.py or balancer.py with shorter limits, so that tests need not wait: hasty.run("backend").
 
-Signs of life come every 0.5 s, and 3 s without one are silence. While the file that HANG_FILE names exists,
+Signs of life come every 0.5 s, and 3 s without one are silence. What has died is started again after 0.2 s, then 0.4 s;
+a balancer that has worked for 1 s, at once. While the file that HANG_FILE names exists,
 llama_decode does not come back. The kernel has killed as many processes for lack of memory as the file that
 OOM_KILLS_FILE names has bytes.
 """
@@ -38,9 +39,12 @@ def write_programs(folder):
 def run(name):
     """Run a program's main()."""
     core.process.PULSE_SECONDS, core.process.PAUSE_SECONDS = 0.5, 1.0
-    core.system.child.SILENT_SECONDS, core.system.supervisor.LONGEST_DELAY = 3.0, 1.0
-    core.system.ladders.LONGEST_DELAY = 1.0
-    core.opening.LOOK_SECONDS = 0.2
+    core.system.child.SILENT_SECONDS = 3.0
+    core.system.child.FIRST_DELAY = 0.2
+    for module in (core.system.child, core.system.supervisor, core.system.ladders):
+        module.LONGEST_DELAY = 0.4
+    core.system.supervisor.STEADY_BALANCER = 1.0
+    core.opening.FIRST_DELAY, core.opening.LOOK_SECONDS = 0.2, 0.2
     if "OOM_KILLS_FILE" in os.environ:
         core.memory.oom_kills = lambda: os.path.getsize(os.environ["OOM_KILLS_FILE"])
     program = importlib.import_module(name)
@@ -53,13 +57,13 @@ def run(name):
 
 def let_decode_hang(path):
     """Let llama_decode wait while a file is there."""
-    import core.engine.llama
+    import core.engine.llama.context
 
-    decode = core.engine.llama.Context.decode
+    decode = core.engine.llama.context.Context.decode
 
     def hanging(self, chunks):
         while os.path.exists(path):
             threading.Event().wait(0.05)
         return decode(self, chunks)
 
-    core.engine.llama.Context.decode = hanging
+    core.engine.llama.context.Context.decode = hanging

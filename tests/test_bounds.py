@@ -6,9 +6,9 @@ import pytest
 
 from core import bounds
 from core.apis import anthropic, embeddings, llamacpp, ollama, openai_shapes
-from core.engine.sampling import read_sampling
 from core.errors import APIError
 from core.grammar.schema import json_grammar
+from core.sampling import read_sampling
 
 SAY = [{"role": "user", "content": "Hello."}]
 CALL = {"id": "1", "type": "function", "function": {"name": "go", "arguments": "{}"}}

@@ -23,12 +23,12 @@ from core.chat.parser import Delta
 from core.chat.tools import read_tools
 from core.engine.defaults import Defaults
 from core.engine.outcome import Finished, Result
-from core.engine.sampling import read_sampling
 from core.errors import APIError, json_type
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.http.sse import Form, event
 from core.jsonbody import read_json
+from core.sampling import read_sampling
 
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 

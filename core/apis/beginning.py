@@ -15,8 +15,8 @@ from core import carriage
 from core.apis.dialect import Dialect
 from core.apis.host import Host
 from core.apis.telling import Gathering, Steps, Telling, Told
+from core.ask import Ask
 from core.carriage import CARRY, RESUME, BadFrame, Note, Notes, frame
-from core.engine.ask import Ask
 from core.engine.generation import Generation
 from core.engine.outcome import Channel, Finished, Piece
 from core.errors import APIError

@@ -9,9 +9,9 @@ A dialect is pure: no sockets, no queues, no engine. Each API is a file of its o
 from typing import Any, Dict, Iterable, List, NamedTuple
 from typing import Sequence as Many
 
+from core.ask import Ask
 from core.chat.conversation import Conversation, Message
 from core.chat.parser import Delta
-from core.engine.ask import Ask
 from core.engine.outcome import Finished, Piece, Progress, Result
 from core.http.sse import EVENTS, Form
 from core.owners import NOBODY

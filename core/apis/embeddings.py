@@ -18,7 +18,7 @@ from core.apis.dialect import Body, Call, Dialect
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.prompts import read_prompts
-from core.engine.ask import EMBEDDINGS, Ask, Prompt
+from core.ask import EMBEDDINGS, Ask, Prompt
 from core.engine.outcome import Result
 from core.errors import APIError
 from core.http.routing import Route

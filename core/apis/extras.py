@@ -15,8 +15,8 @@ from typing import Sequence as Many
 
 from core import fields
 from core.apis.host import Host
+from core.ask import Ask
 from core.bounds import FIELDS
-from core.engine.ask import Ask
 from core.errors import APIError
 
 Body = Dict[str, Any]

@@ -9,10 +9,10 @@ from core import fields
 from core.apis.dialect import Body, Call, Dialect, Start
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
-from core.engine.ask import UNLIMITED, Ask
+from core.ask import UNLIMITED, Ask
 from core.engine.outcome import Finished, Piece, Result
-from core.engine.sampling import Sampling, read_sampling
 from core.http.routing import Route
+from core.sampling import Sampling, read_sampling
 
 
 class Generate(Dialect):

@@ -12,15 +12,15 @@ from typing import Sequence as Many
 from core import fields
 from core.apis.response_store import ResponseStore
 from core.apis.scales import read_scales
+from core.ask import RANKS, TEXT, UNLIMITED, Ask, Gap, Infill, Pair, Wanted, kind_of
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.defaults import ChatDefaults
 from core.chat.markers import text_of
-from core.engine.ask import RANKS, TEXT, UNLIMITED, Ask, Gap, Infill, Pair, Wanted, kind_of
 from core.engine.defaults import Defaults
-from core.engine.sampling import Bias
 from core.errors import APIError
 from core.models import ModelFile, ModelFolder, adapter_facts
 from core.names import Names, plain_name
+from core.sampling import Bias
 from core.settings import Adapter
 
 if TYPE_CHECKING:  # it needs llama_cpp
@@ -139,7 +139,7 @@ class Host:
         return self.engine.settings.pooling_of(model)
 
     def gives(self, model: ModelFile) -> str:
-        """Return what a model gives here: one of core/engine/ask.py's."""
+        """Return what a model gives here: one of core/ask.py's."""
         return kind_of(self.pooling_of(model))
 
     def find(self, name: str, param: str = "model") -> ModelFile:

@@ -13,8 +13,8 @@ from core.apis.dialect import Body, Call
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.llamacpp import Completion
+from core.ask import Infill
 from core.bounds import FILES
-from core.engine.ask import Infill
 from core.errors import APIError
 from core.http.routing import Route
 

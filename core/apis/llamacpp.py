@@ -19,22 +19,22 @@ from core.apis.extras import Extras, refuse_native
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS, read_limit, read_schema, read_template
 from core.apis.prompts import read_prompts
+from core.ask import UNLIMITED, Ask, Prompt
 from core.bounds import ALL_ANSWERS, ANSWERS
 from core.chat.conversation import ChatAsk, seed_of, template_of
 from core.chat.markers import text_of
 from core.chat.messages import read_messages
 from core.chat.tools import read_tools
-from core.engine.ask import UNLIMITED, Ask, Prompt
 from core.engine.defaults import Defaults
 from core.engine.generation import Generation
 from core.engine.outcome import Finished, Piece, Progress, Result
-from core.engine.sampling import RANDOM_SEED, Bias, Sampling, read_sampling
 from core.errors import APIError
 from core.grammar.schema import json_grammar
 from core.http.messages import Request, json_reply
 from core.http.routing import Route
 from core.http.sse import Form
 from core.jsonbody import read_json
+from core.sampling import RANDOM_SEED, Bias, Sampling, read_sampling
 
 
 @dataclass(frozen=True)

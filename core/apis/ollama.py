@@ -18,14 +18,13 @@ from core.apis.dialect import Body, Call, ChatDialect
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
+from core.ask import EMBEDDINGS, TEXT, UNLIMITED, Gap
 from core.chat.conversation import ChatAsk, Message, arguments_of
 from core.chat.messages import read_messages
 from core.chat.parser import Delta
 from core.chat.tools import read_tools
-from core.engine.ask import EMBEDDINGS, TEXT, UNLIMITED, Gap
 from core.engine.defaults import Defaults
 from core.engine.outcome import Finished, Result
-from core.engine.sampling import read_sampling
 from core.errors import APIError
 from core.grammar.schema import JSON_OBJECT
 from core.http.messages import Request, json_reply
@@ -33,6 +32,7 @@ from core.http.routing import Route
 from core.http.sse import Form
 from core.jsonbody import read_json
 from core.models import ModelFile
+from core.sampling import read_sampling
 
 VERSION = "0.9.0"  # of Ollama's API, whose shapes these are: clients look at it before they use newer fields
 

@@ -15,9 +15,9 @@ from core.apis.extras import Extras, refuse_openai
 from core.apis.host import Host
 from core.apis.llamacpp import completion_body, progress_body, timings_body
 from core.apis.openai_shapes import Chats, Completions, Origin
+from core.ask import Ask, Gap
 from core.chat.conversation import Message, seed_of
 from core.chat.parser import Delta
-from core.engine.ask import Ask, Gap
 from core.engine.outcome import Finished, Piece, Progress, Result
 from core.http.messages import Request, json_reply
 from core.http.routing import Route

@@ -14,18 +14,18 @@ from typing import Sequence as Many
 
 from core import fields
 from core.apis.prompts import read_prompts
+from core.ask import UNLIMITED, Prompt
 from core.bounds import ALL_ANSWERS, ANSWERS
 from core.chat.conversation import ChatAsk, Message
 from core.chat.messages import read_messages
 from core.chat.parser import Delta
 from core.chat.tools import read_tools
-from core.engine.ask import UNLIMITED, Prompt
 from core.engine.defaults import Defaults
 from core.engine.outcome import Finished
-from core.engine.sampling import Sampling, read_sampling
 from core.errors import APIError
 from core.grammar.schema import JSON_OBJECT
 from core.models import ModelFile
+from core.sampling import Sampling, read_sampling
 
 Body = Dict[str, Any]
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Dict
 
 from core.apis.openai_shapes import DEFAULTS, EFFORTS
+from core.ask import UNLIMITED
 from core.bounds import (
     ADAPTERS,
     ANSWERS,
@@ -25,9 +26,7 @@ from core.bounds import (
     STOPS,
     TOOLS,
 )  # fmt: skip
-from core.engine.ask import UNLIMITED
 from core.engine.defaults import Defaults
-from core.engine.sampling import INTEGERS, NUMBERS, Sampling
 from core.http.schemas import (
     ANY,
     FLAG,
@@ -46,6 +45,7 @@ from core.http.schemas import (
     told,
     whole,
 )  # fmt: skip
+from core.sampling import INTEGERS, NUMBERS, Sampling
 from core.settings import MOST_SCALE
 
 Fields = Dict[str, Schema]

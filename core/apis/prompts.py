@@ -11,8 +11,8 @@ Source: llama.cpp's server, tokenize_input_prompts; the OpenAI API reference.
 
 from typing import Any, Dict, List, NamedTuple, Tuple
 
+from core.ask import Prompt
 from core.bounds import PROMPTS
-from core.engine.ask import Prompt
 from core.errors import APIError
 
 Body = Dict[str, Any]

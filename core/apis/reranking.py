@@ -15,8 +15,8 @@ from core import fields
 from core.apis.dialect import Body, Call, Dialect
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
+from core.ask import RANKS, Ask, Pair
 from core.bounds import DOCUMENTS
-from core.engine.ask import RANKS, Ask, Pair
 from core.engine.outcome import Result
 from core.errors import APIError, json_type
 from core.http.routing import Route

@@ -16,6 +16,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from core.ask import UNLIMITED, Ask
 from core.chat.arguments import texts_of
 from core.chat.defaults import ChatDefaults
 from core.chat.guided import Thinking, answer_grammar
@@ -24,10 +25,9 @@ from core.chat.parser import AnswerParser, Delta, Offer
 from core.chat.syntaxes import Style
 from core.chat.template import ChatTemplate
 from core.chat.tools import Tools
-from core.engine.ask import UNLIMITED, Ask
-from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.models import ModelFile
+from core.sampling import Sampling
 
 
 @dataclass(frozen=True)

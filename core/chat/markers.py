@@ -5,7 +5,7 @@
 First, special tokens in a client's strings are broken: after its first character each gets MARK, a character that no
 text holds. All other text stays as it is, so templates that look for it find it. Special tokens that are whole in what
 the template writes are then the template's own. Text between two of them is made plain if a broken one is in it:
-llama.cpp then reads no special token from it (core/engine/ask.py, Plain).
+llama.cpp then reads no special token from it (core/ask.py, Plain).
 
 Second, a template may delete or replace text, and so put a special token together from a client's pieces. If a client's
 text holds a character that any special token begins or ends with, the template renders once more, with MARK around each
@@ -18,7 +18,7 @@ import functools
 import re
 from typing import Any, Callable, Dict, Iterator, List, Match, Sequence, Tuple
 
-from core.engine.ask import Part, Plain, Prompt
+from core.ask import Part, Plain, Prompt
 from core.errors import APIError
 
 MARK = "\ufdd0"  # a noncharacter (Unicode 23.7): for internal use, never for interchange

@@ -244,7 +244,9 @@ def _bare_row(model: ModelFile, config: Config, sequences: int) -> Row:
 
 def _bare_decode(model: ModelFile, config: Config) -> Dict[str, float]:
     """Decode one token of each of N sequences again and again. Imports llama_cpp: only in a process of its own."""
-    from core.engine.llama import Context, Model, Run
+    from core.engine.llama.batch import Run
+    from core.engine.llama.context import Context
+    from core.engine.llama.model import Model
     from core.settings import EngineSettings
 
     prompt = 32

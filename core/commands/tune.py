@@ -205,7 +205,9 @@ def score(seen: Sequence[Figures], names: Sequence[str]) -> float:
 
 def _measure(model: ModelFile, settings: Dict[str, Any]) -> Dict[str, Any]:
     """Measure tokens per second with some settings. Imports llama_cpp."""
-    from core.engine.llama import Context, Model, build_facts
+    from core.engine.llama.context import Context
+    from core.engine.llama.model import Model
+    from core.engine.llama.native import build_facts
     from core.settings import EngineSettings
 
     wanted = settings.pop("figures")
@@ -264,7 +266,7 @@ class _Decode:
 
     def _run(self, runs: Sequence[Tuple[int, int, int]]) -> int:
         """Decode (slot, start, count); returns the rows."""
-        from core.engine.llama import Run
+        from core.engine.llama.batch import Run
 
         status, _ = self._context.decode(
             [Run(slot, start, _tokens(slot * 7 + start, count), 1) for slot, start, count in runs]

@@ -1,6 +1,5 @@
 """The engine: llama.cpp, driven by one thread that steps all generations of a model together. In reading order:
 
-    ask.py           what is wanted                       sampling.py      how tokens are to be chosen
     outcome.py       what is told, and the way it takes   generation.py    one Ask on its way to its end
     engine.py        the thread: receive, load, step      stepping.py      one step: admit, plan, evaluate
     scheduler.py     which tokens go into the next batch  admission.py     tokens and sampler, made beforehand
@@ -11,7 +10,7 @@
     sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
     draws.py         chance without a memory              defaults.py      what requests begin with
     drafting.py      guesses at the next tokens           prompting.py     a prompt's tokens: texts, gaps, pairs
-    llama.py         llama.cpp as objects                 tokenizing.py    long texts, in pieces
+    llama/           llama.cpp as objects                 tokenizing.py    long texts, in pieces
     pace.py          how much of prompts a step may take  cells.py         a slot's cells as bytes
     tally.py         counts and times                     keeping.py       a slot's cells, out and back in
     statefile.py     the files of them                    threads.py       how many threads a step gets

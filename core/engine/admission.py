@@ -6,7 +6,7 @@ the engine's thread did this. Else, in the engine's thread, once the model is.
 
 import contextlib
 
-from core.engine.ask import EMBEDDINGS, RANKS, TEXT, Ask
+from core.ask import EMBEDDINGS, RANKS, TEXT, Ask
 from core.engine.generation import Generation
 from core.engine.outcome import Piece
 from core.engine.resident import Resident

@@ -11,9 +11,9 @@ from typing import Any, Dict, List, Optional, Union
 from core.engine.generation import Generation
 from core.engine.outcome import Piece
 from core.engine.running import Running
-from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.hardware import cores
+from core.sampling import Sampling
 
 LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
 _LEAST = -9999.0  # a log probability that stands for minus infinity, which JSON does not have

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import List
 
 from core.engine.choosing import Choosing
-from core.engine.llama import Run
+from core.engine.llama.batch import Run
 from core.engine.running import Running
 from core.engine.scheduler import Chunk
 from core.errors import APIError
@@ -84,6 +84,6 @@ class Decoding:
 
 
 def _run(chunk: Chunk) -> Run:
-    """Return a chunk as llama.py takes it: only the end of a generation's tokens, and guesses after it, want logits."""
+    """Return a chunk as llama/batch.py takes it: only the end of its tokens, and guesses after it, want logits."""
     tokens = chunk.generation.tokens[chunk.start : chunk.start + chunk.count] + list(chunk.drafts)
     return Run(chunk.generation.slot, chunk.start, tokens, 1 + len(chunk.drafts) if chunk.last else 0)

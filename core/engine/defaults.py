@@ -7,9 +7,9 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Dict, Optional, Tuple
 
-from core.engine.ask import UNLIMITED
-from core.engine.sampling import INTEGERS, NUMBERS, SAMPLER_LETTERS, SAMPLERS, Sampling, samplers_named
+from core.ask import UNLIMITED
 from core.options import between, setting
+from core.sampling import INTEGERS, NUMBERS, SAMPLER_LETTERS, SAMPLERS, Sampling, samplers_named
 
 
 def _number(name: str, help: str, *flags: str, **how: Any) -> Any:

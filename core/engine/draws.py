@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy
 
-from core.engine.sampling import RANDOM_SEED
+from core.sampling import RANDOM_SEED
 
 _64_BITS = (1 << 64) - 1
 _MULTIPLIERS = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64's

@@ -9,10 +9,10 @@ import time
 from array import array
 from typing import Any, List
 
-from core.engine.ask import RANKS
+from core.ask import RANKS
 from core.engine.decoding import Decoding
 from core.engine.generation import Generation
-from core.engine.llama import Run
+from core.engine.llama.batch import Run
 from core.engine.outcome import Embedded
 from core.engine.running import Running
 from core.engine.scheduler import Chunk

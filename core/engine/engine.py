@@ -1,4 +1,4 @@
-"""The engine: continuous batching. One thread runs all generations together, over llama.cpp as llama.py has it.
+"""The engine: continuous batching. One thread runs all generations together, over llama.cpp as llama/ has it.
 
     HTTP threads ── submit(generation) ──> inbox ──┐
                                                    ▼
@@ -8,7 +8,7 @@
 
 The engine's thread decides everything about a Context and a Sampler. Two kinds of helpers touch them, and only while
 it waits for them: the pool that chooses tokens side by side (each thread has one Sampler and reads the Context's
-logits), and the siding's thread, which computes in its own Context (siding.py). llama.py says what each object bears.
+logits), and the siding's thread, which computes in its own Context (siding.py). llama/ says what each object bears.
 
 A request has one Channel on which its events come, and everything else is handed over through the inbox: nothing here
 waits for a lock while it computes. llama_decode releases the GIL: HTTP threads run meanwhile.
@@ -26,15 +26,16 @@ from core.engine.admission import make_ready
 from core.engine.aside import Aside
 from core.engine.generation import Generation
 from core.engine.keeping import Keeping, SlotTask
-from core.engine.llama import Model, build_facts
+from core.engine.llama.model import Model
+from core.engine.llama.native import build_facts
 from core.engine.loading import Loading
 from core.engine.running import Running
 from core.engine.sampler import biases_of
-from core.engine.sampling import Sampling
 from core.engine.stepping import Stepping
 from core.engine.tokenizing import Closed
 from core.errors import APIError
 from core.models import ModelFile
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 log = logging.getLogger("comeapi.engine")

@@ -19,11 +19,11 @@ import secrets
 import time
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
-from core.engine.ask import TEXT, Ask
+from core.ask import TEXT, Ask
 from core.engine.drafting import Lookup
 from core.engine.outcome import Channel, Event, Finished, Piece, Progress
-from core.engine.sampling import RANDOM_SEED
 from core.engine.text import TextOut
+from core.sampling import RANDOM_SEED
 
 
 class State(enum.Enum):

@@ -11,7 +11,7 @@ from typing import Callable, Optional
 
 from core import memory
 from core.engine.aside import ASIDE_TOKENS
-from core.engine.llama import uses_gpu
+from core.engine.llama.native import uses_gpu
 from core.engine.resident import Resident
 from core.engine.running import Running
 from core.errors import APIError

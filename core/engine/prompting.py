@@ -11,7 +11,7 @@ The forms of gaps and pairs are those of llama.cpp's server (format_prompt_infil
 from typing import Callable, List, NamedTuple, Tuple
 from typing import Sequence as Many
 
-from core.engine.ask import Gap, Infill, Pair, Part, Plain, Prompt, Wanted
+from core.ask import Gap, Infill, Pair, Part, Plain, Prompt, Wanted
 from core.engine.tokenizing import TooLong
 from core.errors import APIError
 

@@ -5,12 +5,15 @@ import time
 from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Tuple
 
-from core.engine.llama import Context, Model, Run, halts_well
+from core.engine.llama.batch import Run
+from core.engine.llama.context import Context
+from core.engine.llama.model import Model
+from core.engine.llama.native import halts_well
 from core.engine.sampler import Sampler
-from core.engine.sampling import Sampling
 from core.engine.siding import Siding
 from core.errors import APIError
 from core.models import ModelFile
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 log = logging.getLogger("comeapi.engine")

@@ -6,7 +6,7 @@
 
 The grammar stays out of the chain: testing the one chosen token takes microseconds, masking a whole vocabulary takes
 milliseconds, and is done only when the chosen token is refused. llama.cpp ends the process where no token is left to
-choose, so that is looked for before. One thread at a time uses a Sampler; llama.py says which.
+choose, so that is looked for before. One thread at a time uses a Sampler; llama/ says which.
 """
 
 import math
@@ -15,14 +15,16 @@ from typing import Sequence as Many
 
 import numpy
 
-from core.engine.llama import Chain, Context, Model
-from core.engine.sampling import Sampling
+from core.engine.llama.chain import Chain
+from core.engine.llama.context import Context
+from core.engine.llama.model import Model
 from core.engine.tokenizing import Closed
 from core.errors import APIError
 from core.grammar import gbnf, masks
 from core.grammar.elements import Token
 from core.grammar.masks import Texts
 from core.grammar.stacks import TOO_AMBIGUOUS, Stacks
+from core.sampling import Sampling
 
 
 class Sampler:

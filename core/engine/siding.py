@@ -19,7 +19,8 @@ from typing import Optional
 
 from core.engine.cells import SavedCells
 from core.engine.generation import Generation
-from core.engine.llama import Context, Run
+from core.engine.llama.batch import Run
+from core.engine.llama.context import Context
 
 
 class Siding:

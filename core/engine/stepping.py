@@ -6,8 +6,8 @@
 
 import time
 
+from core.ask import TEXT
 from core.engine.admission import make_ready
-from core.engine.ask import TEXT
 from core.engine.choosing import Choosing
 from core.engine.decoding import Decoding
 from core.engine.embedding import Embedding

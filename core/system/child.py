@@ -20,7 +20,7 @@ from typing import IO, Any, Dict, FrozenSet, Iterator, List, Optional, Protocol,
 from core import process
 
 STEADY_SECONDS = 60.0  # after a child has worked for longer, its earlier deaths do not count
-LONGEST_DELAY = 30.0
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds, until one that died is started again
 SILENT_SECONDS = 20.0  # a child that announces nothing for so long hangs, or is stopped
 START_SECONDS = 120.0  # the same before it listens: it reads its libraries from a disk that may be slow
 CRASHES = {"SIGSEGV", "SIGILL", "SIGABRT", "SIGBUS", "access violation", "illegal instruction"}
@@ -46,7 +46,7 @@ class RestartPolicy:
         """Return the seconds to wait after a death. `worked` is the seconds for which it had been ready."""
         self._deaths = self._deaths + 1 if worked < self._steady else 1
         waits = self._deaths - self._free
-        return min(2.0 ** min(waits - 1, 10), LONGEST_DELAY) if waits > 0 else 0.0
+        return min(FIRST_DELAY * 2.0 ** min(waits - 1, 10), LONGEST_DELAY) if waits > 0 else 0.0
 
 
 News = Tuple["Child", int, Dict[str, Any]]  # a child, which of its runs, and what it announces

@@ -39,7 +39,7 @@ from core.system.rolling import Restarts
 
 log = logging.getLogger("comeapi.supervisor")
 _MOST_EVENTS = 1000  # taken before the children are looked at
-_STEADY_BALANCER = 5.0  # seconds after which its earlier deaths do not count: it has nothing to load
+STEADY_BALANCER = 5.0  # seconds after which its earlier deaths do not count: it has nothing to load
 _HANGUP = getattr(signal, "SIGHUP", None)
 Event = Union[News, int]  # what a child says, or a signal's number
 
@@ -68,7 +68,7 @@ class Supervisor:
         self._listening = listening
         self._notifier = notifier
         handed = [each.fileno() for each in listening]
-        policy = RestartPolicy(at_once=True, steady=_STEADY_BALANCER)
+        policy = RestartPolicy(at_once=True, steady=STEADY_BALANCER)
         self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, handed)
         self._restarts = Restarts(self._backends, self._balancer, config.drain_timeout, self._console.say)
         self._ladders = Ladders(config, plan, self._backends, launch.urls(), self._balancer, self._console)

@@ -9,7 +9,7 @@ from conftest import PATIENCE, wait_until
 from core.apis.dialect import Dialect
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
-from core.engine.ask import Ask
+from core.ask import Ask
 from core.engine.outcome import Finished, Piece
 from core.errors import APIError, HangUp
 from core.http.messages import Request

@@ -5,7 +5,7 @@ from conftest import Program, call
 from gguf import FIRST_MARK, write_filler
 
 from core.apis.infill import read_infill
-from core.engine.ask import Infill
+from core.ask import Infill
 from core.errors import APIError
 
 AROUND = {"input_prefix": "Once upon a time", "input_suffix": "The end."}

@@ -3,13 +3,13 @@
 import pytest
 
 from core.apis import anthropic, embeddings, llamacpp, ollama, openai_shapes
+from core.ask import UNLIMITED
 from core.chat.conversation import ChatAsk, Conversation, Message
 from core.chat.parser import CallDelta, Delta
-from core.engine.ask import UNLIMITED
 from core.engine.outcome import Finished
-from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.models import ModelFile
+from core.sampling import Sampling
 
 MODEL = ModelFile("m.gguf", "/m/m.gguf", 1, "llama")
 THINKER = ModelFile("t.gguf", "/m/t.gguf", 1, "llama", chat_template="{{ messages[0].content }}<think>\n")

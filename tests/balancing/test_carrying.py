@@ -240,7 +240,11 @@ def test_a_full_queue_keeps_no_answer_from_going_on(tell):
         teller.go_on.wait(PATIENCE)
         return b"", False
 
-    broken, full = Teller(5, cut_off), Teller(1, holds)
+    def breaks_when_the_other_is_full(teller, request):
+        busy.wait(PATIENCE)
+        return cut_off(teller, request)
+
+    broken, full = Teller(5, breaks_when_the_other_is_full), Teller(1, holds)
     full.state = dict(full.state, slots=1)
     balancer = tell(broken, full, queue_size=0)
     broken.state = dict(broken.state, slots=1)
@@ -347,3 +351,43 @@ def test_a_drain_waits_for_an_answer_that_no_other_backend_can_take(tell):
     client.join(PATIENCE)
     assert [answer.body for answer in answers[0]] == [WHOLE, WHOLE]
     assert not any(notes.tokens for notes in full.notes)
+
+
+class Slow(Teller):
+    """Tells how it is only when it is let."""
+
+    def __init__(self):
+        self.let = threading.Event()
+        super().__init__()
+
+    @property
+    def state(self):
+        self.let.wait(PATIENCE)
+        return self._state
+
+    @state.setter
+    def state(self, value):
+        self._state = value
+
+
+def test_a_request_that_comes_before_anything_is_known_of_a_backend_waits_for_it_and_is_carried(tell):
+    teller = Slow()
+    threading.Timer(0.2, teller.let.set).start()
+    balancer = Balancer(Config(port=0, backend=(teller.url,), carry_secret=SECRET)).start()
+    try:
+        assert ask(balancer).body == WHOLE
+    finally:
+        balancer.stop(0)
+        teller.close()
+    assert teller.notes and CARRY in teller.requests[0].headers
+
+
+def test_a_backend_that_does_not_tell_how_it_is_holds_no_request_up_for_long(tell):
+    teller = Slow()
+    balancer = Balancer(Config(port=0, backend=(teller.url,), carry_secret=SECRET)).start()
+    try:
+        assert ask(balancer).body == WHOLE
+    finally:
+        teller.let.set()
+        balancer.stop(0)
+        teller.close()

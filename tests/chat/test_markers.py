@@ -7,12 +7,12 @@ import pytest
 from conftest import ROOT, call
 from gguf import write_byte_pairs
 
+from core.ask import Plain
 from core.chat.conversation import ChatAsk, Conversation
 from core.chat.markers import MARK, Markers, text_of
 from core.chat.template import CHATML
 from core.chat.tools import Tools
-from core.engine.ask import Plain
-from core.engine.llama import Model
+from core.engine.llama.model import Model
 from core.errors import APIError
 from core.models import ModelFile, inspect
 from core.settings import EngineSettings

@@ -115,7 +115,7 @@ CRASHING = """
 import importlib.util, os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name != "core.engine.llama":
+        if name != "core.engine.llama.context":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

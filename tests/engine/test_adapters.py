@@ -6,9 +6,9 @@ import pytest
 from engines import DEMO, asked, launch, result, run
 from gguf import write_adapter, write_embedder
 
-from core.engine.ask import EMBEDDINGS
-from core.engine.sampling import Sampling
+from core.ask import EMBEDDINGS
 from core.models import inspect
+from core.sampling import Sampling
 
 EXACT = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_attn": "off"}
 SETS = [(), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (-1.0, 0.0)]

@@ -5,7 +5,7 @@ import random
 from engines import DEMO, GREEDY, STORY, launch, run
 
 from core.engine.drafting import Lookup
-from core.engine.sampling import Sampling
+from core.sampling import Sampling
 
 
 def test_what_followed_the_same_tokens_before_is_guessed():

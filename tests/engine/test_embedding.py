@@ -9,7 +9,7 @@ from conftest import PATIENCE
 from engines import DEMO, launch
 from gguf import write_bert, write_embedder, write_last_ranker
 
-from core.engine.ask import EMBEDDINGS, RANKS, Ask, Pair
+from core.ask import EMBEDDINGS, RANKS, Ask, Pair
 from core.engine.generation import Generation
 from core.engine.outcome import Channel
 from core.errors import APIError

@@ -14,17 +14,17 @@ from conftest import LASTING, PATIENCE, in_parallel, wait_until
 from engines import DEMO, GREEDY, RAMBLING, STORY, asked, cells_are_known, launch, next_event, result, run
 
 import core.apis.telling
-import core.engine.llama
+import core.engine.llama.context
 from core.apis import generate
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
-from core.engine.ask import Ask
+from core.ask import Ask
 from core.engine.engine import Engine
 from core.engine.generation import Generation
 from core.engine.outcome import MOST_UNREAD, Finished
-from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.models import ModelFolder
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 
@@ -165,12 +165,12 @@ def test_500_requests_of_which_many_are_cancelled_lose_no_slot_no_cell_and_no_me
 
 
 def test_a_model_that_can_not_give_up_its_last_cells_is_evaluated_anew(monkeypatch):
-    real = core.engine.llama.llama_cpp.llama_memory_seq_rm
+    real = core.engine.llama.context.llama_cpp.llama_memory_seq_rm
     refuse = lambda memory, slot, first, last: first <= 0 and real(memory, slot, first, last)  # noqa: E731
     engine = launch()
     try:
         expected = [run(engine, prompt=STORY + tail, max_tokens=8, cache_prompt=False)[0] for tail in ("", " a fox")]
-        monkeypatch.setattr(core.engine.llama.llama_cpp, "llama_memory_seq_rm", refuse)
+        monkeypatch.setattr(core.engine.llama.context.llama_cpp, "llama_memory_seq_rm", refuse)
         for tail, text in zip(("", " a fox"), expected):
             again = run(engine, prompt=STORY + tail, max_tokens=8)
             assert again[0] == text and again[2].cached_tokens == 0
@@ -345,14 +345,14 @@ def test_an_engine_can_be_stopped_while_a_prompt_is_aside(held):
 
 def test_a_prompt_that_does_not_come_back_from_the_siding_is_evaluated_in_batches(patient, monkeypatch):
     expected = run(patient, prompt=LONG + TAIL, max_tokens=8, cache_prompt=False)[0]
-    monkeypatch.setattr(core.engine.llama.Context, "load", lambda *_: False)
+    monkeypatch.setattr(core.engine.llama.context.Context, "load", lambda *_: False)
     text, _, end = run(patient, prompt=LONG + TAIL, max_tokens=8, cache_prompt=False)
     assert text == expected and patient.tally.counts["prompts_aside"] == 1 and cells_are_known(patient)
     assert end.cached_tokens == 0
 
 
 def test_where_cells_can_not_be_moved_there_is_no_siding(monkeypatch):
-    monkeypatch.setattr(core.engine.llama.llama_cpp, "llama_state_seq_get_data", lambda *_: 0)
+    monkeypatch.setattr(core.engine.llama.context.llama_cpp, "llama_state_seq_get_data", lambda *_: 0)
     engine = launch(siding="on")
     try:
         assert engine._running.resident.siding is None

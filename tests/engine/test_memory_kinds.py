@@ -14,8 +14,8 @@ from gguf import WINDOW, write_hybrid, write_recurrent, write_windowed
 
 from core.engine.aside import ASIDE_TOKENS
 from core.engine.drafting import Lookup
-from core.engine.sampling import Sampling
 from core.models import ModelFile, inspect
+from core.sampling import Sampling
 
 GREEDY = Sampling(temperature=0, ignore_eos=True)
 # A random model's tokens are nearly equally likely, and rounding to 16 bits differs with what else is in a batch.

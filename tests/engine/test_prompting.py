@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.engine.ask import Gap, Infill, Pair
+from core.ask import Gap, Infill, Pair
 from core.engine.prompting import Marks, Prompting
 from core.errors import APIError
 

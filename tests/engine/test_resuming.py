@@ -9,10 +9,10 @@ from engines import STORY, asked, launch, next_event, result, run
 
 from core.engine.draws import draw_seed
 from core.engine.outcome import Finished, Piece, Replayed
-from core.engine.sampling import Sampling
 from core.errors import APIError
 from core.grammar.free import Free
 from core.grammar.schema import Grammar, json_grammar
+from core.sampling import Sampling
 
 COUNT = 40
 # What is evaluated in one batch, or token by token, should differ by as little as can be. (It does differ: where two

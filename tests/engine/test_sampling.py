@@ -10,9 +10,9 @@ from conftest import in_parallel
 from engines import STORY, asked, launch, next_event, run
 
 import core.engine.engine
-import core.engine.llama
-from core.engine.sampling import Sampling, read_sampling
+import core.engine.llama.context
 from core.errors import APIError
+from core.sampling import Sampling, read_sampling
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +226,9 @@ def test_a_penalty_that_leaves_nothing_gives_way_to_the_grammar(engine):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_model_that_gives_no_numbers_fails_its_request_and_nothing_else(engine, monkeypatch, value):
-    real = core.engine.llama.Context.logits
+    real = core.engine.llama.context.Context.logits
     broken = lambda context, row, size: real(context, row, size) * numpy.float32(0) + numpy.float32(value)  # noqa: E731
-    monkeypatch.setattr(core.engine.llama.Context, "logits", broken)
+    monkeypatch.setattr(core.engine.llama.context.Context, "logits", broken)
     _, _, error = run(engine)
     assert (error.status, error.code) == (500, "model_broken")
     monkeypatch.undo()

@@ -3,7 +3,7 @@
 import random
 from types import SimpleNamespace
 
-from core.engine.ask import Ask
+from core.ask import Ask
 from core.engine.generation import Generation
 from core.engine.pace import Pace
 from core.engine.scheduler import Scheduler, common_prefix

@@ -10,7 +10,7 @@ from conftest import PATIENCE, ROOT, in_parallel
 from gguf import write_byte_pairs
 
 from core.engine import tokenizing
-from core.engine.llama import Model
+from core.engine.llama.model import Model
 from core.engine.tokenizing import PIECE, Closed, Cutter, LongTexts, Readers, TooLong
 from core.errors import APIError
 from core.models import inspect

@@ -13,11 +13,11 @@ import pytest
 from conftest import PATIENCE, ROOT, call, wait_until
 from engines import DEMO, asked, next_event
 
-import core.engine.llama
+import core.engine.llama.context
 from core.engine.engine import Engine
 from core.engine.outcome import Piece
 from core.engine.pace import Pace
-from core.engine.sampling import Sampling
+from core.sampling import Sampling
 from core.settings import EngineSettings
 
 BODY = {"model_name": "demo.gguf", "prompt": "Once upon a time", "max_tokens": 20}
@@ -29,13 +29,13 @@ def gate(monkeypatch):
     """llama_decode comes back only while this is set."""
     event = threading.Event()
     event.set()
-    decode = core.engine.llama.Context.decode
+    decode = core.engine.llama.context.Context.decode
 
     def guarded(self, chunks):
         assert event.wait(PATIENCE)
         return decode(self, chunks)
 
-    monkeypatch.setattr(core.engine.llama.Context, "decode", guarded)
+    monkeypatch.setattr(core.engine.llama.context.Context, "decode", guarded)
     return event
 
 

@@ -10,7 +10,7 @@ import pytest
 from engines import DEMO
 from schemas import random_schema
 
-from core.engine.llama import Model
+from core.engine.llama.model import Model
 from core.grammar import gbnf, masks
 from core.grammar.schema import json_grammar
 from core.grammar.stacks import Stacks, decoded

@@ -12,8 +12,8 @@ from engines import asked, launch, result
 from schemas import A_AND_B, random_schema
 from sentences import check, reader, refusal, valid
 
-from core.engine.sampling import Sampling
 from core.grammar.schema import JSON_OBJECT, json_grammar
+from core.sampling import Sampling
 
 # ------------------------------------------------------------------------------------------ types and values
 

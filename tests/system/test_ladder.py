@@ -113,7 +113,7 @@ def test_a_backend_that_the_kernel_kills_for_memory_comes_back_with_less_and_sta
     os.kill(pid, signal.SIGKILL)
     line = made.wait_for("🪜")
     assert line == (
-        "🪜 Backend 1 died: killed by the kernel, out of memory (SIGKILL). Starting it again in 1 s "
+        "🪜 Backend 1 died: killed by the kernel, out of memory (SIGKILL). Starting it again in 0.2 s "
         "with 2 slots of 1024 tokens, until comeapi.py is restarted."
     )
     pid = pid_in(made.wait_for("🟢 Backend 1"))
@@ -125,13 +125,16 @@ def test_a_backend_that_the_kernel_kills_for_memory_comes_back_with_less_and_sta
     assert slots(made) == 2 and made.said("🪜") == 1
 
 
-def test_a_backend_at_the_end_of_its_ladder_is_told_to_be_unusable_while_the_rest_serves(system, kills):
-    starve = 'sys.exit(print("std::bad_alloc", file=sys.stderr) or 1) if first and lives < 6 else 0'
+def test_a_backend_at_the_end_of_its_ladder_is_told_to_be_unusable_while_the_rest_serves(system, kills, tmp_path):
+    room = tmp_path / "there is room"
+    starve = 'first and not __import__("os").path.exists(%r) and ' % str(room)
+    starve += 'sys.exit(print("std::bad_alloc", file=sys.stderr) or 1)'
     made = system("--backends", 2, before=starve, OOM_KILLS_FILE=str(kills))
     line = made.wait_for("❌ Backend 1 is unusable: ")
-    assert "std::bad_alloc, with 1 slot of 512 tokens. It is tried again every 1 s, while the rest serves." in line
+    assert "std::bad_alloc, with 1 slot of 512 tokens. It is tried again every 0.4 s, while the rest serves." in line
     wait_until(made.serves)
     wait_until(lambda: "unusable, tried again" in why(made))
+    room.touch()
     made.wait_for("🟢 Backend 1")
     wait_until(lambda: why(made).startswith("ok (with 1 slot of 512 tokens"))
     assert made.said("unusable") == 1 and made.said("🪜") == 2

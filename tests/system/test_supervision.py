@@ -170,7 +170,7 @@ def test_a_backend_that_has_served_is_never_given_up(system):
     made = system(before='sys.exit(print("the disk is on fire", file=sys.stderr) or 78) if 2 <= lives <= 4 else 0')
     os.kill(pid_in(made.wait_for("🟢 Backend 1")), signal.SIGKILL)
     assert "SIGKILL" in made.wait_for("died")
-    assert "the disk is on fire. Starting it again in 2 s" in made.wait_for("died")
+    assert "the disk is on fire. Starting it again in 0.4 s" in made.wait_for("died")
     assert "died in the same way, 2 times in a row now" in made.wait_for("died")
     made.program.process.send_signal(signal.SIGTERM)
     assert made.program.end() == 0
@@ -192,7 +192,7 @@ def test_a_balancer_that_has_served_is_never_given_up(system, tmp_path):
     (tmp_path / "balancer.py").write_text("import sys; sys.exit(2)")
     os.kill(pid, signal.SIGKILL)
     made.wait_for("Balancer died")
-    assert "exit 2. Starting it again in 1 s" in made.wait_for("Balancer died")
+    assert "exit 2. Starting it again in 0.2 s" in made.wait_for("Balancer died")
     (tmp_path / "balancer.py").write_text(good)
     wait_until(made.serves)
 

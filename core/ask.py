@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Optional, Tuple, Union
 
-from core.engine.sampling import Sampling
 from core.models import ModelFile
+from core.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""llama.cpp as a library: what it was built for, its start in this process, its log; and quantizing a file with it."""
+
+import collections
+import ctypes
+import logging
+import os
+from typing import Any, Deque, Dict, Optional
+
+import llama_cpp
+
+from core.errors import APIError
+from core.hardware import cores
+from core.settings import EngineSettings
+
+log = logging.getLogger("comeapi.llama")
+
+
+def build_facts() -> Dict[str, Any]:
+    """Return llama-cpp-python's version, whether its build can use a GPU, and what else it was built for.
+
+    llama_supports_gpu_offload; `features` is llama_print_system_info: "CPU : AVX2 = 1 | … | OPENMP = 1 |".
+    """
+    return {
+        "gpu": bool(llama_cpp.llama_supports_gpu_offload()),
+        "version": llama_cpp.__version__,
+        "features": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
+    }
+
+
+def quantize(source: str, target: str) -> None:
+    """Write a copy of an unquantized GGUF file in Q4_K_M (llama_model_quantize). Raises APIError 500."""
+    start(verbose=False)
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    if llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)):
+        raise APIError(500, "llama.cpp can't quantize %s." % source, "quantize_failed")
+
+
+def uses_gpu(settings: EngineSettings) -> bool:
+    """Whether layers of a model are kept on a GPU."""
+    return bool(settings.gpu_layers and llama_cpp.llama_supports_gpu_offload())
+
+
+def halts_well(settings: EngineSettings) -> bool:
+    """Whether a decode may halt halfway without its other threads wearing the cores out.
+
+    With one thread, always. GNU's OpenMP lets them sleep after a moment; other libraries, and ggml's own threads, spin.
+    On a GPU a decode is not asked whether to halt (llama_set_abort_callback).
+    """
+    if uses_gpu(settings):
+        return False
+    return ((settings.threads or cores()) == 1 and not settings.board) or _loaded("libgomp")
+
+
+def _loaded(library: str) -> bool:
+    """Whether this process has loaded a library; False where the system does not tell."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            return any(library in line for line in maps)
+    except OSError:
+        return False
+
+
+class _NativeLog:
+    """Keeps llama.cpp's last complaints, to say why something failed; passes everything on when verbose."""
+
+    ERROR, CONTINUED = 4, 5
+
+    def __init__(self) -> None:
+        self.verbose = False
+        self._errors: Deque[str] = collections.deque(maxlen=3)
+        self._callback = llama_cpp.llama_log_callback(self._take)  # kept: C holds only its address
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def last_errors(self) -> str:
+        """Return the last complaints in one line and forget them."""
+        text = "; ".join(self._errors)
+        self._errors.clear()
+        return text
+
+    def _take(self, level: int, text: bytes, _user_data: Any) -> None:
+        line = text.decode("utf-8", "replace").strip()
+        if level == self.ERROR and line:
+            self._errors.append(line)
+        if self.verbose and line:
+            log.info("llama.cpp: %s", line)
+
+
+_native_log: Optional[_NativeLog] = None
+
+
+def start(verbose: bool) -> _NativeLog:
+    """Initialise llama.cpp once in this process."""
+    global _native_log
+    if _native_log is None:
+        llama_cpp.llama_backend_init()
+        _native_log = _NativeLog()
+    _native_log.verbose = verbose
+    return _native_log
