@@ -57,9 +57,10 @@ from core.http.listening import activated
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.openapi import described
 from core.http.routing import Route
+from core.http.tls import ClientTLS
 from core.options import between, setting
 from core.page import files as page
-from core.settings import CarrySettings, ChildSettings
+from core.settings import CarrySettings, ChildSettings, grace_setting
 
 log = logging.getLogger("comeapi.balancer")
 
@@ -103,8 +104,21 @@ class Config(server.ServerConfig, RelaySettings, ChildSettings, CarrySettings):
         5.0, "seconds between two look-ups of --discover", "backends", check=between(0.05, 3600, float)
     )
     backend_ca: str = setting(
-        "", "certificates in PEM to check https backends by, in place of the system's", "backends", metavar="FILE"
+        "", "certificates in PEM to check https backends by, in place of the system's", "backends", metavar="FILE",
+        check=server.existing_file,
+    )  # fmt: skip
+    backend_cert: str = setting(
+        "", "certificate chain in PEM to show https backends that ask for one", "backends", metavar="FILE",
+        check=server.existing_file,
+    )  # fmt: skip
+    backend_cert_key: str = setting(
+        "", "its private key, where that is in another file", "backends", metavar="FILE", check=server.existing_file
     )
+    backend_cert_name: str = setting(
+        "", "the name that https backends' certificates must have (default: the host of each one's URL)", "backends",
+        metavar="NAME",
+    )  # fmt: skip
+    drain_grace: float = grace_setting(6.0)
     backend_key: str = setting(
         "", "the key that backends are shown, by probes and requests, or @FILE; clients' keys stay here", "access",
         secret=True, check=access.check_key, metavar="KEY",
@@ -141,7 +155,7 @@ class Balancer:
     start() binds (OSError where the port is taken) and begins to probe; stop() lets running requests finish. `on_up` is
     called with the URL of each backend that comes up, in a thread of the balancer's. `restart()` asks whoever has
     started the backends to restart them; None where nobody can. Raises ValueError where a key has two uses, or a
-    backend's name is not valid.
+    backend's name is not valid, OSError where a certificate can't be used.
     """
 
     def __init__(
@@ -158,7 +172,8 @@ class Balancer:
         self._membership = Membership(self.pool, config.specs(), config.slow_start)
         targets = [parse_target(text) for text in config.discover]
         self._discovery = Discovery(self.pool, self._membership, targets, config.discover_interval)
-        self._client = Client(config.connect_timeout, config.backend_ca)
+        tls = ClientTLS(config.backend_ca, config.backend_cert, config.backend_cert_key, config.backend_cert_name)
+        self._client = Client(config.connect_timeout, tls.load())
         credentials = Credentials(config.backend_key)
         timeout = config.health_timeout
         probing = Probing(self.pool)
@@ -193,8 +208,13 @@ class Balancer:
         if self.config.backends_file:
             self._membership.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
 
-    def stop(self, timeout: Optional[float] = None) -> int:
-        """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off."""
+    def stop(self, timeout: Optional[float] = None, grace: float = 0.0) -> int:
+        """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off.
+
+        For `grace` seconds before that, /health says 503, and everybody is still served.
+        """
+        if grace:
+            self.service.leave(grace)
         self._feed.stop()  # what watches is no work to wait for
         cut = self.service.drain(self.config.drain_timeout if timeout is None else timeout)
         self._discovery.stop()
@@ -240,17 +260,20 @@ class Balancer:
         return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()}, headers=[("Vary", "Accept")])
 
     def health(self, request: Request) -> Reply:
-        """GET /health: 200 while at least one backend is up, the probes go on, and it is not stopping."""
+        """GET /health: 200 while a backend is up, and the thread that probes them runs; 503 when this one stops."""
         told = {"loops": loops.describe(self.loops)}
-        if self.service.stopping:
-            error = APIError(503, "The balancer is stopping.", "stopping", headers=[("Retry-After", "1")])
-        elif self._health.loop.late():
-            error = _not_probed()
-        elif self.pool.any_up():
+        error = self.service.leaving.answer() or self._problem()
+        if error is None:
             return json_reply(dict(told, status="ok"))
-        else:
-            error = APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
         return json_reply(dict(error.envelope(), **told), 503, error.headers)
+
+    def _problem(self) -> Optional[APIError]:
+        """Return why no request should come here, or None."""
+        if self._health.loop.late():
+            return _not_probed()
+        if not self.pool.any_up():
+            return APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
+        return None
 
     def live(self, request: Request) -> Reply:
         """GET /live: 503 where only a new process helps, since no backend is probed any more; else 200."""
@@ -332,7 +355,7 @@ def main() -> None:
 
     try:
         balancer = Balancer(config, on_up, (lambda: announce("restart")) if config.child else None)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         options.fail(str(error), 2)
     pulse.look = balancer.look
     _reload_at_hangup(balancer)
@@ -351,9 +374,9 @@ def main() -> None:
         pid=os.getpid(),
     )
     told.set()
-    process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
-    announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
-    cut = balancer.stop()
+    why = process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
+    grace = process.announce_stop(announce, config, why, balancer.service.leaving.is_watched())
+    cut = balancer.stop(grace=grace)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
 

@@ -22,7 +22,7 @@ from core.balancing.facts import figures_of, good_name, is_wedged, life_of, read
 from core.balancing.membership import Membership
 from core.balancing.probing import LOOK_SECONDS, Probing
 from core.http.client import Client
-from core.http.failures import Broken, Slow, Unreachable
+from core.http.failures import Broken, Slow, Unreachable, Untrusted
 from core.loops import LogOnce, Loop
 
 log = logging.getLogger("comeapi.balancer")
@@ -100,6 +100,8 @@ class Health:
         except Slow as error:
             return Report(False, str(error), timed_out=True, quick=quick)
         except (Unreachable, Broken) as error:
+            if isinstance(error, Untrusted):  # no restart heals this: somebody has to know
+                self._once.error("🔴 %s can't be used: %s" % (url, error))
             return Report(False, str(error), quick=quick)
 
     def look(self, url: str, headers: Dict[str, str]) -> Report:

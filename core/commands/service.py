@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from core.http.answers import Answer
 from core.http.client import Client
 from core.http.failures import Broken, Slow, TooLarge, Unreachable
+from core.http.tls import ClientTLS
 from core.options import setting
 from core.terminal import harmless, one_line
 
@@ -53,7 +54,7 @@ class Service:
 
     def __init__(self, settings: ServiceSettings):
         self.url = settings.url
-        self._client = Client(ca_file=settings.ca_file)
+        self._client = Client(tls=ClientTLS(settings.ca_file))
         self._headers = {"Authorization": "Bearer " + settings.api_key[0]} if settings.api_key else {}
 
     def get(self, path: str) -> Any:

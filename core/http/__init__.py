@@ -3,6 +3,7 @@
 For both
     sockets.py        one step on a socket that does not block; Wire, a client's socket
     heads.py          header lines: syntax, limits, repeated headers
+    tls.py            certificates, handshakes, and why one side does not trust the other
     chunks.py         the chunked coding of a body
 
 The server, on ThreadingHTTPServer
@@ -20,19 +21,20 @@ The server, on ThreadingHTTPServer
     access.py         API keys, and their limits
     origins.py        which names the server may be called by, and which web pages may call it
     metrics.py        counters, gauges and histograms, in Prometheus' format
-    counting.py       what every server counts about its own HTTP
+    counting.py       what a service counts of its own HTTP
+    leaving.py        those that check a server's health are told first that it stops
     descriptors.py    how many connections the process has file descriptors for
 
 The client, on urllib
     client.py         Client opens requests
     answers.py        Answer: head, framing, body
     outgoing.py       connections to servers, and the pool of idle ones
-    failures.py       Unreachable, Broken, Slow: what can go wrong
+    failures.py       Unreachable (Untrusted), Broken, Slow: what can go wrong
 
 Glossary
     head      a message up to its empty line: the request line or status line, and the headers
     framing   how a body's end is known: by Content-Length, by chunks, or by the end of the connection (RFC 9112)
     stale     a kept connection that the server had closed before the next request came
+    leaving   the server is about to drain: it serves everybody, and says 503 to those who check its health
     draining  the server takes no new connections; those that run may finish
-    stopping  it is about to drain, or drains: /health says 503, and an answer ends its connection
 """

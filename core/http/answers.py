@@ -22,6 +22,7 @@ _MAX_INTERIM = 8  # heads of status 1xx before the answer's
 _HEAD_SECONDS = 10.0  # from a head's first byte to its last
 RULES = ChunkRules(re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?"), 4096, 4096)
 _BEGINNING = b"HTTP/1."
+_KEPT = re.compile(r"\btimeout=([0-9]{1,6})\b", re.IGNORECASE)  # seconds (RFC 2068, section 19.7.1.1)
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 
 
@@ -159,6 +160,9 @@ class Answer:
         options = tokens(self.header("connection"))
         lasting = self._minor == "1" or "keep-alive" in options
         self._reusable = self._reusable and lasting and "close" not in options
+        kept = _KEPT.search(self.header("keep-alive"))
+        if kept:
+            self._connection.may_idle(float(kept.group(1)))
         coding, length = self._named.get("transfer-encoding"), self._named.get("content-length")
         if method == "HEAD" or self.status in (204, 304):
             self.length = 0

@@ -20,6 +20,7 @@ from typing import Dict, Optional
 from core.http.answers import Answer
 from core.http.failures import Broken, Unreachable
 from core.http.outgoing import Address, ConnectionPool, OutgoingConnection, Wait, plain_wait
+from core.http.tls import ClientTLS
 
 
 class _Stale(Broken):
@@ -29,11 +30,11 @@ class _Stale(Broken):
 class Client:
     """Opens requests, and keeps connections for the next ones. Any thread may use it.
 
-    `ca_file` holds the certificates that https servers are checked by; without it, the system's do.
+    `tls` says what https servers are checked by, and shown; without it, the system's certificates, and nothing.
     """
 
-    def __init__(self, connect_timeout: float = 3.0, ca_file: str = ""):
-        self._pool = ConnectionPool(connect_timeout, ca_file)
+    def __init__(self, connect_timeout: float = 3.0, tls: Optional[ClientTLS] = None):
+        self._pool = ConnectionPool(connect_timeout, tls or ClientTLS())
         self._opener = urllib.request.OpenerDirector()
         self._opener.add_handler(_KeepAlive(self._pool))
 

@@ -86,7 +86,7 @@ class Connection(BaseHTTPRequestHandler):
         """Answer requests until the client or an error ends the connection."""
         self.close_connection = False
         while not self.close_connection:
-            patience = 0.1 if self.service.draining else self.service.config.idle_timeout
+            patience = 0.1 if self.service.leaving.begun else self.service.config.idle_timeout
             if not self.wire.wait(time.monotonic() + patience):
                 return
             self.service.connections.begins(self.request)
@@ -121,7 +121,7 @@ class Connection(BaseHTTPRequestHandler):
     def _answer(self, request: Request, reply: Any, started: float) -> None:
         # A body that was not read would be taken for the next request: so the connection ends.
         unread = self._body_pending
-        self.close_connection = self.close_connection or unread or self.service.stopping
+        self.close_connection = self.close_connection or unread or self.service.leaving.begun
         size = 0
         status = reply.status
         try:
@@ -221,6 +221,8 @@ class Connection(BaseHTTPRequestHandler):
 
     def _reply_head(self, request: Request, reply: Any) -> bytes:
         headers = [("X-Request-Id", request.id)]
+        if not self.close_connection:
+            headers.append(("Keep-Alive", self.service.keep_alive))
         headers += self.service.cors(request)
         headers += reply.headers
         content_type = reply.content_type if reply.status != 204 else ""

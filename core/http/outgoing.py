@@ -10,16 +10,17 @@
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
-from core.http.failures import Broken, Slow, Unreachable
+from core.errors import TimedOut
+from core.http.failures import Broken, Slow, Unreachable, Untrusted
 from core.http.sockets import readable, would_block, writable
+from core.http.tls import ClientTLS, refusal, shake_hands
 
-if TYPE_CHECKING:
-    import ssl
-
-MAX_IDLE_SECONDS = 5.0  # below every server's own limit, so that a connection is rarely closed under a request
+IDLE_SECONDS = 5.0  # that a connection is kept, where its server does not say for how long it keeps it itself
+_MOST_IDLE_SECONDS = 60.0
+_SHARE = 0.8  # of the time for which its server says so: then it is rarely closed under a request
 RECV = 65536  # bytes that are read at once
 _FRESH_SECONDS = 0.05  # an idle connection used so lately is not looked at: the look costs more than the rare surprise
 _STALE_SECONDS = 1.0  # a server that had closed an idle connection says so at once; later, it has taken the request
@@ -55,9 +56,18 @@ class OutgoingConnection:
         self.sock = sock
         self.buffer = bytearray()
         self.used_at = 0.0  # when its last answer ended (time.monotonic); 0 where there was none
+        self._keeps = IDLE_SECONDS  # how long it may idle
         self._begun = 0.0  # when its present request began
         self._heard = False  # a byte has come since then
         self._ended = False  # the server has closed it, or it broke
+
+    def may_idle(self, seconds: float) -> None:
+        """Take note for how long its server keeps it when it idles."""
+        self._keeps = min(_SHARE * seconds, _MOST_IDLE_SECONDS)
+
+    def is_old(self, now: float) -> bool:
+        """Whether it has idled so long that its server may close it."""
+        return now - self.used_at >= self._keeps
 
     def begin(self) -> None:
         """Take note that a request begins."""
@@ -77,7 +87,7 @@ class OutgoingConnection:
     def receive(self, wait: Wait, timeout: float, late: str) -> bool:
         """Wait for bytes and read them into the buffer; False at the end.
 
-        Raises Broken, Slow with the message `late` after `timeout` seconds, and what `wait` raises.
+        Raises Broken, Untrusted, Slow with the message `late` after `timeout` seconds, and what `wait` raises.
         """
         while True:
             if not wait(self.sock, timeout):
@@ -87,17 +97,22 @@ class OutgoingConnection:
                 return more
 
     def has_early(self) -> bool:
-        """Whether, without waiting, there is something of an answer to look at, its end included. Raises Broken."""
+        """Whether something of an answer is here, its end included; does not wait. Raises Broken, Untrusted."""
         return bool(self.buffer) or (bool(readable([self.sock], 0)) and self._recv() is not None)
 
     def _recv(self) -> Optional[bool]:
-        """Read once into the buffer; False at the end; None where only half a TLS record is here. Raises Broken."""
+        """Read once into the buffer; False at the end; None where only half a TLS record is here.
+
+        Raises Broken, Untrusted.
+        """
         try:
             data = self.sock.recv(RECV)
         except OSError as error:
             if would_block(error):
                 return None
             self._ended = True
+            if refusal(error) and not (self.used_at or self._heard):  # see tls.py: it comes after the handshake
+                raise Untrusted(refusal(error))
             raise Broken("the answer broke off: %r" % error)
         self.buffer += data
         self._heard = self._heard or bool(data)
@@ -120,8 +135,7 @@ class OutgoingConnection:
 
     def is_stale(self, now: float) -> bool:
         """Whether an idle connection is too old, or its server has closed it or sent what nobody asked for."""
-        idle = now - self.used_at
-        return idle >= MAX_IDLE_SECONDS or (idle >= _FRESH_SECONDS and bool(readable([self.sock], 0)))
+        return self.is_old(now) or (now - self.used_at >= _FRESH_SECONDS and bool(readable([self.sock], 0)))
 
     def close(self) -> None:
         """Close it; the server sees that at once."""
@@ -131,22 +145,22 @@ class OutgoingConnection:
 class ConnectionPool:
     """Makes connections, and keeps the idle ones by their servers' addresses. Any thread may use it.
 
-    `ca_file` holds the certificates that https servers are checked by; without it, the system's do.
+    `tls` says what https servers are checked by, and shown.
     """
 
-    def __init__(self, connect_timeout: float, ca_file: str):
+    def __init__(self, connect_timeout: float, tls: ClientTLS):
         self._connect_timeout = connect_timeout
-        self._ca_file = ca_file
-        self._tls: "Optional[ssl.SSLContext]" = None  # made when an https server is called first
+        self._tls = tls
         self._idle: Dict[Address, List[OutgoingConnection]] = {}  # those used longest ago come first
         self._swept_at = 0.0
         self._closed = False
         self._lock = threading.Lock()  # guards the three above
 
     def connect(self, address: Address, deadline: float) -> OutgoingConnection:
-        """Return a new connection. Raises Unreachable, also where it takes too long."""
+        """Return a new connection. Raises Unreachable, also where it takes too long, and Untrusted."""
         scheme, host = address
         patience = min(self._connect_timeout, deadline - time.monotonic())
+        began = time.monotonic()
         sock: Optional[socket.socket] = None
         try:
             parts = urlsplit("//" + host)
@@ -154,21 +168,15 @@ class ConnectionPool:
             sock = socket.create_connection((parts.hostname or "", port), max(0.001, patience))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             if scheme == "https":
-                sock = self._secured(sock, parts.hostname)
+                sock.setblocking(False)
+                sock = secured = self._tls.wrap(sock, parts.hostname)
+                shake_hands(secured, began + patience - time.monotonic())
             sock.setblocking(False)
-        except (OSError, ValueError) as error:  # ValueError: a port or a name that can't be
+        except (OSError, ValueError, TimedOut) as error:  # ValueError: a port or a name that can't be
             if sock is not None:
                 sock.close()
-            raise Unreachable(getattr(error, "strerror", None) or str(error))
+            raise _failure(error)
         return OutgoingConnection(sock)
-
-    def _secured(self, sock: socket.socket, host: Optional[str]) -> socket.socket:
-        """Return a TLS socket in place of a plain one, once it has shaken hands. Raises OSError, ValueError."""
-        import ssl  # here, so that a Python without it can still speak HTTP
-
-        if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=self._ca_file or None)
-        return self._tls.wrap_socket(sock, server_hostname=host)
 
     def take(self, address: Address) -> Optional[OutgoingConnection]:
         """Return the idle connection that was used last, if it is still good; else the one before it; or None."""
@@ -188,9 +196,9 @@ class ConnectionPool:
                 connection.close()
                 return
             self._idle.setdefault(address, []).append(connection)
-            if now - self._swept_at >= MAX_IDLE_SECONDS:
+            if now - self._swept_at >= IDLE_SECONDS:
                 self._swept_at = now
-                self._sweep(now - MAX_IDLE_SECONDS)
+                self._sweep(now)
 
     def close(self) -> None:
         """Close all idle connections; from now on, none is kept."""
@@ -201,12 +209,20 @@ class ConnectionPool:
             for connection in connections:
                 connection.close()
 
-    def _sweep(self, limit: float) -> None:
-        """Close the connections that nobody has used since `limit`; their servers may have gone for good."""
+    def _sweep(self, now: float) -> None:
+        """Close the connections that nobody has used for long; their servers may have gone for good."""
         for address, connections in list(self._idle.items()):
             for connection in connections:
-                if connection.used_at < limit:
+                if connection.is_old(now):
                     connection.close()
-            self._idle[address] = [connection for connection in connections if connection.used_at >= limit]
+            self._idle[address] = [connection for connection in connections if not connection.is_old(now)]
             if not self._idle[address]:
                 del self._idle[address]
+
+
+def _failure(error: Exception) -> Unreachable:
+    """Return why there is no connection, in words."""
+    if isinstance(error, TimedOut):
+        return Unreachable("the TLS handshake timed out")
+    why = refusal(error)
+    return Untrusted(why) if why else Unreachable(getattr(error, "strerror", None) or str(error))

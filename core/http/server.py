@@ -29,22 +29,25 @@ from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, pre
 from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
-from core.http.counting import HTTPCounts
+from core.http.counting import HTTPMetrics
 from core.http.descriptors import is_short, room
+from core.http.leaving import Leaving
 from core.http.listening import BACKLOG, listening_sockets
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
 from core.http.metrics import Metrics
 from core.http.origins import Hosts, Origins, check_name, check_origin, host_error
 from core.http.requesthead import bad_request
 from core.http.routing import Handler, Route, Router
-from core.http.sockets import readable, shake_hands, tls_context
+from core.http.sockets import readable
+from core.http.tls import ServerTLS, shake_hands
 from core.options import between, setting
 
 log = logging.getLogger("comeapi.http")
 access_log = logging.getLogger("comeapi.access")
 
 
-def _file(text: str) -> str:
+def existing_file(text: str) -> str:
+    """Check that a file is there. Raises ValueError."""
     if text and not os.path.isfile(text):
         raise ValueError("there is no file %s" % text)
     return text
@@ -67,12 +70,16 @@ class ServerConfig:
         "other", many=True, check=between(0, 1 << 20),
     )  # fmt: skip
     tls_cert: str = setting(
-        "", "certificate chain to serve https with, in PEM", "network", check=_file, metavar="FILE",
+        "", "certificate chain to serve https with, in PEM", "network", check=existing_file, metavar="FILE",
         flags=("--ssl-cert-file",), variables=("LLAMA_ARG_SSL_CERT_FILE",),
     )  # fmt: skip
     tls_key: str = setting(
-        "", "its private key, where that is in another file", "network", check=_file, metavar="FILE",
+        "", "its private key, where that is in another file", "network", check=existing_file, metavar="FILE",
         flags=("--ssl-key-file",), variables=("LLAMA_ARG_SSL_KEY_FILE",),
+    )  # fmt: skip
+    client_ca: str = setting(
+        "", "demand of https clients a certificate that one of these, in PEM, has signed", "network",
+        check=existing_file, metavar="FILE",
     )  # fmt: skip
     api_key: Tuple[str, ...] = setting(
         (), "a key that clients must send, or @FILE with one a line; repeatable", "access", many=True, secret=True,
@@ -109,10 +116,6 @@ class ServerConfig:
     idle_timeout: float = setting(75.0, "seconds a kept-alive connection may idle", "limits", check=_seconds)
     write_timeout: float = setting(60.0, "seconds a client may lag behind its answer", "limits", check=_seconds)
     ping_interval: float = setting(15.0, "seconds of silence before a ping in a stream", "limits", check=_seconds)
-    drain_delay: float = setting(
-        0.0, "seconds, when stopping, in which requests are still taken while /health says 503: so long may whoever "
-        "watches it take to send no more", "limits", check=between(0, 86400, float),
-    )  # fmt: skip
     drain_timeout: float = setting(
         30.0, "seconds that running requests get to finish when stopping", "limits", check=between(0, 86400, float)
     )
@@ -132,8 +135,10 @@ class _Server(ThreadingHTTPServer):
         self.service = service
         self.short = False  # no descriptor was left for a connection
         self._complained = float("-inf")
-        self.tls = tls_context(service.config.tls_cert, service.config.tls_key)
-        host, port = service.config.host.split(",")[0], service.config.port
+        config = service.config
+        wanted = config.tls_cert or config.client_ca
+        self.tls = ServerTLS(config.tls_cert, config.tls_key, config.client_ca) if wanted else None
+        host, port = config.host.split(",")[0], config.port
         self._woken, self._wake = socket.socketpair()
         self._ended = threading.Event()
         self._listening: List[socket.socket] = []
@@ -236,7 +241,7 @@ class _Server(ThreadingHTTPServer):
             return sock
         sock.setblocking(False)
         try:
-            return self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            return self.tls.wrap(sock)
         except (OSError, ValueError) as error:
             sock.close()
             raise OSError(str(error))
@@ -317,10 +322,12 @@ class Service:
         self._limits = KeyLimits(config.key_requests, config.key_rate)
         self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
-        self._stopping = self._draining = False
+        self.leaving = Leaving()
+        self._draining = False
+        self.keep_alive = "timeout=%d" % config.idle_timeout  # for clients, so that they don't connect for each request
         self._descriptors = descriptors
         self.connections = Connections(config.max_connections)
-        self._count = HTTPCounts(self.metrics, name, self.connections)
+        self._count = HTTPMetrics(self.metrics, name, self.connections)
 
     # ---- life
 
@@ -355,24 +362,25 @@ class Service:
         return Reply(self.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
 
     @property
-    def stopping(self) -> bool:
-        """Whether drain() was called: /health must say 503, and an answer ends its connection."""
-        return self._stopping
-
-    @property
     def draining(self) -> bool:
-        """Whether drain() takes no new connections any more."""
+        """Whether no new connections are taken any more."""
         return self._draining
+
+    def leave(self, grace: float) -> None:
+        """For `grace` seconds, go on serving everybody, but end each connection with its answer.
+
+        Those who check this server's health can meanwhile send new clients elsewhere. drain() is to follow.
+        """
+        self.leaving.begun = True
+        self.connections.end_idle()
+        time.sleep(grace)
 
     def drain(self, timeout: float) -> int:
         """Take no new connections, let running requests finish for up to `timeout` seconds, close everything.
 
-        For `drain_delay` seconds before that, all is served as before, but for /health: who watches it must have time
-        to send no more. Returns how many requests had to be cut off.
+        Returns how many requests had to be cut off.
         """
-        self._stopping = True
-        time.sleep(self.config.drain_delay)
-        self._draining = True
+        self.leaving.begun = self._draining = True
         if self._server:
             self._server.shutdown()
             self._server.accept_the_rest()

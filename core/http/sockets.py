@@ -1,6 +1,6 @@
 """Sockets that do not block, for the server and the client.
 
-    readable, would_block, send_all, shake_hands, …    one step on a socket, or several
+    readable, would_block, send_all, wait_as_wanted, …    one step on a socket, or several
     Wire                                               one client's socket; knows whether its peer has gone
 
 A client may leave, or only close its sending side (`printf … | nc -N`). Both look the same: the socket reads as ended.
@@ -19,13 +19,10 @@ import re
 import select
 import socket
 import time
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.chunks import Dechunker, decoded
-
-if TYPE_CHECKING:
-    import ssl  # a Python without it can still serve HTTP
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _RECV = 65536
@@ -119,31 +116,10 @@ def _shut(sock: socket.socket, how: int) -> None:
         socket.socket.shutdown(sock, how)  # SSLSocket.shutdown drops its keys, which its thread may be using
 
 
-def tls_context(cert: str, key: str) -> "Optional[ssl.SSLContext]":
-    """Return a server's TLS context, None without a certificate. Raises OSError where it, or its key, can't be used."""
-    if not cert:
-        return None
-    import ssl  # here, so that a Python without it can still serve HTTP
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key or None)
-    except ssl.SSLError as error:
-        raise OSError("the certificate in %s can't be used: %s" % (cert, error))
-    return context
-
-
-def shake_hands(sock: "ssl.SSLSocket", timeout: float) -> None:
-    """Do the handshake of a TLS socket that does not block. Raises OSError, ValueError, TimedOut after `timeout` s."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return sock.do_handshake()
-        except OSError as error:
-            if not would_block(error):
-                raise
-            if not _ready([sock], max(0.0, deadline - time.monotonic()), _wanted(error)):
-                raise TimedOut()
+def wait_as_wanted(sock: socket.socket, error: OSError, deadline: float) -> None:
+    """Wait until a socket can do what `error` (see would_block) says that it could not. Raises TimedOut."""
+    if not _ready([sock], max(0.0, deadline - time.monotonic()), _wanted(error)):
+        raise TimedOut()
 
 
 def would_block(error: OSError) -> bool:

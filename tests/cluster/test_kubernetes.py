@@ -55,10 +55,10 @@ def test_the_programs_understand_their_command_lines_and_have_time_to_stop(name,
     assert (python, file) == ("python", program.__name__ + ".py")
     variables = {each["name"]: "a-value-for-each" for each in container(name)["env"]}
     config = options.parse(program.Config, "A program.", argv=arguments, environ=variables)
-    assert config.carry_secret and config.drain_delay >= 10
+    assert config.carry_secret and config.drain_grace >= 10
     assert (config.port or 9000) == container(name)["ports"][0]["containerPort"]
     given = pod(name)["spec"]["terminationGracePeriodSeconds"]
-    assert given > config.drain_delay + config.drain_timeout + process.STOP_SECONDS
+    assert given > config.drain_grace + config.drain_timeout + process.STOP_SECONDS
     assert pod(name)["metadata"]["annotations"]["prometheus.io/port"] == str(config.port)
 
 

@@ -17,10 +17,11 @@ from streams import event_stream
 from balancer import Balancer, Config
 from core.http import server
 from core.http.client import Client
-from core.http.failures import Unreachable
+from core.http.failures import Untrusted
 from core.http.messages import json_reply
 from core.http.routing import Route
 from core.http.server import Service
+from core.http.tls import ClientTLS
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 
@@ -106,7 +107,7 @@ def test_a_stream_flows_and_its_client_is_missed_when_it_goes(backend, balancer,
 
 
 def test_a_certificate_that_nobody_vouches_for_is_not_accepted(backend, certificate):
-    with pytest.raises(Unreachable, match="certificate verify failed"):
+    with pytest.raises(Untrusted, match="not signed by a CA that is trusted here"):
         Client().open(backend.url + "/health")
     balancer = Balancer(Config(port=0, backend=(backend.url,))).start()
     wait_until(lambda: "certificate" in balancer.status()["backends"][0]["why"])
@@ -114,8 +115,8 @@ def test_a_certificate_that_nobody_vouches_for_is_not_accepted(backend, certific
 
 
 def test_a_certificate_for_another_name_is_not_accepted(backend, certificate):
-    with pytest.raises(Unreachable, match="certificate verify failed"):
-        Client(ca_file=certificate[0]).open("https://localhost:%d/health" % backend.port)
+    with pytest.raises(Untrusted, match="is for another name: .*localhost"):
+        Client(tls=ClientTLS(certificate[0])).open("https://localhost:%d/health" % backend.port)
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01", b""])
@@ -136,7 +137,7 @@ def test_connections_that_never_shake_hands_are_closed_for_new_ones(certificate)
     config = server.ServerConfig(tls_cert=certificate[0], tls_key=certificate[1], max_connections=3)
     served = Service(config, [Route("GET", "/health", lambda request: json_reply({}))]).start()
     silent = [socket.create_connection(("127.0.0.1", served.port), PATIENCE) for _ in range(5)]
-    client = Client(ca_file=certificate[0])
+    client = Client(tls=ClientTLS(certificate[0]))
     answer = client.open(served.url + "/health", timeout=PATIENCE)
     assert answer.status == 200
     for sock in silent[:3]:
