@@ -1,4 +1,4 @@
-"""The manifests of core/balancing/kubernetes.yaml: right by Kubernetes' own schemas, and true of these programs."""
+"""The manifests of core/balancing/deploy/kubernetes.yaml: right by Kubernetes' own schemas, and true of these programs."""
 
 import os
 
@@ -14,7 +14,7 @@ OLDEST = (1, 25)
 
 
 def manifests():
-    with open(os.path.join(ROOT, "core", "balancing", "kubernetes.yaml"), encoding="utf-8") as file:
+    with open(os.path.join(ROOT, "core", "balancing", "deploy", "kubernetes.yaml"), encoding="utf-8") as file:
         return list(yaml.safe_load_all(file))
 
 
