@@ -122,8 +122,8 @@ class Line:
     """A long line between two machines of a network: each packet takes `delay` seconds, and a share `loss` is lost.
 
     The machines have the addresses 10.78.0.1 and 10.78.0.2 on it. Linux' own means for it, netem, is not in each
-    kernel: this is two TUN devices, and a thread that hands their packets on. TCP on both sides is the kernel's, so what
-    is lost is sent again as on a real line.
+    kernel: this is two TUN devices, and a thread that hands their packets on. TCP on both sides is the kernel's, so
+    what is lost is sent again as on a real line.
     """
 
     def __init__(self, network, near, far, delay=0.025, loss=0.01):

@@ -185,6 +185,18 @@ def test_a_connection_is_kept_and_used_again_and_not_after_an_unfinished_answer(
     assert keeping.connections == 2
 
 
+@pytest.mark.parametrize(
+    "told, connections", [(b"", 2), (b"timeout=9", 1), (b"max=5, timeout=9", 1), (b"timeout=0", 2)]
+)
+def test_an_idle_connection_is_kept_for_as_long_as_its_server_says(server, client, monkeypatch, told, connections):
+    monkeypatch.setattr("core.http.outgoing.IDLE_SECONDS", 0.0)  # where it does not say
+    answer = OK.replace(b"\r\n\r\n", b"\r\nKeep-Alive: " + told + b"\r\n\r\n")
+    telling = server(answer, answer)
+    for _ in range(2):
+        client.open(telling.url + "/x").read_and_close()
+    assert telling.connections == connections
+
+
 def test_a_request_goes_out_in_one_piece_with_what_it_was_given(server, client):
     receiving = server(OK)
     client.open(receiving.url + "/a?b=c", "PUT", {"x-mine": "ü"}, b"").read_and_close()

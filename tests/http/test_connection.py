@@ -279,7 +279,8 @@ def test_a_body_dripping_byte_by_byte_is_cut_off_with_408(serve, connect, start)
 def test_a_kept_alive_connection_that_idles_is_closed_without_a_word(serve, connect):
     service = serve(idle_timeout=1.0)  # time enough to connect twice and to ask
     client, silent = connect(service), connect(service)
-    assert client.ask().headers["connection"] == "keep-alive"
+    headers = client.ask().headers
+    assert headers["connection"] == "keep-alive" and headers["keep-alive"] == "timeout=1"
     assert client.rest() == b""
     assert silent.rest() == b""
     eventually(lambda: service.connections_open() == 0)
