@@ -48,9 +48,10 @@ class Crowd:
         wait_until(lambda: self.answered >= goal or self.failures)
 
     def leave(self):
-        """Let the last requests end. Returns what was lost."""
+        """Let the last requests end. Returns what was lost; `pytest -s` shows how many were answered."""
         self._over.set()
         for thread in self._threads:
             thread.join(PATIENCE)
         assert not any(thread.is_alive() for thread in self._threads)
+        print("%d requests answered, %d lost" % (self.answered, len(self.failures)))
         return self.failures

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -57,8 +58,8 @@ def why_not():
 
 
 def script():
-    """Return the batch script of core/balancing/README.md."""
-    with open(os.path.join(ROOT, "core", "balancing", "README.md"), encoding="utf-8") as text:
+    """Return the batch script of core/balancing/deploy/README.md."""
+    with open(os.path.join(ROOT, "core", "balancing", "deploy", "README.md"), encoding="utf-8") as text:
         (found,) = [each for each in re.findall(r"```bash\n(.*?)```", text.read(), re.S) if "#SBATCH" in each]
     return found
 
@@ -117,13 +118,30 @@ class Cluster:
         daemon.wait(PATIENCE)
 
     def close(self):
-        """End the jobs, then all daemons."""
-        with contextlib.suppress(AssertionError):
+        """End the jobs, then all daemons, then what is left: a slurmstepd whose slurmd has gone tries for minutes."""
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
             self.cancel()
             wait_until(lambda: not self.jobs(), 30)
         for name in reversed(list(self._daemons)):
             self.kill(name)
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self.processes())
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def processes(self):
+        """Return the numbers of all processes that are this cluster's, by their environment or the files they hold."""
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_ours("/proc/" + name)]
+
+    def _is_ours(self, process):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            with open(process + "/environ", "rb") as file:
+                if ("SLURM_CONF=" + self.config).encode() in file.read().split(b"\0"):
+                    return True
+            links = [os.readlink("%s/fd/%s" % (process, number)) for number in os.listdir(process + "/fd")]
+            return any(link.startswith(self.folder + "/") for link in links)
+        return False
 
     # ---- jobs
 
