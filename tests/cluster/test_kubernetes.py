@@ -1,4 +1,4 @@
-"""The manifests of core/balancing/deploy/kubernetes.yaml: right by Kubernetes' own schemas, and true of these programs."""
+"""The manifests of core/balancing/deploy: right by Kubernetes' own schemas, and true of these programs."""
 
 import os
 
