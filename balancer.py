@@ -33,6 +33,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from core import loops, options, process
 from core.balancing.admin import Admin, is_admin_path
+from core.balancing.adoption import Adoption
 from core.balancing.catalogue import Catalogue
 from core.balancing.counting import Counts
 from core.balancing.credentials import Credentials
@@ -40,6 +41,7 @@ from core.balancing.discovery import Discovery, parse_target
 from core.balancing.feed import Feed
 from core.balancing.forwarding import Forwarder, Response
 from core.balancing.health import Health
+from core.balancing.keeping import connect
 from core.balancing.membership import Membership
 from core.balancing.openapi import ABOUT, OPERATIONS
 from core.balancing.policies import POLICIES
@@ -56,6 +58,7 @@ from core.http.client import Client
 from core.http.listening import activated
 from core.http.messages import Reply, Request, http_url, json_reply
 from core.http.openapi import described
+from core.http.resuming import Resumer
 from core.http.routing import Route
 from core.http.tls import ClientTLS
 from core.options import between, setting
@@ -128,6 +131,11 @@ class Config(server.ServerConfig, RelaySettings, ChildSettings, CarrySettings):
         check=access.check_key, metavar="KEY",
     )  # fmt: skip
 
+    holder_fd: int = setting(
+        -1, "number of a socket to the program that starts this one and keeps its clients' connections; -1 for none",
+        "other", check=between(-1, 1 << 20),
+    )  # fmt: skip
+
     def specs(self) -> Tuple[Spec, ...]:
         """Return the backends as the options name them."""
         if self.backends_file or self.discover:
@@ -147,6 +155,8 @@ def _check_keys(config: Config) -> None:
 
 
 # -------------------------------------------------------------------------------------------- the balancer
+
+_KNOWN_SECONDS = 2.0  # that a request waits, after the start, until something is known of the backends
 
 
 class Balancer:
@@ -189,10 +199,12 @@ class Balancer:
         counts = Counts(self.service.metrics, self.pool)
         self._feed = Feed(self.pool, probing, counts, {"policy": config.policy})
         self.loops.append(self._feed.loop)
+        self._keeper, self._orphans = connect(config.holder_fd)
         self._forwarder = Forwarder(
             config, self.pool, self._client, credentials, counts, lambda: self.service.draining,
-            config.carry_secret or shared_secret(),
+            config.carry_secret or shared_secret(), self._keeper,
         )  # fmt: skip
+        self._counts = counts
 
     def start(self) -> "Balancer":
         """Bind, serve and probe in background threads. Raises OSError, and ValueError for a bad backends_file."""
@@ -201,7 +213,16 @@ class Balancer:
         self._discovery.start()
         self._health.start()
         self._feed.start()
+        self._adopt()
         return self
+
+    def _adopt(self) -> None:
+        """Go on with the answers that the balancer before this one had in hand when it died, if any."""
+        if self._keeper:
+            self._keeper.loop.start()
+            resumer = Resumer(self.service)
+            adoption = Adoption(self._keeper, self._forwarder, self.pool, self._counts, resumer)
+            adoption.start(self._orphans, lambda: self._health.known.wait(_KNOWN_SECONDS))
 
     def reload(self) -> None:
         """Read the backends_file again: what is new is added, what is gone is drained. Raises OSError, ValueError."""
@@ -220,6 +241,8 @@ class Balancer:
         self._discovery.stop()
         self._health.stop()
         self._client.close()
+        if self._keeper:
+            self._keeper.close()
         return cut
 
     def manage(self, url: str, drain: Optional[bool]) -> Dict[str, Any]:
@@ -295,6 +318,7 @@ class Balancer:
             "healthy_backends": sum(each["healthy"] for each in backends),
             "queued": self.pool.queued(),
             "policy": self.config.policy,
+            "adopted": int(self._counts.adopted.total()),
             "backends": backends,
         }
 
@@ -304,6 +328,8 @@ class Balancer:
         """Send a request to a backend and its answer to the client, as core/balancing/forwarding.py says."""
         if is_admin_path(request.target):  # spelt so that a backend may take it for its own /admin
             raise APIError(404, "There is nothing at %s." % shown(request.path), "unknown_path")
+        if not self._health.known.is_set():
+            self._health.known.wait(_KNOWN_SECONDS)
         return self._forwarder.forward(request, self._wish(request))
 
     def _wish(self, request: Request) -> Wish:

@@ -11,7 +11,7 @@ The way of a streamed chat request. Through the balancer:
 
     in    http/server.py → http/connection.py → http/requesthead.py (heads.py), http/bodies.py (chunks.py)
           → http/server.py (host, key, route) → balancer.py → balancing/request.py → balancing/forwarding.py
-          → balancing/pool.py → http/client.py → http/outgoing.py → the backend
+          → balancing/visiting.py, balancing/pool.py → http/client.py → http/outgoing.py → the backend
     back  http/answers.py (heads.py, chunks.py) → balancing/relaying.py → http/connection.py
 
 Through the backend:

@@ -51,9 +51,10 @@ def frame(note: Note, payload: bytes = b"") -> bytes:
 
 
 class Frames:
-    """Takes an answer's bytes apart into frames, as they come."""
+    """Takes an answer's bytes apart into frames, as they come. `line` is the note of the one that came last."""
 
     def __init__(self) -> None:
+        self.line = b""
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Tuple[Note, bytes]]:
@@ -65,16 +66,19 @@ class Frames:
                 raise BadFrame("no note: %r" % bytes(self._buffer[:40]))
             if end < 0:
                 return
-            note = _note(bytes(self._buffer[len(_MARK) : end]))
+            line = bytes(self._buffer[len(_MARK) : end])
+            note = read_note(line)
             stop = end + 1 + note["n"]
             if len(self._buffer) < stop:
                 return
             payload = bytes(self._buffer[end + 1 : stop])
             del self._buffer[:stop]
+            self.line = line
             yield note, payload
 
 
-def _note(line: bytes) -> Note:
+def read_note(line: bytes) -> Note:
+    """Return the note that a line tells. Raises BadFrame."""
     try:
         note = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):

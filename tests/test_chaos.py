@@ -18,7 +18,7 @@ import urllib.request
 
 import hasty
 import pytest
-from conftest import PATIENCE, Program, call, free_ports, wait_until
+from conftest import MODELS, PATIENCE, Program, call, free_ports, wait_until
 from load import memory
 
 pytestmark = [
@@ -156,14 +156,18 @@ def backends(tmp_path):
     made.close()
 
 
-def read(url, kind, seed):
-    """Ask for an answer of a kind; returns its text, and the longest gap between two pieces."""
+def read(url, kind, seed, at_line=lambda number: None):
+    """Ask for an answer of a kind; returns its text, and the longest gap between two pieces.
+
+    `at_line` is called with the number of each line that comes.
+    """
     dialect, body = KINDS[kind]
     path, body = dialect([{"role": "user", "content": SEEDS[seed]}], **body)
     request = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
     last, gap, pieces = time.monotonic(), 0.0, []
     with urllib.request.urlopen(request, timeout=PATIENCE * 4) as answer:
-        for line in answer:
+        for number, line in enumerate(answer):
+            at_line(number)
             now = time.monotonic()
             last, gap = now, max(gap, now - last)
             if line.startswith((b"data:", b"{")):
@@ -184,7 +188,8 @@ def text_of(pieces):
 
 
 _TEXTS = (
-    "content", "reasoning_content", "text", "thinking", "partial_json", "arguments", "response", "error", "name",
+    "content", "reasoning_content", "text", "thinking", "partial_json", "arguments", "response", "error", "message",
+    "name",
     "finish_reason", "stop_reason", "done_reason", "completion_tokens", "output_tokens", "eval_count",
 )  # fmt: skip
 
@@ -234,7 +239,83 @@ def test_every_stream_through_dying_backends_is_whole_and_the_same(backends, sta
     assert moves
 
 
-def read_all(url, todo, undisturbed):
+class System:
+    """comeapi.py, whose balancer can be killed. While `hang_file` is there, its backends' engines wait."""
+
+    def __init__(self, start, folder, *arguments):
+        template = folder / "template.jinja"
+        template.write_text(TEMPLATE)
+        base = free_ports(4)
+        options = ("--base-port", base, "--port", base + 3, "--models", MODELS, "--chat-template", template)
+        self.hang_file = folder / "hang"
+        self.program = start(
+            str(hasty.write_programs(folder)), *options, "--threads", 1, *EXACT, *arguments,
+            HANG_FILE=str(self.hang_file),
+        )  # fmt: skip
+        self.url = "http://127.0.0.1:%d" % (base + 3)
+        self.pid = self._pid_in("🚀")
+
+    def _pid_in(self, part):
+        return int(self.program.wait_for_line(part).partition("(PID ")[2].partition(")")[0])
+
+    def kill(self):
+        """Kill the balancer; returns when the next one serves."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.pid = self._pid_in("🟢 Balancer")
+
+    def adopted(self):
+        """Return the lines of /metrics that tell what became of the last dead balancer's answers."""
+        metrics = urllib.request.urlopen(self.url + "/metrics").read().decode()
+        return [line for line in metrics.splitlines() if line.startswith("comeapi_adopted_answers_total{")]
+
+
+def test_every_stream_through_a_balancer_that_is_killed_is_whole_and_the_same(start, tmp_path):
+    system = System(start, tmp_path, "--backends", 3, "--slots", 4)
+    cases = [(kind, seed) for seed in range(len(SEEDS)) for kind in KINDS]
+    undisturbed = {case: read(system.url, *case)[0] for case in cases}
+    over, adopted = threading.Event(), []
+
+    def havoc():
+        while not over.wait(4.0):
+            system.kill()
+            over.wait(2.0)
+            adopted.extend(system.adopted())
+
+    rogue = threading.Thread(target=havoc)
+    rogue.start()
+    try:
+        todo = [cases[number % len(cases)] for number in range(STREAMS)]
+        wrong, gaps = read_all(system.url, todo, undisturbed, again=True)
+    finally:
+        over.set()
+        rogue.join()
+    places = [gaps[len(gaps) * percent // 100] for percent in (50, 95)] + [gaps[-1]]
+    report = "%d streams, balancer: gaps p50 %.2f s, p95 %.2f s, largest %.2f s" % (STREAMS, *places)
+    print(report, sums(adopted))
+    assert not wrong, "%d wrong: %r; %s" % (len(wrong), wrong[:2], report)
+    assert adopted and not [line for line in adopted if "cut off" in line or "given up" in line]
+
+
+def sums(lines):
+    """Add up lines of /metrics."""
+    total = collections.Counter()
+    for name, _, count in (line.rpartition(" ") for line in lines):
+        total[name] += int(count)
+    return dict(total)
+
+
+def read_once_more(url, *case):
+    """Read an answer; ask again where the connection ended before a byte of it, as every client's library does."""
+    while True:
+        lines = []
+        try:
+            return read(url, *case, at_line=lines.append)
+        except OSError:
+            if lines:
+                raise
+
+
+def read_all(url, todo, undisturbed, again=False):
     """Read answers, ten at once; returns those that were not as they had been undisturbed, and all gaps, sorted."""
     wrong, gaps, lock = [], [], threading.Lock()
 
@@ -245,7 +326,7 @@ def read_all(url, todo, undisturbed):
                     return
                 case = todo.pop()
             try:
-                text, gap = read(url, *case)
+                text, gap = (read_once_more if again else read)(url, *case)
                 gaps.append(gap)
                 if text != undisturbed[case]:
                     wrong.append((case, text, undisturbed[case]))

@@ -13,9 +13,13 @@ Files in reading order:
     pool.py           all of this together: a request gets its backend, and gives it back
     errand.py         one request on its way: what was tried for it, what is known of its answer
     admission.py      a request's way to a place: at once, or after a wait in the queue
-    forwarding.py     its way to its backend and back: the table of retries
+    visiting.py       its way to one backend and back
+    forwarding.py     the table of retries: which backends it goes to, one after another
     elsewhere.py      stored answers that a backend of another machine may have
     carrying.py       an answer that another backend goes on with
+    journal.py        memory that outlives a balancer: what is known of its requests in flight
+    keeping.py        how they get there, and their connections to the parent
+    adoption.py       answers of a balancer that was killed: this one goes on with them
     watching.py       how a request waits for bytes of its backend
     keepalive.py      which bytes are a sign of life
     relaying.py       headers, and answers in pieces
@@ -39,6 +43,7 @@ Files in reading order:
 Glossary:
 
     able              a backend that may have a request's model, is not draining, and was not tried for this request
+    adopt             to go on with an answer of the balancer before this one, which was killed
     alone, loner      a request that must run alone on its backend, since a backend has died under it
     doubted           a backend that has requests and sends nothing: it is to be looked at
     carry on          to let another backend go on with an answer; a leg is the part of it that one backend tells, the
@@ -50,6 +55,7 @@ Glossary:
     hope              a request may wait though no backend is up, since one was before or is loading
     life              what tells one run of a backend's process from the next, such as its process number
     look              a quick probe: /health alone, and one second for it
+    orphan            a request that the balancer before this one has left
     pace              how many tokens a backend generates per second
     prompt            a backend whose /health answers at once, however busy it is: silence there means that it is dead
     quarantine        the memory of requests that backends have died under

@@ -60,11 +60,15 @@ class Leg:
         return first or next((payload for payload in self._pieces if payload), b"")
 
     def _payloads(self) -> Iterator[bytes]:
-        frames = Frames()
+        frames, record = Frames(), self.visit.errand.record
         try:
             for piece in self._answer.pieces():
                 for note, payload in frames.feed(piece):
                     self._take(note)
+                    if record and len(note) > 1:  # more than a size
+                        record.note(frames.line, grows="i" in note)
+                        if not payload:
+                            record.settle()
                     yield payload
         except BadFrame as error:
             raise Broken("its answer is garbled: %s" % error)

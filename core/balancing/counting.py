@@ -29,6 +29,9 @@ class Counts:
         self.migrations = metrics.counter(
             "comeapi_migrations_total", "Answers that another backend went on with.", "why"
         )
+        self.adopted = metrics.counter(
+            "comeapi_adopted_answers_total", "Answers that were in hand when the balancer before this one died.", "how"
+        )
         self.deaths = metrics.counter(
             "comeapi_deaths_total", "Requests that a backend died under: beside others, or while they ran alone.", "how"
         )

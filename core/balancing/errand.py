@@ -3,6 +3,7 @@
 from typing import NamedTuple, Optional, Set
 
 from core.balancing.backends import Backend, Ticket
+from core.balancing.keeping import Record
 from core.balancing.quarantine import Quarantine
 from core.balancing.request import Wish
 from core.carriage import Notes
@@ -12,10 +13,11 @@ from core.http.messages import Reply, Request
 class Errand:
     """One request's state. `started` is on the pool's clock."""
 
-    def __init__(self, request: Request, wish: Wish, started: float):
+    def __init__(self, request: Request, wish: Wish, started: float, record: Optional[Record] = None):
         self.request = request
         self.wish = wish
         self.started = started
+        self.record = request.wire.record = record  # what outlives this process of it
         self.tried: Set[Backend] = set()
         self.sent = 0  # how often it was sent to a backend
         self.failures = 0  # since its answer was carried on last

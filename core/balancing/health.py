@@ -13,6 +13,7 @@ one every second while it has requests and sends nothing, and while somebody wat
 
 import logging
 import threading
+import time
 import traceback
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -34,7 +35,8 @@ class Health:
     """The thread that probes each backend: at its interval while it is up, every second, backing off, while not.
 
     Each probe runs in a thread of its own, so that one that hangs delays no other. `on_up` is called with the URL of
-    each backend that comes up. `loop` is the thread: core/loops.py says whether it is late.
+    each backend that comes up. `loop` is the thread: core/loops.py says whether it is late. `known` is set once it is
+    known of some backend how it is, two seconds after the start at the latest: earlier requests should wait for it.
     """
 
     def __init__(
@@ -56,9 +58,12 @@ class Health:
         self._credentials = credentials
         self._on_up = on_up
         self._once = LogOnce(log)
+        self.known = threading.Event()
+        self._known_at = float("inf")
 
     def start(self) -> None:
         """Start probing; the first probes go out at once."""
+        self._known_at = time.monotonic() + _PATIENCE
         self.loop.start()
 
     def stop(self) -> None:
@@ -74,6 +79,8 @@ class Health:
         due += [(backend, True) for backend in self._probing.looks_due()]
         if self.loop.stopped:
             return
+        if time.monotonic() >= self._known_at:
+            self.known.set()
         failure: Optional[Exception] = None
         for backend, quick in due:
             try:
@@ -88,7 +95,10 @@ class Health:
         """Probe a backend, in a thread of its own. Whatever goes wrong, it can be probed again."""
         try:
             report = self._report(backend.url, self._credentials.own(backend.spec), quick)
-            if self._probing.probed(backend, report, self._interval):
+            up = self._probing.probed(backend, report, self._interval)
+            if not self.known.is_set() and self._probing.pool.any_known():
+                self.known.set()
+            if up:
                 self._on_up(backend.url)
         except Exception as error:
             self._probing.unprobed(backend, quick)

@@ -34,8 +34,9 @@ _BACKEND = answer(
     model=nullable(STRING),
 )  # fmt: skip
 _STATUS = answer(
-    "Status", total_backends=WHOLE, healthy_backends=WHOLE, queued=WHOLE, policy=STRING, backends=array(_BACKEND)
-)
+    "Status", total_backends=WHOLE, healthy_backends=WHOLE, queued=WHOLE, policy=STRING, adopted=WHOLE,
+    backends=array(_BACKEND),
+)  # fmt: skip
 _MODEL = answer("Model", id=STRING, object=STRING, created=WHOLE, owned_by=STRING)
 _MODELS = answer("ModelList", object=STRING, data=array(_MODEL))
 _HEALTH = answer("Health", status=STRING, loops=OBJECT)

@@ -26,14 +26,14 @@ class Probing:
     """The schedule of all probes, and their outcome. It works on the pool's backends, under the pool's lock."""
 
     def __init__(self, pool: Pool):
-        self._pool = pool
+        self.pool = pool
         self._watched_until = float("-inf")  # guarded by the pool's lock
 
     # ---- which probes are due
 
     def due(self, patience: float) -> List[Backend]:
         """Wait at most `patience` seconds for a probe to become due, and take all backends that must be probed."""
-        pool = self._pool
+        pool = self.pool
         with pool.lock:
             due = self._due()
             if not due and not self._looks_due():
@@ -48,37 +48,37 @@ class Probing:
 
     def looks_due(self) -> List[Backend]:
         """Take all backends that must be looked at quickly."""
-        with self._pool.lock:
+        with self.pool.lock:
             due = self._looks_due()
             for backend in due:
                 backend.looking = True
-                backend.next_look = self._pool.clock() + LOOK_SECONDS
+                backend.next_look = self.pool.clock() + LOOK_SECONDS
             return due
 
     def watch(self, seconds: float) -> None:
         """Somebody wants fresh figures: look every second, for so long, at all backends that answer looks at once."""
-        with self._pool.lock:
-            if self._pool.clock() >= self._watched_until:
-                self._pool.probe_due.notify_all()
-            self._watched_until = self._pool.clock() + seconds
+        with self.pool.lock:
+            if self.pool.clock() >= self._watched_until:
+                self.pool.probe_due.notify_all()
+            self._watched_until = self.pool.clock() + seconds
 
     def wake(self) -> None:
         """Let due() return at once."""
-        with self._pool.lock:
-            self._pool.probe_due.notify_all()
+        with self.pool.lock:
+            self.pool.probe_due.notify_all()
 
     def _due(self) -> List[Backend]:
-        now = self._pool.clock()
-        return [backend for backend in self._pool.backends if not backend.probing and backend.next_probe <= now]
+        now = self.pool.clock()
+        return [backend for backend in self.pool.backends if not backend.probing and backend.next_probe <= now]
 
     def _looks_due(self) -> List[Backend]:
-        now = self._pool.clock()
-        return [backend for backend in self._pool.backends if self._wants_look(backend) and backend.next_look <= now]
+        now = self.pool.clock()
+        return [backend for backend in self.pool.backends if self._wants_look(backend) and backend.next_look <= now]
 
     def _wants_look(self, backend: Backend) -> bool:
         if backend.looking:
             return False
-        watched = self._pool.clock() < self._watched_until
+        watched = self.pool.clock() < self._watched_until
         return backend.doubted or (watched and backend.prompt and backend.vitals.up)
 
     # ---- what they have found out
@@ -90,7 +90,7 @@ class Probing:
         nothing about the next probe; one that does not is followed by another. A look at a backend that nobody doubts
         decides nothing: where it ends badly, the next probe is due at once.
         """
-        pool = self._pool
+        pool = self.pool
         with pool.lock:
             before, was_up = backend.vitals.state, backend.vitals.up
             self._unmark(backend, report.quick)
@@ -115,9 +115,9 @@ class Probing:
 
     def unprobed(self, backend: Backend, quick: bool) -> None:
         """A probe that was due could not be made: it is due again in a second."""
-        with self._pool.lock:
+        with self.pool.lock:
             self._unmark(backend, quick)
-            backend.next_probe = max(backend.next_probe, self._pool.clock() + LOOK_SECONDS)
+            backend.next_probe = max(backend.next_probe, self.pool.clock() + LOOK_SECONDS)
 
     def _unmark(self, backend: Backend, quick: bool) -> None:
         if quick:
@@ -126,7 +126,7 @@ class Probing:
             backend.probing = False
 
     def _note(self, backend: Backend, report: Report) -> None:
-        vitals, now = backend.vitals, self._pool.clock()
+        vitals, now = backend.vitals, self.pool.clock()
         live = LOOK_SECONDS if report.quick else LIVE_SECONDS
         backend.figures = report.figures
         if report.ok:
@@ -144,7 +144,7 @@ class Probing:
 
     def _note_facts(self, backend: Backend, report: Report) -> None:
         """Note what a backend that is well says of itself."""
-        silent = self._pool.clock() - backend.heard >= LOOK_SECONDS
+        silent = self.pool.clock() - backend.heard >= LOOK_SECONDS
         showed = backend.tested and backend.in_flight > 0 and silent  # it answered while a request waited in silence
         backend.prompt, backend.tested = backend.prompt or report.prompt or showed, False
         backend.slots = backend.spec.slots or report.slots or backend.slots

@@ -52,6 +52,11 @@ class Roster:
         with self.lock:
             return any(backend.vitals.up for backend in self.backends)
 
+    def any_known(self) -> bool:
+        """Whether a backend is up, or the first probes of all of them have ended."""
+        with self.lock:
+            return any(each.vitals.up for each in self.backends) or all(each.last_check for each in self.backends)
+
     def hopeful(self) -> bool:
         """Whether it is worth waiting while none is up: one was up before, is loading, or is expected to be found."""
         with self.lock:

@@ -10,6 +10,8 @@ The server, on ThreadingHTTPServer
     server.py         ServerConfig, the settings; Service listens, checks, routes, counts and drains
     listening.py      the sockets that it listens on: bound here, or handed on by a parent or systemd
     connection.py     one client's connection: its requests are read, handed to the service, and answered
+    resuming.py       answers that another process has begun
+    written.py        how many bytes were written on a connection, as the kernel knows it
     connections.py    all connections: how many there may be, which are idle, how they end
     requesthead.py    a request's head, taken apart
     bodies.py         a request's body, within its limits

@@ -71,6 +71,11 @@ class KeyLimits:
                 self._left[key] = (left - 1, now)
             self._running[key] += 1
 
+    def enter_again(self, key: str) -> None:
+        """Count a request in that was counted in by another process."""
+        with self._lock:
+            self._running[key] += 1
+
     def leave(self, key: str) -> None:
         """Count a request out."""
         with self._lock:

@@ -59,6 +59,11 @@ def _chunk(piece: bytes, chunked: bool) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece
 
 
+def is_chunked(request: Request) -> bool:
+    """Whether a streamed answer is sent in chunks: in HTTP/1.0, it ends with its connection."""
+    return request.version == "HTTP/1.1"
+
+
 def framed(body: bytes) -> bytes:
     """Return a body with the end of the head that tells its length."""
     return b"Content-Length: %d\r\n\r\n" % len(body) + body
@@ -93,6 +98,7 @@ class Connection(BaseHTTPRequestHandler):
             try:
                 self.handle_one_request()
             finally:
+                self.wire.end_record()
                 self.service.connections.ends(self.request)
 
     # ---- one request
@@ -175,7 +181,7 @@ class Connection(BaseHTTPRequestHandler):
             reply = Reply(b"", reply.status, reply.content_type, reply.headers)
         body = b"" if request.method == "HEAD" else reply.body
         framing = b"\r\n" if reply.status == 204 else b"Content-Length: %d\r\n\r\n" % len(reply.body)
-        self.wire.write(self._reply_head(request, reply) + framing + body)
+        self.wire.write(self._reply_head(request, reply) + framing + body, last=True)
         return len(body)
 
     def _send_stream(self, request: Request, reply: Stream) -> int:
@@ -184,20 +190,30 @@ class Connection(BaseHTTPRequestHandler):
             first = self._next_piece(reply)
         except APIError as error:
             return self._send(request, error_reply(error))
-        chunked = request.version == "HTTP/1.1"
+        chunked = is_chunked(request)
         self.close_connection = self.close_connection or not chunked
-        self.wire.begin_answer(_chunk(reply.ping, chunked) or None)
-        if reply.alive:
-            alive = _chunk(reply.alive, chunked)
-            request.ping, request.ping_interval = lambda: self.wire.write(alive), self.service.config.ping_interval
+        self.begin_stream(request, reply)
         head = self._reply_head(request, reply) + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
-        size, piece = 0, first
+        return self.send_pieces(request, reply, head, first)
+
+    def begin_stream(self, request: Request, reply: Stream) -> None:
+        """Make ready for the pieces of a stream, and for what is sent while there are none."""
+        self.wire.begin_answer(_chunk(reply.ping, is_chunked(request)) or None)
+        if self.wire.record:
+            self.wire.record.begins()
+        if reply.alive:
+            alive = _chunk(reply.alive, is_chunked(request))
+            request.ping, request.ping_interval = lambda: self.wire.write(alive), self.service.config.ping_interval
+
+    def send_pieces(self, request: Request, reply: Stream, head: bytes, piece: Optional[bytes]) -> int:
+        """Send a stream's pieces, from this one on, and its end; return their size. Raises HangUp."""
+        size, chunked = 0, is_chunked(request)
         while piece is not None:
             self.wire.write(head + _chunk(piece, chunked))
             head = b""
             size += len(piece)
-            piece = self._next_piece_or_error(reply)
-        self.wire.write(head + (b"0\r\n\r\n" if chunked else b""))
+            piece = self.next_piece_or_error(reply)
+        self.wire.write(head + (b"0\r\n\r\n" if chunked else b""), last=True)
         return size
 
     def _next_piece(self, reply: Stream) -> Optional[bytes]:
@@ -210,13 +226,16 @@ class Connection(BaseHTTPRequestHandler):
             log.error("a stream failed:\n%s", traceback.format_exc())
             raise internal_error()
 
-    def _next_piece_or_error(self, reply: Stream) -> Optional[bytes]:
+    def next_piece_or_error(self, reply: Stream) -> Optional[bytes]:
+        """Return the next bytes, which may tell of an error, or None at the end. Raises HangUp."""
         try:
             return self._next_piece(reply)
         except APIError as error:
             if reply.error_chunk is None:
                 raise HangUp("cut, because the answer could not be finished: %s" % error)
             self.close_connection = True
+            if self.wire.record:
+                self.wire.record.fails()
             return reply.error_chunk(error)
 
     def _reply_head(self, request: Request, reply: Any) -> bytes:

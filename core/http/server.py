@@ -319,7 +319,7 @@ class Service:
         self._all_keys = self._keys + [key.encode("utf-8") for key in keys]
         self._hosts = Hosts(config.host, config.allowed_host)
         self._origins = Origins(config.cors_origin)
-        self._limits = KeyLimits(config.key_requests, config.key_rate)
+        self.limits = KeyLimits(config.key_requests, config.key_rate)
         self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
         self.leaving = Leaving()
@@ -403,16 +403,23 @@ class Service:
 
     def respond(self, request: Request, read_body: Callable[[Request], bytes]) -> Any:
         """Return the Reply or Stream for a request: route, key, body, handler; every error as its envelope."""
+        return self.shielded(request, lambda: self._handled(request, read_body))
+
+    def _handled(self, request: Request, read_body: Callable[[Request], bytes]) -> Any:
+        self._check_host(request)
+        if _is_preflight(request):
+            return Reply(headers=self._origins.preflight(request.headers), content_type="text/plain")
+        if request.target == "*":
+            return self._about_all(request)
+        route = self._authorized_route(request)
+        request.body = read_body(request)
+        request.wire.begin_request(request.version)
+        return route.handler(request)
+
+    def shielded(self, request: Request, answer: Callable[[], Any]) -> Any:
+        """Return what `answer` does; what it raises becomes the reply that tells of it. Raises HangUp, TimedOut."""
         try:
-            self._check_host(request)
-            if _is_preflight(request):
-                return Reply(headers=self._origins.preflight(request.headers), content_type="text/plain")
-            if request.target == "*":
-                return self._about_all(request)
-            route = self._authorized_route(request)
-            request.body = read_body(request)
-            request.wire.begin_request(request.version)
-            return route.handler(request)
+            return answer()
         except APIError as error:
             return error_reply(error)
         except (HangUp, TimedOut):
@@ -427,7 +434,7 @@ class Service:
         """Count and log one request."""
         self.bodies.give_back(request.held)
         if request.key:
-            self._limits.leave(request.key)
+            self.limits.leave(request.key)
         self._count.finished(request, status, seconds)
         if self.config.access_log:
             line = '%s %s "%s %s" %d %dB %.1fms'
@@ -473,7 +480,7 @@ class Service:
         if not key_is_one_of(given, self._keys):
             raise key_error(given)
         if counts:
-            self._limits.enter(given, time.monotonic())
+            self.limits.enter(given, time.monotonic())
             request.key = given
 
 

@@ -19,7 +19,7 @@ import re
 import select
 import socket
 import time
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional, Protocol, Sequence
 
 from core.errors import APIError, HangUp, TimedOut
 from core.http.chunks import Dechunker, decoded
@@ -127,8 +127,26 @@ def would_block(error: OSError) -> bool:
     return isinstance(error, BlockingIOError) or type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")
 
 
+class Record(Protocol):
+    """What is kept of a request outside of this process, in case that it is killed."""
+
+    def begins(self) -> None:
+        """The first bytes of a streamed answer are sent next."""
+
+    def writes(self, data: bytes, end: int, last: bool) -> None:
+        """Bytes are sent next; the connection will have carried `end` bytes then. They may be the `last` ones."""
+
+    def fails(self) -> None:
+        """The bytes that are sent next tell the client that its answer broke off."""
+
+    def ends(self) -> None:
+        """The request is over."""
+
+
 class Wire:
     """One client's socket: reads have deadlines (`time.monotonic` seconds), and an end is noticed while answering.
+
+    `written` is how many bytes it has carried to the client, `record` what is kept of the present request, if anything.
 
     A client may keep us waiting with its answer for `write_timeout` seconds in all. Each SLOWEST bytes that it takes
     give it a second back.
@@ -144,6 +162,8 @@ class Wire:
         self._begun = self._ask_at = 0.0
         self._write_timeout = self._patience = write_timeout
         self._buffer = bytearray()
+        self.written = 0
+        self.record: Optional[Record] = None
 
     def has_bytes(self) -> bool:
         """Whether something has been read that is not used yet."""
@@ -184,14 +204,26 @@ class Wire:
         """Yield a chunked body's bytes as they come. Raises BadChunk, HangUp, TimedOut."""
         return decoded(self._buffer, chunks, lambda: self._need(deadline))
 
-    def write(self, data: bytes) -> None:
-        """Send all of `data`, at once where it fits. Raises HangUp where the client goes, or lags too far behind."""
+    def write(self, data: bytes, last: bool = False) -> None:
+        """Send all of `data`, at once where it fits; `last` says that it ends an answer.
+
+        Raises HangUp where the client goes, or lags too far behind.
+        """
+        if self.record:
+            self.record.writes(data, self.written + len(data), last)
         try:
             waited = send_all(self.sock, data, self._patience)
         except (OSError, ValueError) as error:
             self.ended = True
             raise HangUp(str(error))
+        self.written += len(data)
         self._patience = min(self._write_timeout, max(0.0, self._patience + len(data) / SLOWEST - waited))
+
+    def end_record(self) -> None:
+        """Nothing more is to be kept of the present request."""
+        record, self.record = self.record, None
+        if record:
+            record.ends()
 
     def begin_request(self, version: str) -> None:
         """Take note that the whole request is here. If its end came with it, the client has only half-closed."""

@@ -7,6 +7,7 @@
     ladders.py      where the backends stand, why they died, and what is told of it
     supervisor.py   what is started again, and when
     rolling.py      all backends restarted, one after another
+    holder.py       what outlives a balancer that is killed: connections, and notes of the answers on their way
     console.py      what is shown: lines, and some below them
     dashboard.py    what stands in those below: how far models are loaded, how the service is
 

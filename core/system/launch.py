@@ -1,7 +1,7 @@
 """How the backends and the balancer are started: their command lines, their environments, the keys between them.
 
     Launch(config, plan, programs).backend(index)     one backend's Command
-    Launch(config, plan, programs).balancer(numbers)  the balancer's, with its listening sockets' descriptors
+    Launch(config, plan, programs).balancer(numbers)  the balancer's, with the descriptors that it inherits
     own_environment()                                 this process' environment, without options of ours
 
 Keys go by the environment, since a command line would show them to every user of the machine.
@@ -10,7 +10,7 @@ Keys go by the environment, since a command line would show them to every user o
 import dataclasses
 import os
 import secrets
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Sequence
 
 from core import options, process
 from core.balancing.settings import RelaySettings
@@ -78,12 +78,16 @@ class Launch:
         host = local_host(self._config.backend_host)
         return [http_url(host, self._config.base_port + index) for index in range(self._plan.backends)]
 
-    def balancer(self, *listen_fds: int) -> Command:
-        """Return what the balancer is started with. `listen_fds` are the listening sockets that it inherits, if any."""
+    def balancer(self, listen_fds: Sequence[int] = (), holder_fds: Sequence[int] = ()) -> Command:
+        """Return what the balancer is started with.
+
+        It inherits the listening sockets `listen_fds`, and in `holder_fds` the one to the Holder, where there is one.
+        """
         config = self._config
         program = os.path.join(self._programs, "balancer.py")
         arguments = [program, "--child", "--host=" + config.host, "--port=%d" % config.port]
         arguments += ["--listen-fd=%d" % number for number in listen_fds]
+        arguments += ["--holder-fd=%d" % number for number in holder_fds]
         arguments += ["--backend=" + url for url in self.urls()]
         return Command(arguments + list(options.as_arguments(config, _BALANCER_OPTIONS)), self._balancer_environment())
 

@@ -32,6 +32,7 @@ from core.opening import loaded
 from core.system.child import CRASHES, HOPELESS, LONGEST_DELAY, Child, News, RestartPolicy
 from core.system.console import Console, curl_command
 from core.system.dashboard import Dashboard
+from core.system.holder import make_holder
 from core.system.ladders import Ladders
 from core.system.launch import Launch
 from core.system.plan import Plan
@@ -67,9 +68,11 @@ class Supervisor:
         ]
         self._listening = listening
         self._notifier = notifier
+        self._holder = make_holder(config)
         handed = [each.fileno() for each in listening]
+        held = [self._holder.theirs.fileno()] if self._holder else []
         policy = RestartPolicy(at_once=True, steady=STEADY_BALANCER)
-        self._balancer = Child("Balancer", *launch.balancer(*handed), self._events, policy, handed)
+        self._balancer = Child("Balancer", *launch.balancer(handed, held), self._events, policy, handed + held)
         self._restarts = Restarts(self._backends, self._balancer, config.drain_timeout, self._console.say)
         self._ladders = Ladders(config, plan, self._backends, launch.urls(), self._balancer, self._console)
         self._looked = time.monotonic()  # when the children were looked at last
@@ -103,6 +106,8 @@ class Supervisor:
         finally:
             for child in self._children():
                 child.kill()
+            if self._holder:
+                self._holder.close()
             if self._board:
                 os.remove(self._board)
 

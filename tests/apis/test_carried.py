@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import Program, call
+from conftest import Program, call, in_parallel
 
 from core.carriage import CARRY, RESUME, BadFrame, Frames, Notes, frame, parted, proof
 
@@ -50,10 +50,10 @@ BODIES = {
 
 @pytest.fixture(scope="module")
 def backends(tmp_path_factory):
-    """Two processes with the same model and the same secret."""
+    """Three processes with the same model and the same secret."""
     kept = tmp_path_factory.mktemp("kept")
     options = ("--child", "--port", 0, "--threads", 1, "--carry-secret", SECRET, "--responses-dir", kept, *EXACT)
-    programs = [Program("backend.py", *options) for _ in range(2)]
+    programs = [Program("backend.py", *options) for _ in range(3)]
     try:
         for program in programs:
             program.url = program.wait_for_event("listening")["url"]
@@ -98,15 +98,23 @@ CASES = [(name, True) for name in BODIES] + [(name, False) for name in CARRIED_W
 def test_an_answer_goes_on_from_any_frame_in_another_process(backends, name, streams):
     path, body = BODIES[name]
     body = dict(body, stream=streams)
-    first, second = backends
+    first, others = backends[0], backends[1:]
     frames = carried(first, path, body)
     whole = b"".join(payload for _, payload in frames)
     assert frames[-1][0]["status"] == 200 and len(frames) > 4
-    for cut in range(1, len(frames), 1 if streams else 5):
-        notes = Notes()
-        for note, _ in frames[:cut]:
-            notes.take(note)
-        rest = carried(second, path, body, notes)
+    cuts = range(1, len(frames), 1 if streams else 5)
+
+    def go_on(number):
+        """Let one of the others, which has one request at a time, go on from every second cut."""
+        for cut in cuts[number :: len(others)]:
+            notes = Notes()
+            for note, _ in frames[:cut]:
+                notes.take(note)
+            yield cut, carried(others[number], path, body, notes)
+
+    told = in_parallel(lambda number: list(go_on(number)), range(len(others)))
+    assert sorted(cut for each in told for cut, _ in each) == list(cuts)
+    for cut, rest in told[0] + told[1]:
         joined = b"".join(payload for _, payload in frames[:cut] + rest)
         assert same(joined) == same(whole), cut
         assert rest[-1][0]["status"] == 200
