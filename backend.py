@@ -30,6 +30,7 @@ from core.apis import (
     llamacpp,
     lora,
     ollama,
+    ollama_embeddings,
     openai,
     reranking,
     responses,
@@ -210,6 +211,7 @@ class Backend:
         endpoint = Endpoint(self._host, self.config.ping_interval, self._carry_secret)
         dialects = (
             generate, openai, responses, embeddings, reranking, llamacpp, infill, slots, lora, anthropic, ollama,
+            ollama_embeddings,
         )  # fmt: skip
         return [route for dialect in dialects for route in dialect.routes(endpoint)]
 

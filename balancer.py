@@ -43,6 +43,7 @@ from core.balancing.forwarding import Forwarder, Response
 from core.balancing.health import Health
 from core.balancing.keeping import connect
 from core.balancing.membership import Membership
+from core.balancing.ollama import OllamaLists
 from core.balancing.openapi import ABOUT, OPERATIONS
 from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
@@ -194,6 +195,7 @@ class Balancer:
         self.loops += [self._discovery.loop] if config.discover else []
         self._admin = Admin(self.pool, self._membership, config.admin_key, restart)
         self._catalogue = Catalogue(self.pool, self._health, credentials, config.alias, timeout)
+        self._ollama = OllamaLists(self.pool, self._health, credentials, config.alias, timeout)
         self._page = page.Page()
         self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         counts = Counts(self.service.metrics, self.pool)
@@ -273,7 +275,7 @@ class Balancer:
             Route("GET", "/live", self.live, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
-        ] + self._page.routes() + self._catalogue.routes() + self._admin.routes()
+        ] + self._page.routes() + self._catalogue.routes() + self._ollama.routes() + self._admin.routes()
         return described(ABOUT, routes, {**OPERATIONS, **page.operations()}, bool(self.config.api_key))
 
     def root(self, request: Request) -> Reply:

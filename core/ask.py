@@ -60,6 +60,21 @@ def kind_of(pooling: str) -> str:
     return {"": TEXT, "rank": RANKS}.get(pooling, EMBEDDINGS)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How many tokens an answer may think, what thoughts stand between, and what is said where they are cut short.
+
+    With `begun`, the prompt ends within a thought. With `often`, thoughts may come again, further on; they share it.
+    """
+
+    tokens: int
+    opener: str
+    closer: str
+    message: str = ""
+    begun: bool = False
+    often: bool = False
+
+
 UNLIMITED = 1 << 31  # max_tokens: until the model ends or the context is full
 
 
@@ -68,10 +83,13 @@ class Ask:
     """One answer that is wanted: text that follows a prompt or fills a gap, a prompt's embedding, or a pair's rank.
 
     `gives` says which of them. `markers` are special tokens' texts that belong to the answer, such as the beginning of
-    a tool call.
+    a tool call. Thoughts end with their `budget`.
 
     `slot` is the one slot that may be used. An answer that has a line break ends `time_limit` seconds after its first
     token. With `progress`, it is told how much of the prompt is evaluated; with `timings`, each token's.
+
+    Where contexts are shifted (shifting.py), `keep` tokens at the beginning stay (below 0 the whole prompt; None: as
+    the server's options say), and `discard` of the others are dropped (0: half of them).
     """
 
     model: ModelFile
@@ -86,3 +104,6 @@ class Ask:
     time_limit: float = math.inf
     progress: bool = False
     timings: bool = False
+    keep: Optional[int] = None
+    discard: int = 0
+    budget: Optional[Budget] = None

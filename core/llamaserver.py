@@ -25,7 +25,6 @@ _WITHOUT_EFFECT = """
     -no-ag --no-agent                              | there are no tools on the server
     --ui-config --webui-config *                   | a backend has no web page
     --ui-config-file --webui-config-file *         | a backend has no web page
-    --no-context-shift                             | contexts are never shifted
     --cache-reuse *                                | what is reused is a prompt's beginning, whatever its length
     -cram --cache-ram *                            | the cells of the slots are the cache
     --cache-idle-slots --no-cache-idle-slots       | the cells of the slots are the cache
@@ -68,10 +67,8 @@ _WITHOUT_EFFECT = """
     --models-max *                                 | one model is loaded at a time
     --models-autoload --no-models-autoload         | a model is loaded when a request names it
     --reasoning-preserve --no-reasoning-preserve   | the template says which thoughts are told again
-    --reasoning-budget-message *                   | no thought is cut short
     --prefill-assistant                            | a last message of the assistant's is continued, always
     -e --escape --no-escape                        | no option holds a prompt
-    --keep *                                       | contexts are never shifted
     -lzm --lazy-mode *                             | llama.cpp's default holds
     --sleep-idle-seconds *                         | a model stays loaded
     --adaptive-decay *                             | adaptive-p is not supported
@@ -79,7 +76,6 @@ _WITHOUT_EFFECT = """
 """
 
 _REFUSED = """
-    --context-shift                                | an answer that fills its context ends, with the reason 'length'
     -hf -hfr --hf-repo *                           | nothing is downloaded here; name a file with --model
     -hff --hf-file *                               | nothing is downloaded here; name a file with --model
     -hft --hf-token *                              | nothing is downloaded here; name a file with --model

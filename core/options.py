@@ -41,6 +41,7 @@ class _Dataclass(Protocol):
 
 C = TypeVar("C", bound=_Dataclass)
 PREFIX = "COMEAPI_"
+_FIRST_GROUPS = ("plan", "backends", "model", "network", "access")  # of --help; "other" is the last one
 _TRUE, _FALSE = ("1", "true", "yes", "on", "enabled"), ("0", "false", "no", "off", "disabled", "")
 
 
@@ -109,7 +110,7 @@ def parse(
     parser = _Parser(
         prog=program,
         description="\n\n".join(documentation.split("\n\n")[:2]),
-        usage="%(prog)s [options] " + " ".join("[%s]" % name for name in positional),
+        usage=" ".join(["%(prog)s [options]", *("[%s]" % name for name in positional)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Each option also reads an environment variable: --%s reads %s."
         % (_flag(positional[-1])[2:] if positional else "port", _variable(positional[-1] if positional else "port")),
@@ -191,9 +192,15 @@ def _add_positional(parser: argparse.ArgumentParser, fields: Sequence[Any]) -> N
         )
 
 
+def _rank(field: Any) -> int:
+    """Return where a field's group stands in --help."""
+    group = field.metadata["group"]
+    return _FIRST_GROUPS.index(group) if group in _FIRST_GROUPS else len(_FIRST_GROUPS) + (group == "other")
+
+
 def _add_options(parser: argparse.ArgumentParser, fields: Iterable[Any]) -> None:
     groups: Dict[str, Any] = {}
-    for each in fields:
+    for each in sorted(fields, key=_rank):
         meta = each.metadata
         if meta["group"] not in groups:
             groups[meta["group"]] = parser.add_argument_group(meta["group"])

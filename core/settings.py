@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Tuple
 
+from core.bounds import BUDGET_MESSAGE
 from core.models import ModelFile
 from core.options import between, setting, whole_or
 
@@ -156,6 +157,14 @@ class EngineSettings:
     kv_unified: bool = setting(
         False, "with --share-ctx: each slot may hold all of --ctx-size", "engine", flags=("-kvu",),
         off=("--no-kv-unified", "-no-kvu"), variables=("LLAMA_ARG_KV_UNIFIED",),
+    )  # fmt: skip
+    context_shift: bool = setting(
+        False, "an answer that fills its context goes on without the older half of it, in place of ending", "engine",
+        off=("--no-context-shift",), variables=("LLAMA_ARG_CONTEXT_SHIFT",),
+    )  # fmt: skip
+    keep: int = setting(
+        0, "with --context-shift: tokens at a prompt's beginning that stay; -1 for the whole prompt", "engine",
+        check=between(-1, 1 << 31),
     )  # fmt: skip
     threads: int = setting(
         0, "CPU threads; 0 for all cores", "engine", flags=("-t",), check=whole_or({"-1": 0}, 0, 1024),
@@ -351,9 +360,18 @@ class EngineSettings:
 
 def _template(given: str) -> str:
     """Check --chat-template as far as can be told here: a template, a file, or a name. Raises ValueError."""
-    if "{{" in given or "{%" in given or _NAME.fullmatch(given):
-        return given
-    return _file(given)
+    return given if is_template(given) or _NAME.fullmatch(given) else _file(given)
+
+
+def is_template(given: str) -> bool:
+    """Whether --chat-template gives a template's text. Else it is a name or a file.
+
+    A text of several words is one, too, even without a place for the messages; one that looks like a path is none.
+    """
+    if "{{" in given or "{%" in given:
+        return True
+    path = os.path.exists(given) or "/" in given or os.sep in given or given.endswith(".jinja")
+    return len(given.split()) > 1 and not path
 
 
 _NAME = re.compile("[a-z0-9._-]+")
@@ -363,6 +381,13 @@ def _json_object(text: str) -> str:
     """Check a JSON object. Raises ValueError."""
     if text and not isinstance(json.loads(text), dict):
         raise ValueError("must be a JSON object")
+    return text
+
+
+def _budget_message(text: str) -> str:
+    """Check --reasoning-budget-message. Raises ValueError."""
+    if len(text) > BUDGET_MESSAGE.most:
+        raise ValueError("may hold at most %d %s" % (BUDGET_MESSAGE.most, BUDGET_MESSAGE.of))
     return text
 
 
@@ -387,8 +412,13 @@ class ChatSettings:
         "chat", check=one_of("auto", "deepseek", "none"),
     )  # fmt: skip
     reasoning_budget: int = setting(
-        -1, "tokens that a thought may take: -1 for any number, 0 for no thoughts", "chat", check=between(-1, 0)
-    )
+        -1, "tokens that an answer's thoughts may take: -1 for any number, 0 for no thoughts; a request's "
+        "reasoning_budget_tokens wins", "chat", check=between(-1, (1 << 31) - 1), variables=("LLAMA_ARG_THINK_BUDGET",),
+    )  # fmt: skip
+    reasoning_budget_message: str = setting(
+        "", "what a thought that has used up its budget ends with", "chat", check=_budget_message, metavar="TEXT",
+        variables=("LLAMA_ARG_THINK_BUDGET_MESSAGE",),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """comeapi.py, backend.py or balancer.py with shorter limits, so that tests need not wait: hasty.run("backend").
 
 Signs of life come every 0.5 s, and 3 s without one are silence. What has died is started again after 0.2 s, then 0.4 s;
-a balancer that has worked for 1 s, at once. While the file that HANG_FILE names exists,
-llama_decode does not come back. The kernel has killed as many processes for lack of memory as the file that
-OOM_KILLS_FILE names has bytes.
+a balancer that has worked for 1 s, at once. While the file that HANG_FILE names exists, llama_decode does not return;
+where a number stands in it, only when it comes to a slot's token with that number, or a later one. The kernel has
+killed as many processes for lack of memory as the file that OOM_KILLS_FILE names has bytes.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -56,13 +57,18 @@ def run(name):
 
 
 def let_decode_hang(path):
-    """Let llama_decode wait while a file is there."""
+    """Let llama_decode wait while a file is there, and it has come to the token whose number stands in it."""
     import core.engine.llama.context
 
     decode = core.engine.llama.context.Context.decode
 
+    def hangs(chunks):
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
+            return max(chunk.start + len(chunk.tokens) for chunk in chunks) >= int(file.read() or 0)
+        return False
+
     def hanging(self, chunks):
-        while os.path.exists(path):
+        while hangs(chunks):
             threading.Event().wait(0.05)
         return decode(self, chunks)
 

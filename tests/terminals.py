@@ -1,4 +1,4 @@
-"""A pseudo-terminal with one of the programs in it: what a person sees and types. POSIX only."""
+"""A pseudo-terminal with a program in it: what a person sees and types. POSIX only."""
 
 import os
 import select
@@ -16,9 +16,9 @@ termios = pytest.importorskip("termios")
 
 
 class Terminal:
-    """A program on a terminal of 100 columns and 30 lines. `text` is all that it has written."""
+    """One of our programs on a terminal of 100 columns and 30 lines. `text` is all that it has written."""
 
-    def __init__(self, *command, **environment):
+    def __init__(self, *command, folder=None, **environment):
         self._fd, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, b"\x1e\x00\x64\x00\x00\x00\x00\x00")
         surroundings = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "INPUTRC")}
@@ -29,12 +29,16 @@ class Terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         self.process = subprocess.Popen(
-            [sys.executable, os.path.join(ROOT, command[0])] + [str(each) for each in command[1:]],
-            stdin=inner, stdout=inner, stderr=inner, env=surroundings, preexec_fn=own_terminal, close_fds=True,
+            self.command_line(*command), cwd=folder, stdin=inner, stdout=inner, stderr=inner, env=surroundings,
+            preexec_fn=own_terminal, close_fds=True,
         )  # fmt: skip
         os.close(inner)
         self.text = ""
         self._seen = 0
+
+    @staticmethod
+    def command_line(program, *arguments):
+        return [sys.executable, os.path.join(ROOT, program)] + [str(each) for each in arguments]
 
     def wait_for(self, part):
         """Wait until it has written `part` after what was waited for last. Returns what came up to there."""

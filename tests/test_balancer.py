@@ -656,6 +656,44 @@ def test_the_models_are_listed_in_openais_form_too(made, front):
     assert call(balancer.url + "/v1/models/zzz").status == 404
 
 
+def tells_ollama(*models):
+    """Return the behaviour of a backend that has these models, and has loaded the first."""
+
+    def behave(request):
+        listed = [{"name": name, "model": name, "size": 10, "digest": "d"} for name in models]
+        if request.path == "/api/tags":
+            return json_reply({"models": listed})
+        if request.path == "/api/ps":
+            return json_reply({"models": [dict(listed[0], size=100, size_vram=7)]})
+        return has(*models)(request)
+
+    return behave
+
+
+def test_ollamas_lists_are_those_of_all_backends(made, front):
+    ollama = pytest.importorskip("ollama")
+    balancer = front(
+        made(Server, tells_ollama("a.gguf", "b.gguf")), made(Server, tells_ollama("a.gguf", "c.gguf")),
+        made(Server, has("not-ollamas.gguf")), alias=("gpt-4o=c.gguf",),
+    )  # fmt: skip
+    client = ollama.Client(host=balancer.url)
+    assert sorted(each.model for each in client.list().models) == ["a.gguf", "b.gguf", "c.gguf", "gpt-4o"]
+    [loaded] = client.ps().models
+    assert (loaded.name, loaded.size, loaded.size_vram) == ("a.gguf", 200, 14)
+    client._client.close()
+
+
+def test_ollamas_lists_survive_what_a_backend_may_say(made, front):
+    def odd(request):
+        if request.path.startswith("/api/"):
+            return json_reply({"models": [7, {"name": ""}, {"name": "x.gguf", "size": "large"}, {"model": "y"}]})
+        return has("x.gguf")(request)
+
+    balancer = front(made(Server, odd))
+    assert call(balancer.url + "/api/tags").json["models"][0]["name"] == "x.gguf"
+    assert call(balancer.url + "/api/ps").json["models"] == [{"name": "x.gguf", "size": 0, "size_vram": 0}]
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"{}" * 600000, b'{"model": 7}'])
 def test_a_body_that_names_no_model_goes_to_any_backend_as_it_is(made, front, body):
     def echo(request):

@@ -1,10 +1,13 @@
 """GET /openapi.json of both programs: it tells all routes, nothing else, and what it tells is true."""
 
+import itertools
+import json
 import subprocess
 import sys
+import urllib.request
 
 import pytest
-from conftest import MODELS, call
+from conftest import MODELS, PATIENCE, call
 
 from backend import Backend
 from backend import Config as BackendConfig
@@ -167,6 +170,91 @@ def test_a_typical_request_fits_its_schema_and_its_answer_fits_that(backend, pat
     for value, holder in ((body, operation["requestBody"]), (answered.json, operation["responses"]["200"])):
         schema = dict(holder["content"]["application/json"]["schema"], components=told["components"])
         jsonschema.Draft202012Validator(schema).validate(value)
+
+
+CALLING = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 60}
+MESSAGES = {"messages": ASKED[1:], "max_tokens": 5, "stream": True}
+TOLD = {"input": "a", "store": False}
+CLAUDES = [{"name": "f", "input_schema": FUNCTION["parameters"]}]
+STREAMS = [
+    ("/generate", dict(SAID, prompt="a", model_name="demo", n_probs=2)),
+    ("/v1/chat/completions", dict(SAID, messages=ASKED, n=2, logprobs=True, top_logprobs=1)),
+    ("/v1/chat/completions", dict(CALLING, messages=ASKED, stream_options={"include_usage": True})),
+    ("/v1/chat/completions", dict(SAID, messages=ASKED, return_progress=True, timings_per_token=True)),
+    ("/v1/completions", dict(SAID, prompt=["a", [5, 6]], logprobs=1, stream_options={"include_usage": True})),
+    ("/v1/responses", dict(TOLD, max_output_tokens=3, top_logprobs=1)),
+    ("/v1/responses", dict(TOLD, tools=[dict(FUNCTION, type="function")], tool_choice="required")),
+    ("/completion", dict(SAID, prompt="a", n_probs=1, return_progress=True)),
+    ("/completion", {"prompt": [["a", 5], "b"], "n_predict": 2, "response_fields": ["content", "timings"]}),
+    ("/v1/messages", dict(MESSAGES, stop_sequences=["x"])),
+    ("/v1/messages", dict(MESSAGES, max_tokens=60, tools=CLAUDES, tool_choice={"type": "any"})),
+    ("/api/chat", {"model": "demo", "messages": ASKED, "options": {"num_predict": 3}}),
+    ("/api/chat", {"model": "demo", "messages": ASKED, "tools": TOOLS, "options": {"num_predict": 20}}),
+    ("/api/generate", {"model": "demo", "prompt": "a", "options": {"num_predict": 3}}),
+]
+
+
+@pytest.mark.parametrize("path, body", STREAMS, ids=[path for path, body in STREAMS])
+def test_each_item_of_a_stream_fits_the_schema_of_items(backend, path, body):
+    told = call(backend.url + "/openapi.json").json
+    answered = call(backend.url + path, dict(body, stream=True))
+    content = told["paths"][path]["post"]["responses"]["200"]["content"]
+    kind = answered.headers["Content-Type"]
+    lines = answered.body.decode().splitlines()
+    items = list(map(json.loads, lines)) if kind == "application/x-ndjson" else list(events_of(lines))
+    for item in items:
+        check_item(item, dict(content[kind]["schema"], components=told["components"]))
+    assert len(items) > 2
+
+
+def events_of(lines):
+    """Yield server-sent events as objects of their fields."""
+    event = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name in ("event", "data"):
+            event[name] = value
+        elif not line and event:
+            yield event
+            event = {}
+
+
+def check_item(item, schema):
+    """Check an item of a stream, and the JSON in an event's data, which validators leave alone."""
+    validator = pytest.importorskip("jsonschema").Draft202012Validator
+    validator(schema).validate(item)
+    if item.get("data") not in (None, "[DONE]"):
+        validator(dict(schema_of_data(schema), components=schema["components"])).validate(json.loads(item["data"]))
+
+
+def schema_of_data(schema):
+    """Return the schema of the JSON in an event's data."""
+    named = schema["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    data = named["properties"]["data"]
+    return data.get("anyOf", [data])[0]["contentSchema"]
+
+
+def test_each_event_of_the_balancers_feed_fits_its_schema(start):
+    balancer = start("balancer.py", "--child", "--port=0", "--backend=http://127.0.0.1:9")
+    url = balancer.wait_for_event("listening")["url"]
+    told = call(url + "/openapi.json").json
+    schema = told["paths"]["/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    with urllib.request.urlopen(url + "/events", timeout=PATIENCE) as feed:
+        lines = (line.decode().rstrip("\n") for line in feed)
+        for event in itertools.islice(events_of(lines), 3):  # what was, and two seconds
+            check_item(event, dict(schema, components=told["components"]))
+
+
+def test_what_is_no_item_does_not_fit():
+    """The schemas of items say something: each wants its own fields."""
+    told = document_of(a_backend())
+    jsonschema = pytest.importorskip("jsonschema")
+    for title in ("Generate", "Chat", "Completion", "Response", "Message"):
+        schema = {"$ref": "#/components/schemas/%sEvent" % title, "components": told["components"]}
+        for strange in ({}, {"type": "response.created"}, {"choices": [{}]}, {"done": True}, "a"):
+            event = {"event": "message_start", "data": json.dumps(strange)}
+            with pytest.raises(jsonschema.ValidationError):
+                check_item(event, schema)
 
 
 @pytest.mark.fuzz

@@ -262,6 +262,22 @@ def test_help_shows_groups_defaults_and_variables(help_text):
     assert listed.index("network:") < listed.index("  --port N") < listed.index("access:") < listed.index("  --api-key")
 
 
+@dataclass(frozen=True)
+class Mixed:
+    child: bool = setting(False, "started by another program", "other")
+    policy: str = setting("a", "a policy", "routing")
+    port: int = setting(9000, "a port", "network")
+    backends: int = setting(0, "how many", "plan")
+
+
+def test_help_begins_with_what_one_wants_first_and_ends_with_what_programs_use(capsys):
+    with pytest.raises(SystemExit):
+        options.parse(Mixed, "A test.", argv=["--help"])
+    told = capsys.readouterr().out
+    places = [told.index("\n%s:" % group) for group in ("plan", "network", "routing", "other")]
+    assert places == sorted(places)
+
+
 def test_help_shows_no_secret(help_text):
     assert "hunter2" not in help_text(api_key="hunter2")
 

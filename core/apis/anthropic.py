@@ -17,6 +17,7 @@ from core.apis.dialect import Body, Call, ChatDialect, Start
 from core.apis.endpoint import Endpoint
 from core.apis.host import Host
 from core.apis.openai_shapes import DEFAULTS
+from core.ask import UNLIMITED
 from core.chat.conversation import ChatAsk, Message, arguments_of
 from core.chat.messages import read_messages
 from core.chat.parser import Delta
@@ -43,8 +44,10 @@ def read_messages_body(body: Body, limited: bool = True, defaults: Defaults = De
     paths: Dict[str, str] = {}  # where the translation's fields stand in the body
     translated = {"messages": _messages(body, paths), **_tools(body, paths)}
     own = functools.partial(fields.own_path, paths)
-    thinking = body.get("thinking")
-    options = {"enable_thinking": thinking.get("type") == "enabled"} if isinstance(thinking, dict) else {}
+    thinking = fields.mapping(body, "thinking") or {}
+    options = {"enable_thinking": thinking.get("type") in ("enabled", "adaptive")} if thinking else {}
+    with fields.named("thinking.{}".format):
+        budget = fields.integer(thinking, "budget_tokens", None, 1, UNLIMITED - 1)
     with fields.named(own):
         messages, tools = read_messages(translated), read_tools(translated)
     return ChatAsk(
@@ -55,6 +58,7 @@ def read_messages_body(body: Body, limited: bool = True, defaults: Defaults = De
         max_tokens=fields.integer(body, "max_tokens", 1, 1, 1 << 31),
         stop=tuple(fields.texts(body, "stop_sequences")),
         template_options=options,
+        budget=budget if options.get("enable_thinking") else None,
         own=own,
     )
 

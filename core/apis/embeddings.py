@@ -79,23 +79,27 @@ def vector_of(ask: EmbeddingsAsk, vector: Many[float]) -> List[float]:
 
 
 class Embeddings(Dialect):
-    """A request of POST /v1/embeddings. Raises APIError 400, 404."""
+    """A request of POST /v1/embeddings. Raises APIError 400, 404. `name` is what the model is called in the answer."""
 
     field = "input"
 
     def __init__(self, call: Call, host: Host):
-        self._ask = ask = read_embeddings(call.body, self.field, host.engine.settings.embd_normalize)
+        self.ask = ask = self.read(call, host)
         self._model = host.model(ask.model, EMBEDDINGS)
-        self._name = host.name_of(self._model)
+        self.name = host.name_of(self._model)
         self._single = host.pooling_of(self._model) != "none"
         self._check()
         super().__init__([Ask(self._model, text, gives=EMBEDDINGS) for text in ask.inputs])
 
+    def read(self, call: Call, host: Host) -> EmbeddingsAsk:
+        """Return what a body asks for. Raises APIError 400."""
+        return read_embeddings(call.body, self.field, host.engine.settings.embd_normalize)
+
     def _check(self) -> None:
         """Raise APIError 400 for what this API can't answer."""
         if not self._single:
-            message = "Pooling 'none' gives a vector for each token, which /v1/embeddings has no form for; "
-            raise APIError(400, message + "POST /embeddings has.", "model_unsuitable", "model")
+            message = "Pooling 'none' gives a vector for each token, which only POST /embeddings has a form for."
+            raise APIError(400, message, "model_unsuitable", "model")
 
     def whole(self, results: List[Result]) -> Any:
         """Return a list of embeddings."""
@@ -105,12 +109,12 @@ class Embeddings(Dialect):
             for index, each in enumerate(results)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return {"object": "list", "data": data, "model": self._name, "usage": usage}
+        return {"object": "list", "data": data, "model": self.name, "usage": usage}
 
     def _written(self, vector: Many[float]) -> Any:
         """Return a vector as it is wanted: numbers, or in base64 the bytes of 32-bit floats, the lowest first."""
-        numbers = vector_of(self._ask, vector)
-        if not self._ask.base64:
+        numbers = vector_of(self.ask, vector)
+        if not self.ask.base64:
             return numbers
         return base64.b64encode(struct.pack("<%df" % len(numbers), *numbers)).decode("ascii")
 
@@ -123,7 +127,7 @@ class NativeEmbeddings(Embeddings):
         super().__init__(call, host)
 
     def _check(self) -> None:
-        if self._ask.base64:
+        if self.ask.base64:
             message = "'encoding_format' base64 is known to /v1/embeddings only."
             raise APIError(400, message, "unsupported", "encoding_format")
 
@@ -133,8 +137,8 @@ class NativeEmbeddings(Embeddings):
 
     def _all(self, vectors: List[Any]) -> List[List[float]]:
         if self._single:
-            return [vector_of(self._ask, vector) for vector in vectors]
-        return [list(vector[: self._ask.dimensions]) for vector in vectors]
+            return [vector_of(self.ask, vector) for vector in vectors]
+        return [list(vector[: self.ask.dimensions]) for vector in vectors]
 
 
 def routes(endpoint: Endpoint) -> List[Route]:

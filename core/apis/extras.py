@@ -1,7 +1,7 @@
 """What clients may ask for beside the answer, by llama-server's names; and its and OpenAI's fields that are not served.
 
     Extras.read          the fields that every API with llama-server's fields serves
-    refuse_openai, …     400 for the fields that would change the answer, and can't be honoured
+    refuse_chat, …       400 for the fields that would change the answer, and can't be honoured
     IGNORED              the fields that change nothing here, and why
 
 No field that llama-server or OpenAI documents is ignored without standing in IGNORED: tests/apis/test_extras.py.
@@ -20,13 +20,13 @@ from core.bounds import FIELDS
 from core.errors import APIError
 
 Body = Dict[str, Any]
+_MOST_TOKENS = (1 << 31) - 1
 
 # What a field would have to be to change nothing, and why anything else can't be honoured.
 _REFUSED: Dict[str, Tuple[Tuple[Any, ...], str]] = {
     "n_indent": ((0,), "lines may begin anywhere"),
     "grammar_lazy": ((False,), "a grammar holds from the answer's beginning"),
     "grammar_triggers": (([],), "a grammar holds from the answer's beginning"),
-    "reasoning_budget_tokens": ((-1,), "thoughts may be as long as the answer"),
     "reasoning_control": ((False,), "thoughts can't be ended from outside"),
     "parse_tool_calls": ((True,), "tool calls are always taken out of the text"),
     "modalities": ((["text"],), "answers are text"),
@@ -40,11 +40,15 @@ _REFUSED_IN_OPENAI = {
     "response_fields": (([],), "only /completion cuts its answers down"),
     "post_sampling_probs": ((False,), "'logprobs' are those of the model; /completion has the others"),
 }
+_NO_CHAT = "only chats tell thoughts from the rest of an answer"
+_REFUSED_OUT_OF_CHATS: Dict[str, Tuple[Tuple[Any, ...], str]] = {
+    "reasoning_budget_tokens": ((-1,), _NO_CHAT),
+    "thinking_budget_tokens": ((-1,), _NO_CHAT),
+    "reasoning_budget_message": (("",), _NO_CHAT),
+}
 _REFUSED_IN_NATIVE = {"echo": ((False,), "/v1/completions has it")}
 
 IGNORED = {
-    "n_keep": "contexts are never shifted",
-    "n_discard": "contexts are never shifted",
     "n_cache_reuse": "a prompt's beginning is reused, whatever its length",
     "backend_sampling": "where tokens are chosen changes no answer",
     "sse_ping_interval": "the server's option --ping-interval holds for all",
@@ -61,10 +65,9 @@ IGNORED = {
     "generation_prompt": "llama-server tells itself what it has found out of the chat template",
     "preserved_tokens": "llama-server tells itself what it has found out of the chat template",
     "grammar_type": "llama-server tells itself where a grammar comes from",
-    "reasoning_budget_start_tag": "it means nothing without reasoning_budget_tokens, which is refused",
-    "reasoning_budget_end_tag": "it means nothing without reasoning_budget_tokens, which is refused",
-    "reasoning_budget_end_tags": "it means nothing without reasoning_budget_tokens, which is refused",
-    "reasoning_budget_message": "it means nothing without reasoning_budget_tokens, which is refused",
+    "reasoning_budget_start_tag": "the chat template tells where thoughts begin",
+    "reasoning_budget_end_tag": "the chat template tells where thoughts end",
+    "reasoning_budget_end_tags": "the chat template tells where thoughts end",
     "user": "clients are told apart by their keys",
     "safety_identifier": "clients are told apart by their keys",
     "prompt_cache_key": "what is cached is found by the prompt itself",
@@ -86,6 +89,8 @@ class Extras:
     progress: bool = False
     timings: bool = False
     verbose: bool = False
+    keep: Optional[int] = None  # tokens, where contexts are shifted
+    discard: int = 0
     fields: Tuple[str, ...] = ()  # of the answer, which are shown; none means all
 
     @classmethod
@@ -99,29 +104,39 @@ class Extras:
             progress=fields.flag(body, "return_progress", False),
             timings=fields.flag(body, "timings_per_token", False),
             verbose=fields.flag(body, "verbose", host.defaults.verbose),
+            keep=fields.integer(body, "n_keep", None, -1, _MOST_TOKENS),
+            discard=fields.integer(body, "n_discard", 0, 0, _MOST_TOKENS),
             fields=tuple(fields.texts(body, "response_fields", FIELDS)),
         )
 
     def asked(self, asks: Many[Ask]) -> List[Ask]:
         """Return what the engine is asked, with these wishes."""
         return [
-            replace(ask, slot=self.slot, time_limit=self.time_limit, progress=self.progress, timings=self.timings)
+            replace(
+                ask, slot=self.slot, time_limit=self.time_limit, progress=self.progress, timings=self.timings,
+                keep=self.keep, discard=self.discard,
+            )
             for ask in asks
-        ]
+        ]  # fmt: skip
 
     def shown(self, body: Body) -> Body:
         """Return what is to be shown of an answer's body; "a/b" names the field b in a."""
         return {path: _found(body, path) for path in self.fields if _has(body, path)} if self.fields else body
 
 
-def refuse_openai(body: Body) -> None:
-    """Raise APIError 400 for a field of OpenAI's chats or completions that can't be honoured."""
+def refuse_chat(body: Body) -> None:
+    """Raise APIError 400 for a field of OpenAI's chats that can't be honoured."""
     _refuse(body, dict(_REFUSED, **_REFUSED_IN_OPENAI))
+
+
+def refuse_completion(body: Body) -> None:
+    """Raise APIError 400 for a field of OpenAI's completions that can't be honoured."""
+    _refuse(body, dict(_REFUSED, **_REFUSED_IN_OPENAI, **_REFUSED_OUT_OF_CHATS))
 
 
 def refuse_native(body: Body) -> None:
     """Raise APIError 400 for a field of POST /completion that can't be honoured."""
-    _refuse(body, dict(_REFUSED, **_REFUSED_IN_NATIVE))
+    _refuse(body, dict(_REFUSED, **_REFUSED_IN_NATIVE, **_REFUSED_OUT_OF_CHATS))
 
 
 def _refuse(body: Body, table: Dict[str, Tuple[Tuple[Any, ...], str]]) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # it needs llama_cpp
 
 _HEAD = 65536  # bytes
 _CHANGING = ("draw", "rope_scaling", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor", "pooling",
-             "embedding", "reranking")  # fmt: skip
+             "embedding", "reranking", "context_shift")  # fmt: skip
 
 
 @functools.lru_cache(maxsize=8)
@@ -199,7 +199,13 @@ class Host:
         adapters = zip(settings.adapters, model.adapters)
         known += ["%g %s" % (scale, _of_file(each.path)) for each, scale in adapters if scale]
         known += ["%s %r" % (name, getattr(settings, name)) for name in _CHANGING]
+        if settings.context_shift:  # it is shifted at the same tokens
+            known += ["%d %d" % (settings.slot_ctx, settings.keep)]
         return _fingerprint("\0".join(known), model.path, model.modified)
+
+    def keeps(self, ask: Ask) -> int:
+        """Return how many tokens at the beginning stay where the context is shifted; -1 for the whole prompt."""
+        return self.engine.settings.keep if ask.keep is None else ask.keep
 
     def conversation(self, ask: ChatAsk) -> Conversation:
         """Return what a chat asks of its model. Raises APIError 400, 404."""

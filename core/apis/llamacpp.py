@@ -90,7 +90,7 @@ def settings_body(sampling: Sampling, max_tokens: int, stop: Many[str], stream: 
     body = asdict(sampling)
     body["seed"] = RANDOM_SEED if sampling.seed < 0 else sampling.seed
     body["logit_bias"] = bias_body(sampling.logit_bias)
-    never = {"adaptive_target": -1.0, "adaptive_decay": 0.9, "n_keep": 0, "n_discard": 0}  # what is not done here
+    never = {"adaptive_target": -1.0, "adaptive_decay": 0.9, "n_keep": 0, "n_discard": 0}
     return dict(body, n_predict=limit, max_tokens=limit, stop=list(stop), stream=stream, **dict(never, **more))
 
 
@@ -106,7 +106,7 @@ def completion_body(
     end = answer.end
     settings = settings_body(
         ask.sampling, ask.max_tokens, ask.stop, stream, logit_bias=bias_body(host.biases(ask)), seed=answer.seed,
-        timings_per_token=ask.timings,
+        timings_per_token=ask.timings, n_keep=host.keeps(ask), n_discard=ask.discard,
     )  # fmt: skip
     body = {
         "index": index,

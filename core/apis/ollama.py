@@ -1,8 +1,11 @@
 """Ollama's API (docs/api.md there), translated to the same conversations. Streams are lines of JSON, and the default.
 
-    GET  /api/tags, /api/version         the models, and a version that its clients know
+    GET  /api/tags, /api/ps              the models, and which is loaded
+    GET  /api/version                    a version that its clients know
     POST /api/show                       what a model is
     POST /api/generate, /api/chat        a prompt, or messages, in; text out
+
+Embeddings are in ollama_embeddings.py.
 
 A model's name may end in ":latest". `keep_alive` and `num_ctx` are the server's own affair here, and ignored.
 """
@@ -187,6 +190,21 @@ def message_body(message: Message) -> Body:
     return body
 
 
+def running_body(host: Host) -> Body:
+    """Return the body of GET /api/ps. `size` is the file's, and its cells'; a model stays until another one comes."""
+    engine = host.engine
+    name = engine.model_name()
+    if not name:
+        return {"models": []}
+    model, cells = host.find(name), engine.context_size()
+    size = model.size + model.kv_bytes * cells * engine.settings.slots
+    known = {"size": size, "size_vram": size if engine.on_gpu else 0, "context_length": cells}
+    return {"models": [dict(model_body(model), expires_at=_NEVER, **known)]}
+
+
+_NEVER = "9999-12-31T23:59:59Z"
+
+
 def _date(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
@@ -270,6 +288,10 @@ def routes(endpoint: Endpoint) -> List[Route]:
         """GET /api/tags: the models in the folder."""
         return json_reply({"models": [model_body(each) for each in host.listed() if not each.problem]})
 
+    def running(request: Request) -> Any:
+        """GET /api/ps: what is loaded."""
+        return json_reply(running_body(host))
+
     def show(request: Request) -> Any:
         """POST /api/show: what a model is."""
         model = host.named(model_name(read_json(request.body)))
@@ -280,10 +302,11 @@ def routes(endpoint: Endpoint) -> List[Route]:
         }
         able = {TEXT: ["completion", "tools"], EMBEDDINGS: ["embedding"]}.get(host.gives(model), [])
         body = {"details": details(model), "model_info": facts, "template": model.chat_template, "capabilities": able}
-        return json_reply(dict(body, modelfile="", parameters=""))
+        return json_reply(dict(body, modelfile="", parameters="", modified_at=_date(model.modified)))
 
     return [
         Route("GET", "/api/tags", tags),
+        Route("GET", "/api/ps", running),
         Route("GET", "/api/version", lambda request: json_reply({"version": VERSION})),
         Route("POST", "/api/show", show),
         endpoint.route("/api/generate", Generate),

@@ -11,7 +11,7 @@ from typing import Any, Iterable, List
 from core.apis import openai_shapes
 from core.apis.dialect import Body, Call, ChatDialect, Dialect, Start
 from core.apis.endpoint import Endpoint
-from core.apis.extras import Extras, refuse_openai
+from core.apis.extras import Extras, refuse_chat, refuse_completion
 from core.apis.host import Host
 from core.apis.llamacpp import completion_body, progress_body, timings_body
 from core.apis.openai_shapes import Chats, Completions, Origin
@@ -36,7 +36,7 @@ class Chat(ChatDialect):
     """A request of POST /v1/chat/completions. Raises APIError 400, 404."""
 
     def __init__(self, call: Call, host: Host):
-        refuse_openai(call.body)
+        refuse_chat(call.body)
         ask, self._streaming, logprobs = openai_shapes.read_chat(call.body, host.defaults)
         openai_shapes.check_end(ask.messages)
         self._extras = Extras.read(call.body, host)
@@ -94,7 +94,7 @@ class Completion(Dialect):
     """A request of POST /v1/completions. Raises APIError 400, 404, 503."""
 
     def __init__(self, call: Call, host: Host):
-        refuse_openai(call.body)
+        refuse_completion(call.body)
         ask = openai_shapes.read_completion(call.body, host.defaults)
         self._extras = Extras.read(call.body, host)
         self._host = host

@@ -15,7 +15,7 @@ from typing import Sequence as Many
 from core import fields
 from core.apis.prompts import read_prompts
 from core.ask import UNLIMITED, Prompt
-from core.bounds import ALL_ANSWERS, ANSWERS
+from core.bounds import ALL_ANSWERS, ANSWERS, BUDGET_MESSAGE
 from core.chat.conversation import ChatAsk, Message
 from core.chat.messages import read_messages
 from core.chat.parser import Delta
@@ -111,6 +111,7 @@ def read_chat(body: Body, defaults: Defaults = Defaults()) -> Tuple[ChatAsk, Str
         cache_prompt=fields.flag(body, "cache_prompt", defaults.cache_prompt),
         **read_template(body),
         apart=read_reasoning_format(body),
+        **read_budget(body),
     )
     return ask, read_streaming(body), logprobs
 
@@ -144,6 +145,20 @@ def read_reasoning_format(body: Body) -> Optional[bool]:
         message = "'reasoning_format' must be auto, deepseek or none."
         raise APIError(400, message, "invalid_value", "reasoning_format")
     return None if given in (None, "auto") else given != "none"
+
+
+BUDGETS = ("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_budget")  # llama-server's two, and Qwen's
+
+
+def read_budget(body: Body) -> Dict[str, Any]:
+    """Return how many tokens an answer may think, as fields of a ChatAsk. Raises APIError 400.
+
+    -1 means, as there, what the server's options say.
+    """
+    given = [fields.integer(body, name, -1, -1, UNLIMITED - 1) for name in BUDGETS if body.get(name) is not None]
+    message = fields.text(body, "reasoning_budget_message", None) if body.get("reasoning_budget_message") else None
+    BUDGET_MESSAGE.check(len(message or ""), "reasoning_budget_message")
+    return {"budget": given[0] if given and given[0] >= 0 else None, "budget_message": message}
 
 
 def read_streaming(body: Body) -> Streaming:

@@ -2,16 +2,17 @@
 
     operations(defaults)     by method and path; `defaults` are what the server's options make of the fields' defaults
 
-openapi_requests.py has the bodies, openapi_answers.py the answers.
+openapi_requests.py has the bodies, openapi_answers.py the answers, openapi_events.py what streams tell.
 """
 
 from typing import Dict, Tuple
 from typing import Sequence as Many
 
 from core.apis import openapi_answers as answers
+from core.apis import openapi_events as events
 from core.apis import openapi_requests as requests
 from core.engine.defaults import Defaults
-from core.http.openapi import JSON, About, Content, Operation, json_answer
+from core.http.openapi import JSON, About, Operation, json_answer
 from core.http.schemas import STRING, Schema, choice, whole
 from core.http.sse import EVENT_STREAM
 
@@ -41,12 +42,9 @@ def _both(path: str) -> Tuple[str, str]:
     return "/v1" + path, path
 
 
-def _works(summary: str, tag: str, body: Schema, answer: Schema, stream: Content) -> Operation:
-    """Return the operation of a route that makes the model work, and answers whole or as a stream."""
-    return Operation(summary, tag, {200: {JSON: answer, **stream}}, body, errors=_WORK)
-
-
-_EVENTS = {EVENT_STREAM: answers.EVENTS}
+def _works(summary: str, tag: str, body: Schema, whole: Schema, item: Schema, kind: str = EVENT_STREAM) -> Operation:
+    """Return the operation of a route that makes the model work, and answers whole, or with a stream of items."""
+    return Operation(summary, tag, {200: {JSON: whole, kind: item}}, body, errors=_WORK)
 
 
 def _service() -> Table:
@@ -67,7 +65,7 @@ def _service() -> Table:
 
 def _own(defaults: Defaults) -> Table:
     body = requests.generate(defaults)
-    return _at("POST", ("/generate",), _works("Continue a prompt", "ComeAPI", body, answers.GENERATE, _EVENTS))
+    return _at("POST", ("/generate",), _works("Continue a prompt", "ComeAPI", body, answers.GENERATE, events.GENERATE))
 
 
 def _openai(defaults: Defaults) -> Table:
@@ -75,9 +73,11 @@ def _openai(defaults: Defaults) -> Table:
     count = Operation("Count a chat's tokens", "OpenAI", json_answer(answers.COUNT), chat, errors=_WORK)
     model = Operation("One of the models", "OpenAI", json_answer(answers.MODEL_CARD), errors=(404,))
     return {
-        **_at("POST", _both("/chat/completions"), _works("Answer a chat", "OpenAI", chat, answers.CHAT, _EVENTS)),
+        **_at("POST", _both("/chat/completions"), _works("Answer a chat", "OpenAI", chat, answers.CHAT, events.CHAT)),
         **_at("POST", _both("/chat/completions/input_tokens"), count),
-        ("POST", "/v1/completions"): _works("Continue prompts", "OpenAI", completion, answers.COMPLETION, _EVENTS),
+        ("POST", "/v1/completions"): _works(
+            "Continue prompts", "OpenAI", completion, answers.COMPLETION, events.COMPLETION
+        ),
         ("GET", "/v1/models"): Operation("The models", "OpenAI", json_answer(answers.MODELS)),
         ("GET", "/v1/models/{id}"): model,
     }
@@ -88,7 +88,7 @@ def _responses(defaults: Defaults) -> Table:
     items = {"order": choice("asc", "desc", default="desc"), "limit": whole(1, 100, 20), "after": STRING}
     stored, missing = json_answer(answers.RESPONSE), (404,)
     table = {
-        ("POST", ""): _works("Items in, items out", tag, body, answers.RESPONSE, _EVENTS),
+        ("POST", ""): _works("Items in, items out", tag, body, answers.RESPONSE, events.RESPONSES),
         ("POST", "/input_tokens"): Operation("Count tokens", tag, json_answer(answers.COUNT), body, errors=_WORK),
         ("GET", "/{id}"): Operation("A stored answer", tag, stored, query={"stream": choice("false")}, errors=missing),
         ("DELETE", "/{id}"): Operation(
@@ -122,9 +122,9 @@ def _vectors() -> Table:
 
 def _native(defaults: Defaults) -> Table:
     tag, body = "llama.cpp", requests.native(defaults)
-    infill = _works("Fill the gap between two texts", tag, requests.infill(defaults), answers.NATIVE, _EVENTS)
+    infill = _works("Fill the gap between two texts", tag, requests.infill(defaults), answers.NATIVE, events.NATIVE)
     return {
-        **_at("POST", ("/completion", "/completions"), _works("Continue", tag, body, answers.NATIVE, _EVENTS)),
+        **_at("POST", ("/completion", "/completions"), _works("Continue", tag, body, answers.NATIVE, events.NATIVE)),
         ("POST", "/infill"): infill,
         ("POST", "/tokenize"): Operation("A text's tokens", tag, json_answer(answers.TOKENS), requests.TOKENIZE),
         ("POST", "/detokenize"): Operation("Tokens' text", tag, json_answer(answers.CONTENT), requests.DETOKENIZE),
@@ -154,7 +154,7 @@ def _anthropic(defaults: Defaults) -> Table:
     tag, body = "Anthropic", requests.messages(defaults)
     count = json_answer(answers.MESSAGE_TOKENS)
     return {
-        ("POST", "/v1/messages"): _works("Answer messages", tag, body, answers.MESSAGE, _EVENTS),
+        ("POST", "/v1/messages"): _works("Answer messages", tag, body, answers.MESSAGE, events.MESSAGE),
         ("POST", "/v1/messages/count_tokens"): Operation(
             "Count messages' tokens", tag, count, requests.count_messages(defaults), errors=_WORK
         ),
@@ -162,14 +162,21 @@ def _anthropic(defaults: Defaults) -> Table:
 
 
 def _ollama(defaults: Defaults) -> Table:
-    tag, lines = "Ollama", {LINES: answers.LINES}
+    tag = "Ollama"
     chat, generate = requests.ollama_chat(defaults), requests.ollama_generate(defaults)
     return {
         ("GET", "/api/tags"): Operation("The models", tag, json_answer(answers.OLLAMA_MODELS)),
+        ("GET", "/api/ps"): Operation("What is loaded", tag, json_answer(answers.OLLAMA_MODELS)),
+        ("POST", "/api/embed"): _works("Embed texts", tag, requests.OLLAMA_EMBED, answers.OLLAMA_EMBED, {}),
+        ("POST", "/api/embeddings"): _works(
+            "Embed a text", tag, requests.OLLAMA_OLD_EMBED, answers.OLLAMA_OLD_EMBED, {}
+        ),
         ("GET", "/api/version"): Operation("The API's version", tag, json_answer(answers.OLLAMA_VERSION)),
         ("POST", "/api/show"): Operation(
             "What a model is", tag, json_answer(answers.OLLAMA_MODEL), requests.OLLAMA_SHOW, errors=(404,)
         ),
-        ("POST", "/api/chat"): _works("Answer a chat", tag, chat, answers.OLLAMA_CHAT, lines),
-        ("POST", "/api/generate"): _works("Answer a prompt", tag, generate, answers.OLLAMA_GENERATE, lines),
+        ("POST", "/api/chat"): _works("Answer a chat", tag, chat, answers.OLLAMA_CHAT, events.OLLAMA_CHAT, LINES),
+        ("POST", "/api/generate"): _works(
+            "Answer a prompt", tag, generate, answers.OLLAMA_GENERATE, events.OLLAMA_GENERATE, LINES
+        ),
     }

@@ -14,19 +14,16 @@ from core.http.schemas import (
     choice,
     either,
     nullable,
-    told,
 )
 
-EVENTS = told(ANY, "Server-sent events; the data of each is JSON.")
-LINES = told(ANY, "Lines of JSON.")
 _LIST = choice("list")
 
-_USAGE = answer("Usage", prompt_tokens=WHOLE, completion_tokens=WHOLE, total_tokens=WHOLE, prompt_tokens_details=OBJECT)
+USAGE = answer("Usage", prompt_tokens=WHOLE, completion_tokens=WHOLE, total_tokens=WHOLE, prompt_tokens_details=OBJECT)
 _INPUT_USAGE = answer("InputUsage", prompt_tokens=WHOLE, total_tokens=WHOLE)
-_TIMINGS = answer(
+TIMINGS = answer(
     "Timings", queue_ms=NUMBER, cache_n=WHOLE, prompt_n=WHOLE, prompt_ms=NUMBER, predicted_n=WHOLE, predicted_ms=NUMBER
 )
-_REASON = choice("stop", "length", "tool_calls")
+REASON = choice("stop", "length", "tool_calls")
 
 # ------------------------------------------------------------------------------------------------ the service
 
@@ -49,17 +46,17 @@ ALL_MODELS = answer("Models", models=array(OBJECT), object=_LIST, data=array(OBJ
 
 GENERATE = answer(
     "GenerateAnswer", ("completion_probabilities",), response=STRING, model=STRING,
-    finish_reason=choice("stop", "length"), seed=WHOLE, usage=_USAGE, timings=_TIMINGS,
+    finish_reason=choice("stop", "length"), seed=WHOLE, usage=USAGE, timings=TIMINGS,
     completion_probabilities=array(OBJECT),
 )  # fmt: skip
 
 
 def _openai(title: str, kind: str, piece: Schema) -> Schema:
     """Return the schema of an OpenAI object with choices."""
-    choices = array(answer("", index=WHOLE, **piece, logprobs=nullable(OBJECT), finish_reason=_REASON))
+    choices = array(answer("", index=WHOLE, **piece, logprobs=nullable(OBJECT), finish_reason=REASON))
     return answer(
         title, id=STRING, object=choice(kind), created=WHOLE, model=STRING, system_fingerprint=STRING, choices=choices,
-        usage=_USAGE, timings=_TIMINGS,
+        usage=USAGE, timings=TIMINGS,
     )  # fmt: skip
 
 
@@ -74,7 +71,7 @@ COUNT = answer("TokenCount", object=choice("response.input_tokens"), input_token
 RESPONSE = answer(
     "Response", ("timings",), id=STRING, object=choice("response"), created_at=NUMBER,
     status=choice("completed", "incomplete", "failed"), error=nullable(OBJECT), incomplete_details=nullable(OBJECT),
-    model=STRING, output=array(OBJECT), usage=nullable(OBJECT), timings=_TIMINGS,
+    model=STRING, output=array(OBJECT), usage=nullable(OBJECT), timings=TIMINGS,
 )  # fmt: skip
 RESPONSE_DELETED = answer("ResponseDeleted", id=STRING, object=choice("response"), deleted=FLAG)
 RESPONSE_ITEMS = answer(
@@ -95,15 +92,15 @@ RANKING = dict(
     title="Ranking",
 )
 # Without required properties: `response_fields` names those that are shown.
-_NATIVE = dict(
+NATIVE_ONE = dict(
     answer(
         "", index=WHOLE, content=STRING, tokens=array(WHOLE), stop=FLAG, model=STRING, tokens_predicted=WHOLE,
         tokens_evaluated=WHOLE, tokens_cached=WHOLE, generation_settings=OBJECT, prompt=ANY, has_new_line=FLAG,
-        truncated=FLAG, stop_type=choice("limit", "word", "eos"), stopping_word=STRING, timings=_TIMINGS,
+        truncated=FLAG, stop_type=choice("limit", "word", "eos"), stopping_word=STRING, timings=TIMINGS,
     ),
     required=[],
 )  # fmt: skip
-NATIVE = dict(either(_NATIVE, array(_NATIVE)), title="NativeCompletion")
+NATIVE = dict(either(NATIVE_ONE, array(NATIVE_ONE)), title="NativeCompletion")
 TOKENS = answer("Tokens", tokens=array(either(WHOLE, answer("", id=WHOLE, piece=either(STRING, array(WHOLE))))))
 CONTENT = answer("Content", content=STRING)
 PROMPT = answer("Prompt", prompt=STRING)
@@ -123,17 +120,20 @@ ADAPTERS = dict(
     title="Adapters",
 )
 DONE = answer("Done", success=FLAG)
+STOP_REASON = choice("end_turn", "max_tokens", "stop_sequence", "tool_use")
+MESSAGE_USAGE = answer(
+    "", input_tokens=WHOLE, cache_creation_input_tokens=WHOLE, cache_read_input_tokens=WHOLE, output_tokens=WHOLE
+)
 MESSAGE = answer(
     "Message", id=STRING, type=choice("message"), role=choice("assistant"), model=STRING, content=array(OBJECT),
-    stop_reason=choice("end_turn", "max_tokens", "stop_sequence", "tool_use"), stop_sequence=nullable(STRING),
-    usage=answer(
-        "", input_tokens=WHOLE, cache_creation_input_tokens=WHOLE, cache_read_input_tokens=WHOLE, output_tokens=WHOLE
-    ),
+    stop_reason=STOP_REASON, stop_sequence=nullable(STRING), usage=MESSAGE_USAGE,
 )  # fmt: skip
 MESSAGE_TOKENS = answer("MessageTokens", input_tokens=WHOLE)
 OLLAMA_MODELS = answer(
     "OllamaModels", models=array(answer("", name=STRING, model=STRING, modified_at=STRING, size=WHOLE, digest=STRING))
 )
+OLLAMA_EMBED = answer("OllamaEmbed", model=STRING, embeddings=array(array(NUMBER)), prompt_eval_count=WHOLE)
+OLLAMA_OLD_EMBED = answer("OllamaEmbedding", embedding=array(NUMBER))
 OLLAMA_VERSION = answer("OllamaVersion", version=STRING)
 OLLAMA_MODEL = answer(
     "OllamaModel", details=OBJECT, model_info=OBJECT, template=STRING, capabilities=array(STRING), modelfile=STRING,
@@ -141,11 +141,14 @@ OLLAMA_MODEL = answer(
 )  # fmt: skip
 
 
+OLLAMA_HEAD = {"model": STRING, "created_at": STRING}
+OLLAMA_REASON = choice("stop", "length")
+OLLAMA_COUNTS = {name + "_count": WHOLE for name in ("prompt_eval", "eval")}
+OLLAMA_COUNTS.update({name + "_duration": WHOLE for name in ("total", "load", "prompt_eval", "eval")})
+
+
 def _ollama(title: str, **piece: Schema) -> Schema:
-    counts = {name + "_count": WHOLE for name in ("prompt_eval", "eval")}
-    times = {name + "_duration": WHOLE for name in ("total", "load", "prompt_eval", "eval")}
-    head = {"model": STRING, "created_at": STRING, "done": FLAG, "done_reason": choice("stop", "length")}
-    return answer(title, ("thinking",), **head, **piece, **counts, **times)
+    return answer(title, ("thinking",), **OLLAMA_HEAD, **piece, done=FLAG, done_reason=OLLAMA_REASON, **OLLAMA_COUNTS)
 
 
 OLLAMA_CHAT = _ollama("OllamaChat", message=answer("", role=choice("assistant"), content=STRING))

@@ -7,7 +7,7 @@ README.md has every field with its reason; here are those that are served.
 from dataclasses import asdict
 from typing import Dict
 
-from core.apis.openai_shapes import DEFAULTS, EFFORTS
+from core.apis.openai_shapes import BUDGETS, DEFAULTS, EFFORTS
 from core.ask import UNLIMITED
 from core.bounds import (
     ADAPTERS,
@@ -106,6 +106,8 @@ def _extras(defaults: Defaults) -> Fields:
     """Return llama-server's fields that say what is told beside the answer."""
     return {
         "id_slot": told(WHOLE, "That slot alone; -1 for any."),
+        "n_keep": whole(-1, UNLIMITED - 1),
+        "n_discard": whole(0, UNLIMITED - 1, 0),
         "t_max_predict_ms": number(-1.0, 1e12, -1.0),
         "return_progress": flag(False),
         "timings_per_token": flag(False),
@@ -170,7 +172,8 @@ def chat(defaults: Defaults, title: str = "ChatRequest") -> Schema:
         "model": _NAME, "n": count, "stream_options": OBJECT, "logprobs": flag(False), "top_logprobs": whole(0, 20, 0),
         "response_format": body("", {"type": choice("text", "json_object", "json_schema")}, {"json_schema": OBJECT}),
         "json_schema": _SCHEMA, "reasoning_format": choice("auto", "deepseek", "none"),
-        "post_sampling_probs": {"enum": [False]}, "response_fields": array(ANY, 0),
+        "post_sampling_probs": {"enum": [False]}, "response_fields": array(ANY, 0), "reasoning_budget_message": STRING,
+        **dict.fromkeys(BUDGETS, whole(-1, UNLIMITED - 1, -1)),
     }  # fmt: skip
     limits = _limits(defaults.limit(UNLIMITED))
     fields = dict(_common(defaults), **_extras(defaults), **limits, **_template(), **_tools())
@@ -278,6 +281,14 @@ def ollama_generate(defaults: Defaults) -> Schema:
 # ------------------------------------------------------------------------------------------ without defaults
 
 OLLAMA_SHOW = body("OllamaShowRequest", {"model": TEXT}, {})
+_OLLAMA_IGNORED: Fields = {"options": OBJECT, "keep_alive": ANY, "lora": ADAPTER_SCALES}
+OLLAMA_EMBED = body(
+    "OllamaEmbedRequest", {"model": TEXT}, dict(
+        _OLLAMA_IGNORED, input=either(TEXT, array(TEXT, PROMPTS.most)), truncate=flag(True),
+        dimensions=whole(0, 1 << 20),
+    )
+)  # fmt: skip
+OLLAMA_OLD_EMBED = body("OllamaEmbeddingsRequest", {"model": TEXT}, dict(_OLLAMA_IGNORED, prompt=STRING))
 _VECTORS: Fields = {
     "model": _NAME, "dimensions": whole(1, 1 << 20), "embd_normalize": told(whole(-1, 1000), "-1: as they are."),
     "lora": ADAPTER_SCALES,

@@ -35,6 +35,7 @@ Files in reading order:
     discovery.py      backends found by DNS
     credentials.py    the keys that backends are shown
     catalogue.py      the models behind the balancer, and their aliases
+    ollama.py         the same in the lists of Ollama's API
     counting.py       metrics
     history.py        the last ten minutes, a sample a second
     feed.py           what the web page is told, once a second

@@ -7,7 +7,7 @@
 
 import contextlib
 import threading
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 from core.balancing.backends import Backend
 from core.balancing.credentials import Credentials
@@ -104,17 +104,7 @@ class Catalogue:
     def _refresh(self, request: Request) -> None:
         """Ask all backends that are up for their models, all at once, as this client."""
         self._refreshed = self._pool.clock()
-        asked = [
-            threading.Thread(target=self._ask, args=(backend, request), name="probe", daemon=True)
-            for backend in self._pool.everyone()
-            if backend.vitals.up
-        ]
-        with contextlib.suppress(RuntimeError):  # the system has no more threads: what the last probes found out stays
-            for thread in asked:
-                thread.start()
-        for thread in asked:
-            if thread.is_alive():
-                thread.join(self._patience)
+        ask_all(self._pool, lambda backend: self._ask(backend, request), self._patience)
 
     def _ask(self, backend: Backend, request: Request) -> None:
         models = self._health.models_of(backend.url, self._credentials.sent_on(request, backend.spec))
@@ -127,6 +117,21 @@ class Catalogue:
         more = ", and %d more" % (len(known) - _MOST_LISTED) if len(known) > _MOST_LISTED else ""
         message = "There is no model %s here. There is: %s%s." % (quoted(name), listed, more)
         return APIError(404, message, "model_not_found", "model")
+
+
+def ask_all(pool: Pool, ask: Callable[[Backend], None], patience: float) -> None:
+    """Call `ask` with each backend that is up, all at once; wait so many seconds for each."""
+    asked = [
+        threading.Thread(target=ask, args=(backend,), name="probe", daemon=True)
+        for backend in pool.everyone()
+        if backend.vitals.up
+    ]
+    with contextlib.suppress(RuntimeError):  # the system has no more threads: the others are not asked
+        for thread in asked:
+            thread.start()
+    for thread in asked:
+        if thread.is_alive():
+            thread.join(patience)
 
 
 def no_backend(pool: Pool) -> APIError:

@@ -153,6 +153,10 @@ class Health:
                 return models
         return None
 
+    def ollama_models_of(self, url: str, headers: Dict[str, str]) -> List[Dict[str, Any]]:
+        """Return the models of one of Ollama's lists, each with a "name"; none where a backend does not tell."""
+        return read_models(self._get_if_it_can(url, headers)) or []
+
     def _get_if_it_can(self, url: str, headers: Dict[str, str]) -> Dict[str, Any]:
         """Ask for what not every server has. Returns an empty object where this one does not."""
         try:

@@ -14,6 +14,7 @@ In reading order:
     guided.py         the grammar of an answer: free, a call, or a value of a schema
     calls.py          reads a call, a character at a time, where its arguments are JSON
     tagged.py         the same for arguments with tags, and for Gemma's
+    keywords.py       the same for arguments as Python has them
     parser.py         takes an answer apart as it comes
     defaults.py       what the server's options say
     conversation.py   all of it together: one request against one model

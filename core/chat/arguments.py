@@ -9,7 +9,7 @@ Arguments come in the order in which the parameters are declared.
 
 from typing import Any, Callable, Dict, FrozenSet, List, Tuple
 
-from core.chat.syntaxes import Notation, Syntax, Tags
+from core.chat.syntaxes import JSON_TYPES, Notation, Syntax, Tags
 from core.grammar.free import Free
 from core.grammar.rules import literal
 from core.grammar.schema import Grammar
@@ -28,6 +28,8 @@ def arguments(grammar: Grammar, syntax: Syntax, parameters: Schema, name: str) -
         return _Tagged(grammar, syntax.tags).arguments(parameters, name)
     if syntax.notation:
         return _Noted(grammar, syntax.notation).value(_closed(parameters), _shared(parameters), name)
+    if syntax.keywords:
+        return _Keyworded(grammar).arguments(parameters, name)
     return grammar.schema(_closed(parameters), name)
 
 
@@ -35,6 +37,8 @@ def any_arguments(grammar: Grammar, syntax: Syntax) -> str:
     """Add the rules for arguments of any kind."""
     if syntax.tags:
         return _Tagged(grammar, syntax.tags).any()
+    if syntax.keywords:
+        return _Keyworded(grammar).any()
     return _Noted(grammar, syntax.notation).any_object() if syntax.notation else grammar.basic("json-object")
 
 
@@ -81,6 +85,20 @@ def _members(grammar: Grammar, schema: Schema) -> List[Tuple[str, Any, bool]]:
     return [(name, each, name in required) for name, each in schema.get("properties", {}).items()]
 
 
+def _list(grammar: Grammar, name: str, members: List[Tuple[str, bool]], comma: str, end: str) -> str:
+    """Return the rule for members in their order, each a body and whether it is required, with commas between.
+
+    Of each there are two: of what may stand first, and of what follows others.
+    """
+    rest = first = end
+    for body, required in reversed(members):
+        more = grammar.rule(name + "-rest", "%s %s %s" % (comma, body, rest))
+        begin = grammar.rule(name + "-first", "%s %s" % (body, rest))
+        rest = more if required else grammar.rule(name + "-rest", "%s | %s" % (more, rest))
+        first = begin if required else grammar.rule(name + "-first", "%s | %s" % (begin, first))
+    return first
+
+
 class _Tagged:
     """Arguments with tags of their own."""
 
@@ -100,14 +118,23 @@ class _Tagged:
         return self._grammar.rule(name, " ".join(parts) or '""')
 
     def _argument(self, key: str, schema: Any, shared: Schema) -> str:
-        tags, is_text = self._tags, _is_text(schema)
-        head = literal(tags.key + key + (is_text and tags.text_value or tags.value))
-        if not is_text:
+        tags = self._tags
+        head = self._head(key, schema)
+        if not _is_text(schema):
             whole = dict(shared, **schema) if isinstance(schema, dict) else schema
             return "%s %s %s" % (head, self._grammar.schema(whole, key), literal(tags.close))
         if set(schema) <= _NOTES | {"type"}:
             return "%s %s" % (head, self._any_text())
         return "%s %s %s" % (head, self._grammar.texts(schema, key, self._closer), literal(tags.close))
+
+    def _head(self, key: str, schema: Any) -> str:
+        """Return what stands before a value; any type but a text's where its schema does not tell."""
+        tags, kind = self._tags, schema.get("type") if isinstance(schema, dict) else None
+        kind = "number" if kind == "integer" else kind
+        if not tags.typed or kind in JSON_TYPES:
+            return literal(tags.key + key + tags.before(str(kind)))
+        heads = [literal(tags.key + key + tags.before(each)) for each in JSON_TYPES if each != "string"]
+        return "(%s)" % " | ".join(heads)
 
     def _any_text(self) -> str:
         """Return the rule for a text and its closing tag; all such texts share it."""
@@ -120,9 +147,30 @@ class _Tagged:
         """Return the rule for any arguments; their values are read as JSON, or as texts."""
         tags = self._tags
         each = '%s [a-zA-Z0-9_.$-]{1,64} %s %s' % (
-            literal(tags.key), literal(tags.text_value or tags.value), self._any_text(),
+            literal(tags.key), literal(tags.before("string")), self._any_text(),
         )  # fmt: skip
         return self._grammar.rule("arguments", "(%s)*" % each)
+
+
+class _Keyworded:
+    """Arguments in Python's notation. Their values are JSON."""
+
+    def __init__(self, grammar: Grammar):
+        self._grammar = grammar
+
+    def arguments(self, schema: Schema, name: str) -> str:
+        """Add the rules for arguments."""
+        shared, members = _shared(schema), []
+        for key, each, required in _members(self._grammar, schema):
+            whole = dict(shared, **each) if isinstance(each, dict) else each
+            rule = self._grammar.schema(whole, "%s-%s" % (name, key))
+            members.append(("%s %s" % (literal(key + "="), rule), required))
+        return self._grammar.rule(name, _list(self._grammar, name, members, '", "', '""'))
+
+    def any(self) -> str:
+        """Return the rule for any arguments."""
+        each = '[a-zA-Z_] [a-zA-Z0-9_]{0,63} "=" %s' % self._grammar.basic("json-value")
+        return self._grammar.rule("arguments", '(%s (", " %s)*)?' % (each, each))
 
 
 class _Noted:
@@ -157,19 +205,11 @@ class _Noted:
         return _ANY_TEXT
 
     def _object(self, schema: Schema, shared: Schema, name: str) -> str:
-        """Add the rules for an object: of what may stand first, and of what follows each member."""
         members = []
         for key, each, required in _members(self._grammar, schema):
             rule = self.value(each, shared, "%s-%s" % (name, key))
             members.append(("%s %s" % (literal(key + ":"), rule), required))
-        rest = '"}"'
-        first = '"}"'
-        for body, required in reversed(members):
-            more = self._grammar.rule(name + "-rest", '"," %s %s' % (body, rest))
-            begin = self._grammar.rule(name + "-first", "%s %s" % (body, rest))
-            rest = more if required else self._grammar.rule(name + "-rest", "%s | %s" % (more, rest))
-            first = begin if required else self._grammar.rule(name + "-first", "%s | %s" % (begin, first))
-        return self._grammar.rule(name, '"{" ' + first)
+        return self._grammar.rule(name, '"{" ' + _list(self._grammar, name, members, '","', '"}"'))
 
     def _array(self, schema: Schema, shared: Schema, name: str) -> str:
         if not set(schema) <= _NOTES | {"type", "items"}:

@@ -7,9 +7,12 @@ Most of them are tables: what stands around a message of each role, and what beg
 formats of llama.cpp's llama_chat_apply_template(), which gives the same texts.
 """
 
+import difflib
 import json
 import os
 from typing import Dict, List, Optional
+
+from core.settings import is_template
 
 
 def _turns(
@@ -202,13 +205,15 @@ NAMES: List[str] = sorted(_SOURCES)
 def template_source(given: str) -> str:
     """Return the Jinja text of what --chat-template says: a name, a file, or the template itself; "" for "".
 
-    Raises ValueError where it is neither, OSError and UnicodeDecodeError for a file that can't be read.
+    Raises ValueError where it is none of them, OSError and UnicodeDecodeError for a file that can't be read.
     """
     if given in _SOURCES or not given:
         return _SOURCES.get(given, "")
-    if "{{" in given or "{%" in given:
+    if is_template(given):
         return given
-    if not os.path.isfile(given):
-        raise ValueError("%s is neither a file nor a template's name; names are %s" % (given, ", ".join(NAMES)))
-    with open(given, encoding="utf-8") as file:
-        return file.read()
+    if os.path.isfile(given):
+        with open(given, encoding="utf-8") as file:
+            return file.read()
+    like = difflib.get_close_matches(given, NAMES, 1)
+    hint = "; did you mean %s?" % like[0] if like else "; names are %s" % ", ".join(NAMES)
+    raise ValueError("%s is neither a file nor a template's name%s" % (given, hint))

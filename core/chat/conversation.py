@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from core.ask import UNLIMITED, Ask
+from core.ask import UNLIMITED, Ask, Budget
 from core.chat.arguments import texts_of
 from core.chat.defaults import ChatDefaults
 from core.chat.guided import Thinking, answer_grammar
@@ -35,7 +35,8 @@ class ChatAsk:
     """What a request asks for. `schema` is a JSON schema that the answer must follow; `count` answers are wanted.
 
     `begins_answer`: the prompt ends with the template's beginning of an answer. `continues`: a last message of the
-    assistant's is continued.
+    assistant's is continued. `budget` is how many tokens an answer may think (None: as the server's options say; below
+    0: any number), and `budget_message` what is said where a thought is cut short.
     """
 
     messages: List[Dict[str, Any]]
@@ -50,6 +51,8 @@ class ChatAsk:
     template_options: Dict[str, Any] = field(default_factory=dict)
     begins_answer: bool = True
     continues: bool = True
+    budget: Optional[int] = None
+    budget_message: Optional[str] = None
     apart: Optional[bool] = None  # thoughts are told apart from the content; None: as the server's options say
     own: Callable[[str], str] = str  # the client's path of a field, where this was translated (fields.named)
 
@@ -75,7 +78,9 @@ class Conversation:
         self._style = renderer.style
         self._offer = offer_of(wanted) if wanted else None
         tools = wanted.tools if wanted else None
-        options = dict({"enable_thinking": self._style.thinks}, **dict(defaults.options, **ask.template_options))
+        limit = defaults.budget if ask.budget is None else ask.budget
+        options = dict({"enable_thinking": self._style.thinks}, **defaults.options)
+        options.update(dict(_of_budget(limit, ask.budget), **ask.template_options))
         self.prompt = markers_of(model.controls, model.stubborn).prompt(
             lambda change: renderer.render(
                 ask.messages, tools, options, change=change, begins=ask.begins_answer,
@@ -83,7 +88,9 @@ class Conversation:
             )  # fmt: skip
         )
         thinking = _thinking(self._style, text_of(self.prompt), options)
-        self.grammar = _grammar(ask, self._style, wanted, thinking)
+        self.grammar = _grammar(ask, self._style, wanted, thinking, text_of(self.prompt))
+        message = defaults.budget_message if ask.budget_message is None else ask.budget_message
+        self._budget = None if ask.sampling.grammar else _budget(limit, message, self._style, thinking)
         self._apart = defaults.apart if ask.apart is None else ask.apart
         self._thinking = thinking is Thinking.OPEN and not ask.sampling.grammar
 
@@ -99,6 +106,7 @@ class Conversation:
                 seed_of(sampling, index),
                 self.ask.cache_prompt,
                 markers=self._style.markers,
+                budget=self._budget,
             )
             for index in range(self.ask.count)
         ]
@@ -133,7 +141,7 @@ def call_id(nonce: str, number: int) -> str:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
-def _grammar(ask: ChatAsk, style: Style, tools: Optional[Tools], thinking: Thinking) -> str:
+def _grammar(ask: ChatAsk, style: Style, tools: Optional[Tools], thinking: Thinking, prompt: str) -> str:
     """Return the grammar that the answer must follow, "" for none.
 
     Raises APIError 400 where the request brings a grammar of its own and asks for more.
@@ -144,6 +152,8 @@ def _grammar(ask: ChatAsk, style: Style, tools: Optional[Tools], thinking: Think
         raise APIError(400, message, "contradiction", "grammar")
     if own or (tools is None and ask.schema is None):
         return own
+    if style.content and prompt.endswith(style.content):  # the prompt begins the content itself
+        style = replace(style, content="")
     return answer_grammar(style, tools, ask.schema, thinking)
 
 
@@ -155,6 +165,21 @@ def _thinking(style: Style, prompt: str, options: Dict[str, Any]) -> Thinking:
     closed = end.endswith(style.thoughts.closer.strip())
     possible = style.thinks and options.get("enable_thinking") is not False and not closed
     return Thinking.POSSIBLE if possible else Thinking.NONE
+
+
+def _of_budget(limit: int, asked: Optional[int]) -> Dict[str, Any]:
+    """Return what a template is told of how many tokens an answer may think, where that is limited."""
+    told = {} if limit < 0 else {"thinking_budget": limit}  # Seed-OSS's
+    return dict(told, enable_thinking=False) if asked == 0 else told
+
+
+def _budget(limit: int, message: str, style: Style, thinking: Thinking) -> Optional[Budget]:
+    """Return the budget of thoughts, None where there is none, or there are no thoughts."""
+    thoughts = style.thoughts
+    if limit < 0 or (thinking is Thinking.NONE and not thoughts.often):
+        return None
+    begun = thinking is Thinking.OPEN
+    return Budget(limit, thoughts.opener, thoughts.closer.strip(), message, begun, thoughts.often)
 
 
 class Turn:

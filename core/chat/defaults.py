@@ -15,12 +15,15 @@ from core.settings import ChatSettings
 class ChatDefaults:
     """`template` takes the place of the models' own; `options` are variables for templates, which a request's replace.
 
-    With `apart`, thoughts are told apart from the content.
+    With `apart`, thoughts are told apart from the content. They may take `budget` tokens (-1: any number); one that is
+    cut short ends with `budget_message`.
     """
 
     template: str = ""
     options: Dict[str, Any] = field(default_factory=dict)
     apart: bool = True
+    budget: int = -1
+    budget_message: str = ""
 
     @classmethod
     def of(cls, settings: ChatSettings) -> "ChatDefaults":
@@ -29,4 +32,5 @@ class ChatDefaults:
         if settings.reasoning_budget == 0 or settings.reasoning != "auto":
             thinks = settings.reasoning == "on" and settings.reasoning_budget != 0
             options = dict({"enable_thinking": thinks}, **options)
-        return cls(template_source(settings.chat_template), options, settings.reasoning_format != "none")
+        source, apart = template_source(settings.chat_template), settings.reasoning_format != "none"
+        return cls(source, options, apart, settings.reasoning_budget, settings.reasoning_budget_message)

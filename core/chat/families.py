@@ -6,9 +6,10 @@ The first family whose signs a template holds is its own: the more special ones 
 that the models' makers ship (llama.cpp collects them in models/templates), and OpenAI's description of harmony.
 """
 
+from dataclasses import replace
 from typing import Callable, NamedTuple, Tuple
 
-from core.chat.syntaxes import Notation, Style, Syntax, Tags, Thoughts
+from core.chat.syntaxes import Keywords, Notation, Style, Syntax, Tags, Thoughts
 
 # ------------------------------------------------------------------------- a call is one JSON object
 
@@ -70,6 +71,13 @@ MINIMAX_LINES = Syntax(  # MiniMax M1
     after="\n</tool_calls>",
     closers=("</tool_calls>",),
     again="{",
+)
+GIGACHAT_3 = Syntax(  # GigaChat 3
+    name="gigachat-3",
+    opener="<|message_sep|>\n\nfunction call<|role_sep|>",
+    head='<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "%(name)s", "arguments": ',
+    tail="}",
+    several=False,
 )
 GIGACHAT = Syntax(  # GigaChat 3.1
     name="gigachat", opener="<|function_call|>", head='<|function_call|>{"name": "%(name)s", "arguments": ', tail="}"
@@ -264,6 +272,19 @@ MINICPM = _tagged(  # MiniCPM 5
     '<function name="',
     between="\n",
 )
+KIMI_3 = replace(  # Kimi K3
+    _tagged(
+        "kimi-3",
+        '<|open|>call tool="%(name)s" index="%(number)s"<|sep|>',
+        "<|close|>call<|sep|>",
+        Tags('<|open|>argument key="', '" type="%s"<|sep|>', "<|close|>argument<|sep|>", typed=True),
+        "<|open|>tools<|sep|>",
+        before="<|open|>tools<|sep|>",
+        after="<|close|>tools<|sep|>",
+        again='<|open|>call tool="',
+    ),
+    first=1,
+)
 HUNYUAN = _tagged(  # Hunyuan 3
     "hunyuan",
     "<tool_call:opensource>%(name)s<tool_sep:opensource>\n",
@@ -298,6 +319,22 @@ FUNCTION_GEMMA = Syntax(
     envelope=False,
 )
 
+# -------------------------------------------------------------------------------------- Python's notation
+
+LFM = Syntax(  # LFM2, LFM2.5
+    name="lfm",
+    opener="<|tool_call_start|>",
+    head="%(name)s(",
+    tail=")",
+    before="<|tool_call_start|>[",
+    between=", ",
+    after="]<|tool_call_end|>",
+    closers=("]", "<|tool_call_end|>"),
+    again=",",
+    keywords=Keywords(),
+    envelope=False,
+)
+
 # ------------------------------------------------------------------------------------------- which it is
 
 _Sign = Callable[[str], bool]
@@ -306,6 +343,11 @@ _Sign = Callable[[str], bool]
 def _holds(*signs: str) -> _Sign:
     """Return whether a template holds all of some texts."""
     return lambda source: all(sign in source for sign in signs)
+
+
+def _any_of(*signs: _Sign) -> _Sign:
+    """Return whether a template has one of some signs."""
+    return lambda source: any(sign(source) for sign in signs)
 
 
 class Family(NamedTuple):
@@ -324,6 +366,7 @@ FAMILIES: Tuple[Family, ...] = (
     Family(DEEPSEEK_V4, _holds("｜DSML｜", "tool_calls")),
     Family(DEEPSEEK_R1, _holds("<｜tool▁calls▁begin｜>", "```json")),
     Family(DEEPSEEK_V3_1, _holds("<｜tool▁calls▁begin｜>")),
+    Family(KIMI_3, _holds("<|open|>", "<|close|>", "<|sep|>")),
     Family(COMMAND, _holds("<|START_ACTION|>")),
     Family(COMMAND_PLUS, _holds("<|CHATBOT_TOKEN|>", "Action:", "tool_name")),
     Family(GEMMA, _holds("<|tool_call>", "<tool_call|>")),
@@ -345,6 +388,8 @@ FAMILIES: Tuple[Family, ...] = (
     Family(MINIMAX_LINES, _holds("<tool_calls>", "<end_of_sentence>")),
     Family(APRIEL, _holds("<tool_calls>[")),
     Family(GIGACHAT, _holds("<|function_call|>")),
+    Family(GIGACHAT_3, _holds("<|message_sep|>", "<|role_sep|>")),
+    Family(LFM, _any_of(_holds("<|tool_call_start|>"), _holds("<|tool_list_start|>"), _holds('"List of tools: ["'))),
     Family(HERMES, _holds("<tool_call>")),
     Family(LLAMA, _holds("ipython", '"parameters":')),  # Llama 3.2's does without <|python_tag|>
 )
@@ -359,6 +404,8 @@ _THOUGHTS = (
     Thoughts("[THINK]", "[/THINK]"),
     Thoughts(),
 )
+_KIMI_3_THOUGHTS = Thoughts("<|open|>think<|sep|>", "<|close|>think<|sep|>")
+_KIMI_3_FRAMES = ("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>", "<|end_of_msg|>")
 _HARMONY_FRAMES = (
     "<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>", "<|channel|>commentary",
     "<|channel|>analysis", "<|end|>", "<|return|>", "<|call|>",
@@ -376,6 +423,8 @@ def style_of(template_source: str) -> Style:
             syntax, _THOUGHTS[0], True, _HARMONY_FRAMES, "<|channel|>final<|message|>",
             after_thoughts="<|start|>assistant",
         )  # fmt: skip
+    if syntax is KIMI_3:
+        return Style(syntax, _KIMI_3_THOUGHTS, True, _KIMI_3_FRAMES, _KIMI_3_FRAMES[0], _KIMI_3_FRAMES[1])
     found = [each for each in _THOUGHTS[1:] if each.opener.strip() in template_source or each.closer in template_source]
     thoughts = found[0] if found else Thoughts()
     if "<|START_RESPONSE|>" in template_source:

@@ -24,7 +24,9 @@ def read_messages(body: Dict[str, Any]) -> List[Message]:
     A message has `role` ("system", "user", "assistant" or "tool"), `content` (a string) and what it came with of
     `name`, `reasoning_content`, `tool_call_id` and `tool_calls`, each {"id", "type": "function", "function": {"name",
     "arguments"}} with the arguments as JSON text. The role "developer" is a system's, "function" and `function_call`
-    are the older API's tool and tool_calls; unknown fields are left out. Raises APIError 400 that names the place.
+    are the older API's tool and tool_calls; unknown fields are left out. The parts of a content are joined by a line
+    break; those of an assistant's message at the end, which may be continued, by two, as llama-server does. Raises
+    APIError 400 that names the place.
     """
     messages = body.get("messages")
     if messages is None:
@@ -34,10 +36,11 @@ def read_messages(body: Dict[str, Any]) -> List[Message]:
     if not messages:
         raise _wrong("messages", "must hold at least one message")
     MESSAGES.check(len(messages), "messages")
-    return [_read_message(message, "messages[%d]" % index) for index, message in enumerate(messages)]
+    last = len(messages) - 1
+    return [_read_message(message, "messages[%d]" % index, index == last) for index, message in enumerate(messages)]
 
 
-def _read_message(given: Any, place: str) -> Message:
+def _read_message(given: Any, place: str, is_last: bool) -> Message:
     if not isinstance(given, dict):
         raise _wrong(place, "must be an object, not %s" % json_type(given))
     role = _text(given, "role", place)
@@ -45,7 +48,7 @@ def _read_message(given: Any, place: str) -> Message:
         raise _wrong(place + ".role", "must be one of %s" % ", ".join("'%s'" % each for each in _ROLES))
     message: Message = {"role": {"developer": "system", "function": "tool"}.get(role, role)}
     if role == "assistant":
-        message.update(_read_answer(given, place))
+        message.update(_read_answer(given, place, "\n\n" if is_last else "\n"))
     else:
         message["content"] = _read_content(given.get("content"), place + ".content")
     if role in ("tool", "function"):
@@ -55,8 +58,11 @@ def _read_message(given: Any, place: str) -> Message:
     return message
 
 
-def _read_answer(given: Message, place: str) -> Message:
-    """Return what an assistant's message holds; its content may be missing where there is something else."""
+def _read_answer(given: Message, place: str, joint: str) -> Message:
+    """Return what an assistant's message holds; its content may be missing where there is something else.
+
+    `joint` stands between the content's parts.
+    """
     answer: Message = {}
     calls = _read_calls(given, place)
     reasoning = given.get("reasoning_content")
@@ -65,7 +71,8 @@ def _read_answer(given: Message, place: str) -> Message:
     content = given.get("content")
     if content is None:
         content = given.get("refusal")
-    answer["content"] = "" if content is None and (calls or reasoning) else _read_content(content, place + ".content")
+    missing = content is None and (calls or reasoning)
+    answer["content"] = "" if missing else _read_content(content, place + ".content", joint)
     if reasoning:
         answer["reasoning_content"] = reasoning
     if calls:
@@ -73,7 +80,7 @@ def _read_answer(given: Message, place: str) -> Message:
     return answer
 
 
-def _read_content(content: Any, place: str) -> str:
+def _read_content(content: Any, place: str, joint: str = "\n") -> str:
     if isinstance(content, str):
         return content
     if content is None:
@@ -82,7 +89,7 @@ def _read_content(content: Any, place: str) -> str:
         raise _wrong(place, "must be a string or an array of parts, not %s" % json_type(content))
     if not content:
         raise _wrong(place, "must hold at least one part")
-    return "\n".join(_read_part(part, "%s[%d]" % (place, index)) for index, part in enumerate(content))
+    return joint.join(_read_part(part, "%s[%d]" % (place, index)) for index, part in enumerate(content))
 
 
 def _read_part(part: Any, place: str) -> str:

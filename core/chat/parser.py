@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
 
 from core.chat.calls import Envelope, Headed
+from core.chat.keywords import Keyworded
 from core.chat.syntaxes import Style, Syntax
 from core.chat.tagged import Noted, Tagged, begun
 
@@ -311,7 +312,7 @@ def _may_be_longer(text: str, marks: Collection[str]) -> bool:
     return any(len(mark) > len(text) and mark.startswith(text) for mark in marks)
 
 
-CallReader = Union[Envelope, Headed, Tagged, Noted]
+CallReader = Union[Envelope, Headed, Tagged, Noted, Keyworded]
 
 
 def reader_of(syntax: Syntax, offer: Offer) -> CallReader:
@@ -320,6 +321,8 @@ def reader_of(syntax: Syntax, offer: Offer) -> CallReader:
         return Tagged(offer.names, offer.texts, syntax, syntax.tags)
     if syntax.notation:
         return Noted(offer.names, syntax, syntax.notation)
+    if syntax.keywords:
+        return Keyworded(offer.names, syntax)
     if syntax.named:
         return Headed(offer.names, syntax.named, syntax.head_end)
     return Envelope(offer.names, strict=False)

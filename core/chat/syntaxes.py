@@ -11,13 +11,14 @@ A call is written as `head`, arguments and `tail`. What stands around it differs
     f[ARGS]{...}                                    the name stands before the arguments, a JSON object
     <function=f><parameter=a>1</parameter>...       each argument has tags of its own (Tags)
     call:f{a:1,b:<|"|>x<|"|>}                       Gemma's own notation (Syntax.notation)
+    f(a=1, b="x")                                   Python's (Syntax.keywords)
 """
 
 import dataclasses
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 THINK, END_THINK = "<think>", "</think>"
 
@@ -31,25 +32,48 @@ class Thoughts:
     often: bool = False
 
 
+JSON_TYPES = ("string", "number", "boolean", "null", "array", "object")
+
+
+def _type_of(value: Any) -> str:
+    kinds = {str: "string", bool: "boolean", type(None): "null", list: "array", dict: "object"}
+    return kinds.get(type(value), "number")
+
+
 @dataclass(frozen=True)
 class Tags:
     """How arguments with tags are written: `key`, the argument's name, `value`, its value, and `close`.
 
-    Texts stand there as they are, other values as JSON. `text_value` is `value` before a text, where that differs.
+    Texts stand there as they are, other values as JSON. `text_value` is `value` before a text, where that differs. With
+    `typed`, a %s in `value` is the value's type, by one of JSON_TYPES.
     """
 
     key: str
     value: str
     close: str
     text_value: str = ""
+    typed: bool = False
+
+    def befores(self) -> List[Tuple[str, Optional[bool]]]:
+        """Return what may stand before a value, each with whether that is a text; None where it does not tell."""
+        if self.typed:
+            return [(self.value % kind, kind == "string") for kind in JSON_TYPES]
+        if self.text_value:
+            return [(self.value, False), (self.text_value, True)]
+        return [(self.value, None)]
+
+    def before(self, kind: str) -> str:
+        """Return what stands before a value of a type of JSON's."""
+        if self.typed:
+            return self.value % kind
+        return self.text_value if kind == "string" and self.text_value else self.value
 
     def write(self, arguments: str) -> str:
         """Return arguments, the JSON text of an object, as the model would write them."""
         written = []
         for name, value in json.loads(arguments).items():
-            is_text = isinstance(value, str)
-            text = value if is_text else json.dumps(value, ensure_ascii=False)
-            written.append(self.key + name + (is_text and self.text_value or self.value) + text + self.close)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            written.append(self.key + name + self.before(_type_of(value)) + text + self.close)
         return "".join(written)
 
 
@@ -71,6 +95,16 @@ class Notation:
         if isinstance(value, list):
             return "[%s]" % ",".join(map(self._value, value))
         return json.dumps(value)
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """Python's notation for arguments: a=1, b="x". Values are written as JSON has them; models mix the two."""
+
+    def write(self, arguments: str) -> str:
+        """Return arguments, the JSON text of an object, as the model would write them."""
+        values = json.loads(arguments).items()
+        return ", ".join("%s=%s" % (name, json.dumps(value, ensure_ascii=False)) for name, value in values)
 
 
 @dataclass(frozen=True)
@@ -101,17 +135,19 @@ class Syntax:
     specials: Tuple[str, ...] = ()  # special tokens that a head may hold, too
     tags: Optional[Tags] = None
     notation: Optional[Notation] = None
+    keywords: Optional[Keywords] = None
     envelope: bool = True  # a call is one JSON object, or may be
     arrays: bool = False  # such objects may stand in an array
     bare: bool = False  # a JSON object at the beginning of the content may be a call, too, without the opener
+    first: int = 0  # the number of an answer's first call
     several: bool = True  # an answer may hold more than one call
 
     def write(self, calls: Sequence[Tuple[str, str]]) -> str:
         """Return calls, each a name and the JSON text of its arguments, as the model would write them."""
         written = []
         for number, (name, arguments) in enumerate(calls):
-            head = self.head % {"name": json.dumps(name)[1:-1], "number": number, "gap": self.gaps[0]}
-            form = self.tags or self.notation
+            head = self.head % {"name": json.dumps(name)[1:-1], "number": self.first + number, "gap": self.gaps[0]}
+            form = self.tags or self.notation or self.keywords
             written.append(head + (form.write(arguments) if form else arguments) + self.tail)
         return self.before + self.between.join(written) + self.after
 

@@ -10,7 +10,7 @@ is no call. White space between tags says nothing.
 
 import json
 import re
-from typing import Any, Callable, Collection, List, Mapping, NoReturn, Optional, Tuple
+from typing import Any, Callable, Collection, List, Mapping, NoReturn
 
 from core.chat.syntaxes import Notation, Syntax, Tags
 
@@ -50,7 +50,8 @@ class Lead:
         self.arguments = ""  # what has come of them and was not taken yet
         self._names = names
         _, _, whole = (syntax.before + syntax.head).partition(syntax.opener)
-        self._before, self._after = [part.strip() for part in whole.split("%(name)s")]
+        self._before, after = [part.strip() for part in whole.split("%(name)s")]
+        self._after, self._numbered, self._rest = after.partition("%(number)s")
         self._held = ""
         self._state: Callable[[], bool] = self._lead
 
@@ -93,6 +94,17 @@ class Lead:
     def _follow_name(self) -> bool:
         if not self._expect(self._after):
             return False
+        self._state = self._number if self._numbered else self._end_head
+        return True
+
+    def _number(self) -> bool:
+        self._held = self._held.lstrip("0123456789")
+        self._state = self._end_head if self._held else self._number
+        return bool(self._held)
+
+    def _end_head(self) -> bool:
+        if not self._expect(self._rest):
+            return False
         self._begin()
         return True
 
@@ -115,9 +127,7 @@ class Tagged(Lead):
         self._key_opener, self._closer = tags.key.strip(), tags.close.strip()
         self._end = next(line for line in syntax.tail.split("\n") if line)
         # What stands before a value, and whether a text follows it, where the tags tell.
-        self._marks: List[Tuple[str, Optional[bool]]] = [(_solid(tags.value), False if tags.text_value else None)]
-        if tags.text_value:
-            self._marks.append((_solid(tags.text_value), True))
+        self._marks = [(_solid(before), is_text) for before, is_text in tags.befores()]
         self._some = False  # an argument has been read
         self._fresh = False  # a text begins here
 

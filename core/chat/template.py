@@ -160,8 +160,8 @@ class ChatTemplate:
         It joins the system's message, or becomes one, or goes with the first message where there can be none.
         """
         syntax = self.style.syntax
-        example = '{"PARAMETER": "VALUE"}' if syntax.tags or syntax.notation else "ARGUMENTS"
-        form = syntax.write([("NAME", example)])
+        takes_object = syntax.tags or syntax.notation or syntax.keywords
+        form = syntax.write([("NAME", '{"PARAMETER": "VALUE"}' if takes_object else "ARGUMENTS")])
         text = _TOOLS_PROMPT % ("\n".join(to_json(tool) for tool in tools), form)
         first = messages[0] if messages else {"role": ""}
         if first["role"] == "system":

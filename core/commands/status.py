@@ -100,7 +100,7 @@ def _row(backend: Dict[str, Any]) -> Any:
         one_line(str(backend.get("state", "?"))),
         one_line(str(backend.get("model") or "-")),
         "%d of %d" % (_number(backend, "in_flight"), _number(backend, "capacity")),
-        "%d ms" % (_number(backend, "avg_response_time") * 1e3),
+        "%d ms" % (_number(backend, "avg_response_time") * 1e3) if _number(backend, "requests") else "-",
         "%d" % _number(backend, "requests"),
         "%d" % _number(backend, "error_count"),
     )

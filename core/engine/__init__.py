@@ -8,13 +8,14 @@
     loading.py       swapping models                      resident.py      the model that is loaded
     siding.py        where a long prompt is evaluated     aside.py         when it is, and how it comes back
     sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
+    thought.py       a thought, and its end where it has a budget
     draws.py         chance without a memory              defaults.py      what requests begin with
     drafting.py      guesses at the next tokens           prompting.py     a prompt's tokens: texts, gaps, pairs
     llama/           llama.cpp as objects                 tokenizing.py    long texts, in pieces
     pace.py          how much of prompts a step may take  cells.py         a slot's cells as bytes
     tally.py         counts and times                     keeping.py       a slot's cells, out and back in
     statefile.py     the files of them                    threads.py       how many threads a step gets
-    company.py       fewer, where others want the cores
+    company.py       fewer, where others want the cores   shifting.py      room in a context that is full
 
 Words. A slot: the place of one generation in the context (llama.cpp: a sequence). Cells: a slot's part of the key-value
 cache. A row: one token in a batch. A chunk: consecutive tokens of one generation in a batch. A draft: a guess at the

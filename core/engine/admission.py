@@ -43,7 +43,8 @@ def _give_tokens(generation: Generation, resident: Resident) -> None:
         resident.model.known(token, "tokens")
     if prompt is not None:
         # One begun in the middle may have reached the end of the context: its last token is evaluated, too.
-        _check_size(ask, len(prompt) + max(0, len(generation.begun) - 1), resident)
+        begun = 0 if resident.settings.context_shift else len(generation.begun)
+        _check_size(ask, len(prompt) + max(0, begun - 1), resident)
         generation.begin(prompt)
 
 
@@ -52,7 +53,8 @@ def _give_sampler(generation: Generation, resident: Resident) -> None:
     close_sampler(generation)
     known = () if generation.stepwise else generation.begun
     model, sampling = resident.model, generation.ask.sampling
-    sampler = Sampler.make(model, sampling, generation.seed, resident.context.n_ctx, known)
+    n_ctx, budget = resident.context.n_ctx, generation.ask.budget
+    sampler = Sampler.make(model, sampling, generation.seed, n_ctx, known, budget)
     if sampler is None:
         return
     if sampling.penalizes:

@@ -125,13 +125,14 @@ class Choosing:
         return "length" if over else ""
 
     def _is_full(self, generation: Generation) -> bool:
-        return len(generation.tokens) >= self._running.model.context.n_ctx
+        shifts = self._running.settings.context_shift
+        return not shifts and len(generation.tokens) >= self._running.model.context.n_ctx
 
     def _finish(self, generation: Generation, reason: str) -> None:
         rest = generation.text.finish()
         if rest:
             generation.tell(Piece(rest, []))
-        truncated = reason == "length" and self._is_full(generation)
+        truncated = bool(generation.dropped) or (reason == "length" and self._is_full(generation))
         self._running.end(generation, generation.finished(reason, truncated))
 
     def _end_without(self, generation: Generation, error: Optional[APIError]) -> None:

@@ -27,7 +27,7 @@ from core.engine.aside import Aside
 from core.engine.generation import Generation
 from core.engine.keeping import Keeping, SlotTask
 from core.engine.llama.model import Model
-from core.engine.llama.native import build_facts
+from core.engine.llama.native import build_facts, uses_gpu
 from core.engine.loading import Loading
 from core.engine.running import Running
 from core.engine.sampler import biases_of
@@ -62,9 +62,9 @@ class Engine:
         on_failure: Callable[[], None] = lambda: None,
     ):
         self.settings = settings
-        version = str(build_facts()["version"])
-        self.fingerprint = "llama-cpp-python-" + version
-        self.build = "b%s-comeapi" % version  # as llama-server spells what computes: b and a number, and a name
+        self.fingerprint = "llama-cpp-python-%s" % build_facts()["version"]
+        self.on_gpu = uses_gpu(settings)  # layers of the model are on a GPU
+        self.build = "b%s-comeapi" % build_facts()["version"]  # as llama-server spells it: b, a number and a name
         self._on_failure = on_failure
         self._inbox: "queue.SimpleQueue[Message]" = queue.SimpleQueue()
         self._running = Running(settings)

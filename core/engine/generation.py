@@ -69,6 +69,8 @@ class Generation:
         # Tokens, and where they are:
         self.tokens: List[int] = []
         self.done = 0
+        self.dropped: List[int] = []  # tokens that were taken out where its context was shifted (shifting.py)
+        self.dropped_at = 0  # before which of `tokens` they stood
         self.slot = -1
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -138,6 +140,28 @@ class Generation:
         """The next token, where it is known already: a stepwise generation begins with it."""
         return self.begun[self.generated] if self.generated < len(self.begun) else None
 
+    @property
+    def evaluated(self) -> int:
+        """How many tokens are evaluated, or have been before they were dropped."""
+        return self.done + len(self.dropped)
+
+    def drop(self, at: int, count: int) -> None:
+        """Take out `count` of the tokens that are evaluated: what follows them in the cells has moved up.
+
+        `at` is the same each time.
+        """
+        self.dropped += self.tokens[at : at + count]
+        self.dropped_at = at
+        self.tokens = self.tokens[:at] + self.tokens[at + count :]
+        self.done -= count
+        self.drafts, self.lookup = [], Lookup()
+
+    def lose_cells(self) -> None:
+        """All is to be evaluated again, in a context that has not been shifted yet."""
+        self.tokens[self.dropped_at : self.dropped_at] = self.dropped
+        self.dropped, self.done = [], 0
+        self.drafts, self.lookup = [], Lookup()
+
     def begin(self, prompt: List[int]) -> None:
         """Take the prompt's tokens, and those that are generated already."""
         self.prompt_tokens = len(prompt)
@@ -159,7 +183,7 @@ class Generation:
 
     def tell_progress(self) -> None:
         """Tell how much of the prompt is evaluated, where the reader wants to know and does not yet."""
-        processed = min(self.done, self.prompt_tokens)
+        processed = min(self.evaluated, self.prompt_tokens)
         if self.ask.progress and not self.begun and processed > self._told:
             self._told = processed
             timings = self.timings() if self.ask.timings else None
@@ -176,7 +200,7 @@ class Generation:
         """Return the times and counts so far by llama.cpp's names, and the wait for a slot. All are finite."""
         now = self.times.get("end", time.monotonic())
         admitted, first = self.times["admitted"], self.times.get("first", now)
-        evaluated = min(self.done, self.prompt_tokens) - self.cached_tokens
+        evaluated = min(self.evaluated, self.prompt_tokens) - self.cached_tokens
         prompt_ms = round((first - admitted) * 1e3, 3) if evaluated > 0 else 0.0
         predicted_ms = round((now - first) * 1e3, 3)
         # The first token comes with the prompt's last step, so predicted_ms is the time of the others.

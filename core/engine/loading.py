@@ -94,6 +94,8 @@ class Loading:
         scheduler.whole_only = not resident.model.forgets_partly
         # A copy moves all cells of a slot; evaluating about so many of a prompt's tokens takes as long.
         scheduler.copy_cost = max(16, resident.context.n_ctx // 128)
+        shifts = self._running.settings.context_shift and not resident.model.pooling
+        scheduler.room = resident.context.n_ctx - 1 if shifts else None
         scheduler.aside = ASIDE_TOKENS if resident.siding else 0
         self._running.resident = resident
 

@@ -67,7 +67,7 @@ class Finished:
     completion_tokens: int
     timings: Dict[str, float]
     stop_word: str = ""  # the stop string that ended it, if one did
-    truncated: bool = False  # the context was full
+    truncated: bool = False  # the context was full, or has been shifted
 
     def usage(self) -> Dict[str, Any]:
         """Return the counts of tokens as the OpenAI API names them."""

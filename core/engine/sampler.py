@@ -4,6 +4,8 @@
     Sampler.sample    the next token, from a row of logits
     Sampler.follow    the same where the token is known: the samplers learn what choosing it would have taught them
 
+Where a thought has used up its budget (thought.py), its end comes next, whatever the logits are.
+
 The grammar stays out of the chain: testing the one chosen token takes microseconds, masking a whole vocabulary takes
 milliseconds, and is done only when the chosen token is refused. llama.cpp ends the process where no token is left to
 choose, so that is looked for before. One thread at a time uses a Sampler; llama/ says which.
@@ -15,9 +17,11 @@ from typing import Sequence as Many
 
 import numpy
 
+from core.ask import Budget
 from core.engine.llama.chain import Chain
 from core.engine.llama.context import Context
 from core.engine.llama.model import Model
+from core.engine.thought import Thought
 from core.engine.tokenizing import Closed
 from core.errors import APIError
 from core.grammar import gbnf, masks
@@ -30,9 +34,18 @@ from core.sampling import Sampling
 class Sampler:
     """Chooses the tokens of one generation."""
 
-    def __init__(self, model: Model, sampling: Sampling, seed: int, longest: int, guide: Optional["Guide"] = None):
+    def __init__(
+        self,
+        model: Model,
+        sampling: Sampling,
+        seed: int,
+        longest: int,
+        guide: Optional["Guide"] = None,
+        thought: Optional[Thought] = None,
+    ):
         """`longest` is how many tokens the context holds: nothing looks back further."""
         self.model = model
+        self._thought = thought
         self._biases = _arrays(biases_of(model, sampling))
         self._guide = guide
         # Where only cuts can take tokens away, llama.cpp chooses by itself: the fastest way, and most of what a grammar
@@ -44,16 +57,22 @@ class Sampler:
 
     @classmethod
     def make(
-        cls, model: Model, sampling: Sampling, seed: int, longest: int, begun: Many[int] = ()
+        cls,
+        model: Model,
+        sampling: Sampling,
+        seed: int,
+        longest: int,
+        begun: Many[int] = (),
+        budget: Optional[Budget] = None,
     ) -> Optional["Sampler"]:
         """Return a sampler, made in any thread; None if the model has been unloaded.
 
-        The grammar goes on after the tokens `begun`, if it takes them. Raises APIError 400.
+        The grammar and the budget go on after the tokens `begun`, if the grammar takes them. Raises APIError 400.
         """
         try:
             guide = Guide.make(model, sampling.grammar) if sampling.grammar else None
             with model.readers:
-                made = cls(model, sampling, seed, longest, guide)
+                made = cls(model, sampling, seed, longest, guide, _thought(model, budget) if budget else None)
         except Closed:
             return None
         try:
@@ -66,6 +85,9 @@ class Sampler:
     def _go_by(self, tokens: Many[int]) -> None:
         if self._guide and not all(self._guide.take(token) for token in tokens):
             raise gbnf.refusal("The answer so far does not follow the grammar.")
+        if self._thought:
+            for token in tokens:
+                self._thought.take(token)
 
     def remember(self, tokens: Many[int]) -> None:
         """Let penalties count tokens that were not sampled here, such as a prompt's."""
@@ -77,6 +99,23 @@ class Sampler:
 
         None where the grammar and the biases leave none. Raises APIError 500 where the model's logits are no numbers.
         """
+        token = self._end_thought()
+        if token is None:
+            token = self._sample(context, row, number)
+        if self._thought and token is not None:
+            self._thought.take(token)
+        return token
+
+    def _end_thought(self) -> Optional[int]:
+        """Return the next token of the end of a thought that has used up its budget, None where none is due."""
+        token = self._thought.due if self._thought else None
+        if token is None or (self._guide and not self._guide.take(token)):
+            return None
+        self._chain.accept(token)
+        self._chain.left = numpy.array([token]), numpy.ones(1)
+        return token
+
+    def _sample(self, context: Context, row: int, number: int) -> Optional[int]:
         logits = self._logits(context, row)
         self._chain.turn_to(number)
         guide = self._guide
@@ -94,7 +133,8 @@ class Sampler:
 
     def follow(self, context: Context, row: int, token: int) -> int:
         """Go by a token that is known, as if it had been chosen from the row; return it. Raises APIError 400, 500."""
-        self._choose(self._biased(self._logits(context, row)))
+        if not self._thought or self._thought.due is None:
+            self._choose(self._biased(self._logits(context, row)))
         self._go_by([token])
         self._chain.accept(token)
         return token
@@ -132,6 +172,12 @@ class Sampler:
     def close(self) -> None:
         """Free the samplers."""
         self._chain.close()
+
+
+def _thought(model: Model, budget: Budget) -> Thought:
+    """Return what keeps a budget. The caller keeps the model from being freed."""
+    ending = model.native_tokens(budget.message + budget.closer, False, True)
+    return Thought(budget, ending, lambda token: model.piece(token, True))
 
 
 class Guide:

@@ -25,7 +25,8 @@ Reuse. The cells of a slot hold evaluated tokens, of a request that runs or of o
     3. else begins anew in the free slot used least recently.
 
 The cells of some models hold one state of all their tokens (a recurrent model's). They can be taken over whole or not
-at all: then 1 wants a slot all of whose cells begin the prompt, and there is no 2.
+at all: then 1 wants a slot all of whose cells begin the prompt, and there is no 2. A context that was shifted
+(shifting.py) has no cells that another request could use.
 """
 
 import collections
@@ -87,7 +88,7 @@ class _Slot:
 
     def shares(self, other: Generation) -> int:
         """Return how many of a generation's first tokens are evaluated here, as it would evaluate them."""
-        if self.adapters != other.adapters:
+        if self.adapters != other.adapters or (self.generation and self.generation.dropped):
             return 0
         if self.generation is None:
             return common_prefix(self.cells, other.tokens)
@@ -95,9 +96,10 @@ class _Slot:
 
     def will_share(self, other: Generation) -> int:
         """Return how many of a generation's first tokens will be evaluated here, once the prompt that is at work is."""
-        if self.generation is None or self.generation.generating or self.adapters != other.adapters:
+        generation = self.generation
+        if generation is None or generation.generating or generation.dropped or self.adapters != other.adapters:
             return self.shares(other)
-        return common_prefix(self.generation.tokens, other.tokens)
+        return common_prefix(generation.tokens, other.tokens)
 
 
 class Scheduler:
@@ -105,6 +107,7 @@ class Scheduler:
 
     `copy_cost` is what a copy costs, in tokens. Prompts of which more than `aside` tokens are pending are never planned
     but offered by next_aside(); 0 where there is no siding. `whole_only`: a slot's cells can't be taken over in part.
+    `room` is how many tokens of one generation may be evaluated before its context must be shifted; None: any number.
     """
 
     def __init__(self, slots: int, n_batch: int, copy_cost: int = 32):
@@ -112,6 +115,7 @@ class Scheduler:
         self.copy_cost = copy_cost
         self.aside = 0
         self.whole_only = False
+        self.room: Optional[int] = None
         self.waiting: Deque[Generation] = collections.deque()
         self._slots = [_Slot(index) for index in range(slots)]
         self._uses = 0
@@ -245,7 +249,8 @@ class Scheduler:
         return [each for each in self.running if each.generating and not each.paused]
 
     def _goes_aside(self, generation: Generation) -> bool:
-        return bool(self.aside) and not generation.in_batches and generation.pending > self.aside
+        fits = self.room is None or len(generation.tokens) <= self.room
+        return bool(self.aside) and fits and not generation.in_batches and generation.pending > self.aside
 
     def streams(self) -> List[Generation]:
         """Return the generations that generate and are not paused, of those whose turn it is."""
@@ -260,11 +265,16 @@ class Scheduler:
         prompts.sort(key=lambda each: each.pending)
         for position, generation in enumerate(prompts):
             # What a short prompt leaves of its share goes to the longer ones after it.
-            count = min(generation.pending, left // (len(prompts) - position))
+            count = min(self._pending(generation), left // (len(prompts) - position))
             if count > 0:
                 chunks.append(Chunk(generation, generation.done, count))
                 left -= count
         return chunks
+
+    def _pending(self, generation: Generation) -> int:
+        """Return how many tokens are to be evaluated before the context must be shifted, if it must."""
+        room = generation.pending if self.room is None else self.room - generation.done
+        return min(generation.pending, room)
 
     def commit(self, chunks: List[Chunk]) -> None:
         """Count what was evaluated as done."""
@@ -281,7 +291,7 @@ class Scheduler:
             return
         slot = self._slots[generation.slot]
         slot.kept_adapters = generation.adapters
-        slot.generation, slot.cells = None, generation.tokens[: generation.done]
+        slot.generation, slot.cells = None, [] if generation.dropped else generation.tokens[: generation.done]
         self._touch(slot)
 
     def cells(self, slot: int) -> List[int]:
@@ -316,7 +326,7 @@ class Scheduler:
         for slot in self._slots:
             slot.cells = []
             if slot.generation is not None:
-                slot.generation.done = 0
+                slot.generation.lose_cells()
                 if slot.generation.generating:
                     slot.generation.become(State.PROMPT)
 

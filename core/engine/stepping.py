@@ -1,7 +1,7 @@
 """One step of the engine: plan a batch, evaluate it, choose the next tokens. The engine's thread's.
 
     admit    requests that wait get their slots, and cells that they can take over
-    step     scheduler.plan ── decoding.py ── choosing.py; or embedding.py, for a model that embeds
+    step     shifting.py ── scheduler.plan ── decoding.py ── choosing.py; or embedding.py, for a model that embeds
 """
 
 import time
@@ -16,6 +16,7 @@ from core.engine.outcome import Replayed
 from core.engine.resident import Resident
 from core.engine.running import Running
 from core.engine.scheduler import Chunk, Reuse
+from core.engine.shifting import Shifting
 from core.engine.threads import Threads
 from core.errors import APIError
 
@@ -28,6 +29,7 @@ class Stepping:
         self._threads = Threads(running.settings)
         self._choosing = Choosing(running)
         self._decoding = Decoding(running, self._choosing)
+        self._shifting = Shifting(running)
         self._embedding = Embedding(running, self._decoding)
         self.expected = 0.0  # seconds that the step should take, by what earlier ones took; read by any thread
 
@@ -71,6 +73,7 @@ class Stepping:
         self.expected = resident.slowest_batch
         if resident.model.gives != TEXT:
             return self._embedding.step()
+        self._shifting.make_room()
         copy = self._running.scheduler.next_reuse()
         if copy:
             self._reuse(copy)

@@ -24,11 +24,12 @@ Headers = Tuple[Tuple[str, str], ...]
 _PRIVATE = (".local", ".internal", ".home.arpa")  # no public page can have a name below these
 _PORTS = {"http": 80, "https": 443}
 _LOCAL_PAGE = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
+_NAMES = re.compile(r"[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*[ \t]*", re.ASCII)
+_LONGEST_ASKED = 4096  # characters of a list of headers' names
 _VARY: Headers = (("Vary", "Origin"),)
 _EXPOSE: Headers = (("Access-Control-Expose-Headers", "X-Request-Id"),)
 _PREFLIGHT: Headers = (
     ("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS"),
-    ("Access-Control-Allow-Headers", "*, Authorization"),  # * alone does not mean that one (Fetch, section 4.9)
     ("Access-Control-Allow-Credentials", "true"),
     ("Access-Control-Max-Age", "86400"),
 )
@@ -116,8 +117,16 @@ class Origins:
                 raise _origin_error("another site")
 
     def preflight(self, headers: Mapping[str, str]) -> Headers:
-        """Return the headers that answer a preflight: none for a page that may not call, which its browser stops."""
-        return _PREFLIGHT if self._names(headers.get("origin", "")) else ()
+        """Return the headers that answer a preflight: none for a page that may not call, which its browser stops.
+
+        Whatever headers the browser asks for may be sent. They are named to it, since "*" does not mean Authorization,
+        nor anything at all for a request with credentials (Fetch, section 4.9).
+        """
+        if not self._names(headers.get("origin", "")):
+            return ()
+        asked = headers.get("access-control-request-headers", "")
+        named = len(asked) <= _LONGEST_ASKED and _NAMES.fullmatch(asked)
+        return _PREFLIGHT + (("Access-Control-Allow-Headers", asked if named else ANY),)
 
     def headers(self, origin: str) -> Headers:
         """Return the headers that let this page read an answer, and keep caches from giving it to another page."""

@@ -50,6 +50,11 @@ def either(*schemas: Schema) -> Schema:
     return {"anyOf": list(schemas)}
 
 
+def json_text(schema: Schema) -> Schema:
+    """Return the schema of a text that is JSON of this schema."""
+    return {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+
+
 def nullable(schema: Schema) -> Schema:
     """Return a schema that takes null, too."""
     if "anyOf" in schema:

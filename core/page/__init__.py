@@ -17,11 +17,12 @@
     tryit.js       the view Try it: curl, Python and openai lines
 
     feed.js        the balancer's feed, /events, while the page is seen
-    http.js        requests with the key; server-sent events
-    dom.js         makes elements
+    http.js        requests with the key, which is kept for the tab; server-sent events
+    dom.js         makes elements, dialogs, blocks of code
     words.js       the words, by the browser's language (english.js, japanese.js); numbers and times
 
 What a model or a backend says is hostile: it becomes text nodes. Nothing here sets innerHTML, and the browser is told
 to refuse it (Content-Security-Policy: require-trusted-types-for). Paths are relative, so that the page works behind a
-proxy that puts a prefix before them. The scripts are formatted as by `prettier --print-width 120`.
+proxy that puts a prefix before them. A browser loads less than 80 kB, unpacked: a test holds it. The scripts are
+formatted as by `prettier --print-width 120 --use-tabs --arrow-parens avoid`.
 """

@@ -1,7 +1,7 @@
 // The view Chat: the conversation on the screen, the composer, the list of conversations.
 
 import { stream } from "./answers.js";
-import { $, announce, button, confirmed, h, save, say } from "./dom.js";
+import { $, announce, button, confirmed, h, refill, save, say } from "./dom.js";
 import { known, watch } from "./feed.js";
 import { call } from "./http.js";
 import { Follower, MessageView } from "./messages.js";
@@ -15,309 +15,229 @@ let input, send, list, notice, models;
 const views = new Map(); // a message's id → its view
 
 export function startChat() {
-  load();
-  onFull(() => tell(t("full")));
-  $("side").append(...side());
-  $("talk-bar").append(...bar());
-  $("settings").append(settingsForm());
-  $("composer").append(composer());
-  showList();
-  showThread();
-  addEventListener("pagehide", () => running?.thread.save());
-  let loaded = "";
-  watch(() => {
-    const now = known.backends.map((backend) => backend.model + backend.healthy).join();
-    if (known.live && now !== loaded) listModels();
-    loaded = now;
-  });
+	load();
+	onFull(() => tell(t("full")));
+	$("side").append(...side());
+	$("talk-bar").append(...bar());
+	$("settings").append(settingsForm());
+	$("composer").append(...composer());
+	show();
+	addEventListener("pagehide", () => running?.thread.save());
+	let loaded = "";
+	watch(() => {
+		const now = known.backends.map(backend => backend.model + backend.healthy).join();
+		if (known.live && now !== loaded) listModels();
+		loaded = now;
+	});
 }
 
 /** Return what Try it shows as the prompt. */
-export function lastPrompt() {
-  const asked = thread
-    .path()
-    .filter((node) => node.role === "user")
-    .pop();
-  return asked ? asked.text : "";
-}
+export const lastPrompt = () => thread.path().findLast(node => node.role === "user")?.text || "";
 
 // ---- the frame
 
 function side() {
-  list = h("ul", { id: "threads" });
-  const file = h("input", {
-    type: "file",
-    accept: "application/json",
-    class: "unseen",
-    tabindex: -1,
-    "aria-label": t("import"),
-    onchange: () => take(file),
-  });
-  return [
-    button("+ " + t("newChat"), () => open(new Thread()), { class: "wide" }),
-    list,
-    h(
-      "div",
-      { class: "row" },
-      button(t("export"), () => save("comeapi-conversations.json", exported()), { class: "quiet" }),
-      button(t("import"), () => file.click(), { class: "quiet" }),
-      file,
-    ),
-  ];
+	list = h("ul#threads");
+	const file = h("input.unseen", {
+		type: "file",
+		accept: "application/json",
+		tabindex: -1,
+		"aria-label": t("import"),
+		onchange: () => take(file),
+	});
+	const out = button(t("export"), () => save("comeapi-chats.json", exported()), ".quiet");
+	const back = button(t("import"), () => file.click(), ".quiet");
+	return [button("+ " + t("newChat"), () => open(new Thread())), list, h("div.row", out, back, file)];
 }
 
 function bar() {
-  const sideButton = button(t("conversations"), () => toggle($("side"), sideButton, "open"), {
-    class: "quiet narrow",
-    "aria-expanded": "false",
-    "aria-controls": "side",
-  });
-  const settingsButton = button(
-    t("settings"),
-    () => {
-      $("settings").hidden = !$("settings").hidden;
-      settingsButton.setAttribute("aria-expanded", String(!$("settings").hidden));
-    },
-    { class: "quiet", "aria-expanded": "false", "aria-controls": "settings" },
-  );
-  models = h(
-    "select",
-    { id: "model", "aria-label": t("model"), onchange: () => set("model", models.value) },
-    h("option", { value: "" }, t("anyModel")),
-  );
-  return [sideButton, models, settingsButton];
+	models = h("select#model", { "aria-label": t("model"), onchange: () => set("model", models.value) });
+	return [opener("conversations", "side", ".quiet.narrow"), models, opener("settings", "settings", ".quiet")];
 }
 
-function toggle(element, control, name) {
-  control.setAttribute("aria-expanded", String(element.classList.toggle(name)));
+/** Return the button that opens and closes an element. */
+function opener(name, id, classes) {
+	const toggle = () => made.setAttribute("aria-expanded", $(id).classList.toggle("open"));
+	const made = button(t(name), toggle, classes, { "aria-expanded": "false", "aria-controls": id });
+	return made;
 }
 
 async function listModels() {
-  let names = [];
-  try {
-    names = (await (await call("v1/models")).json()).data.map((model) => String(model.id));
-  } catch {
-    /* the one that is loaded answers */
-  }
-  if (settings.model && names.length && !names.includes(settings.model)) set("model", "");
-  const options =
-    names.length === 1
-      ? [h("option", { value: "" }, names[0])]
-      : [h("option", { value: "" }, t("anyModel")), ...names.map((name) => h("option", { value: name }, name))];
-  models.replaceChildren(...options);
-  models.value = names.length === 1 ? "" : settings.model;
+	let names = [];
+	try {
+		names = (await (await call("v1/models")).json()).data.map(model => String(model.id));
+	} catch {
+		/* the one that is loaded answers */
+	}
+	const one = names.length === 1;
+	if (one || (names.length && !names.includes(settings.model))) set("model", "");
+	const option = (name, value = name) => h("option", { value }, name);
+	refill(models, option(one ? names[0] : t("anyModel"), ""), !one && names.map(name => option(name)));
+	models.value = settings.model;
 }
 
 function settingsForm() {
-  const system = h("textarea", {
-    id: "system",
-    rows: 3,
-    placeholder: t("systemHint"),
-    oninput: () => set("system", system.value),
-  });
-  system.value = settings.system;
-  const numbers = Object.entries(NUMBERS).map(([name, range]) => {
-    const field = h("input", {
-      id: "set-" + name,
-      type: "number",
-      inputmode: "decimal",
-      placeholder: t("auto"),
-      ...range,
-      oninput: () => set(name, field.value === "" || !field.validity.valid ? null : Number(field.value)),
-    });
-    field.value = settings[name] ?? "";
-    return h("div", {}, h("label", { for: "set-" + name }, t(name)), field);
-  });
-  return h(
-    "form",
-    { class: "card stack", onsubmit: (event) => event.preventDefault() },
-    h("div", {}, h("label", { for: "system" }, t("system")), system),
-    h("div", { class: "fields" }, numbers),
-  );
+	const system = h(
+		"textarea#system",
+		{ rows: 3, placeholder: t("systemHint"), oninput: () => set("system", system.value) },
+		settings.system,
+	);
+	const numbers = Object.entries(NUMBERS).map(([name, range]) => {
+		const field = h("input#set-" + name, {
+			type: "number",
+			inputmode: "decimal",
+			placeholder: t("auto"),
+			value: settings[name],
+			...range,
+			oninput: () => set(name, field.value && field.validity.valid ? Number(field.value) : null),
+		});
+		return h("label", t(name), field);
+	});
+	return h("div.card.stack", h("label", t("system"), system), h("div.fields", numbers));
 }
 
 function composer() {
-  notice = h("p", { class: "notice", role: "status" });
-  notice.hidden = true;
-  input = h("textarea", {
-    id: "input",
-    rows: 1,
-    "aria-label": t("message"),
-    placeholder: t("messageHint"),
-    title: t("enterSends"),
-    oninput: fit,
-    onkeydown: (event) => {
-      const composing = event.isComposing || event.keyCode === 229; // an input method's Enter
-      if (event.key === "Enter" && !event.shiftKey && !composing) {
-        event.preventDefault();
-        submit();
-      }
-    },
-  });
-  send = button(t("send"), () => (running ? running.controller.abort() : submit()), { class: "main", id: "send" });
-  document.addEventListener(
-    "keydown",
-    (event) =>
-      event.key === "Escape" && running && !document.querySelector("dialog[open]") && running.controller.abort(),
-  );
-  return h("div", {}, notice, h("div", { class: "card composer" }, input, send));
+	notice = h("p.notice", { role: "status", hidden: true });
+	input = h("textarea#input", {
+		rows: 1,
+		"aria-label": t("message"),
+		placeholder: t("messageHint"),
+		title: t("enterSends"),
+		oninput: fit,
+		onkeydown: event => {
+			const composing = event.isComposing || event.keyCode === 229; // an input method's Enter
+			if (event.key !== "Enter" || event.shiftKey || composing) return;
+			event.preventDefault();
+			submit();
+		},
+	});
+	const stop = () => running?.controller.abort();
+	send = button(t("send"), () => (running ? stop() : submit()), ".main", { id: "send" });
+	addEventListener("keydown", ({ key }) => key === "Escape" && !document.querySelector("dialog") && stop());
+	return [notice, h("div.card.composer", input, send)];
 }
 
 function fit() {
-  input.rows = Math.min(10, input.value.split("\n").length);
+	input.rows = Math.min(10, input.value.split("\n").length);
 }
 
 function tell(text) {
-  notice.hidden = !text;
-  say(notice, text);
+	notice.hidden = !text;
+	say(notice, text);
 }
 
 // ---- conversations
 
 function open(other) {
-  thread = other;
-  $("side").classList.remove("open");
-  showList();
-  showThread();
-  input.focus();
+	thread = other;
+	$("side").classList.remove("open");
+	show();
+	input.focus();
+}
+
+function show() {
+	showList();
+	showThread();
 }
 
 function showList() {
-  list.replaceChildren(
-    ...listed().map((each) =>
-      h(
-        "li",
-        {},
-        h(
-          "button",
-          {
-            type: "button",
-            class: "quiet thread",
-            "aria-current": each === thread && "true",
-            onclick: () => open(each),
-          },
-          each.title || t("untitled"),
-        ),
-        h(
-          "button",
-          {
-            type: "button",
-            class: "quiet cut",
-            title: t("deleteChat"),
-            "aria-label": `${t("deleteChat")}: ${each.title || t("untitled")}`,
-            onclick: () => forget(each),
-          },
-          "×",
-        ),
-      ),
-    ),
-  );
+	const rows = listed().map(each => {
+		const title = each.title || t("untitled");
+		const cut = { title: t("deleteChat"), "aria-label": `${t("deleteChat")}: ${title}` };
+		return h(
+			"li",
+			button(title, () => open(each), ".quiet.thread", { "aria-current": each === thread && "true" }),
+			button("×", () => forget(each), ".quiet.cut", cut),
+		);
+	});
+	refill(list, rows);
 }
 
 async function forget(each) {
-  if (!(await confirmed(t("askDelete"), t("deleteChat"), t("no")))) return;
-  if (running?.thread === each) running.controller.abort();
-  each.remove();
-  if (each === thread) open(new Thread());
-  else showList();
+	if (!(await confirmed(t("askDelete"), t("deleteChat")))) return;
+	if (running?.thread === each) running.controller.abort();
+	each.remove();
+	if (each === thread) open(new Thread());
+	else showList();
 }
 
 async function take(file) {
-  try {
-    const count = imported(await file.files[0].text());
-    tell(t("imported", count));
-    open(threads.get(thread.id) || listed()[0] || thread);
-  } catch {
-    tell(t("importFailed"));
-  }
-  file.value = "";
+	try {
+		const count = imported(await file.files[0].text());
+		tell(t("imported", count));
+		open(threads.get(thread.id) || listed()[0] || thread);
+	} catch {
+		tell(t("importFailed"));
+	}
+	file.value = "";
 }
 
 // ---- messages
 
 function showThread() {
-  const path = thread.path();
-  for (const id of [...views.keys()]) if (!path.some((node) => node.id === id)) views.delete(id);
-  const elements = path.map((node) => {
-    if (!views.has(node.id)) views.set(node.id, new MessageView(node, host));
-    views.get(node.id).show();
-    return views.get(node.id).element;
-  });
-  $("messages").replaceChildren(...(elements.length ? elements : [welcome()]));
-  window.scrollTo(0, document.body.scrollHeight);
+	const path = thread.path();
+	for (const id of [...views.keys()]) if (!path.some(node => node.id === id)) views.delete(id);
+	const elements = path.map(node => {
+		if (!views.has(node.id)) views.set(node.id, new MessageView(node, host));
+		views.get(node.id).show();
+		return views.get(node.id).element;
+	});
+	refill($("messages"), path.length ? elements : welcome());
+	window.scrollTo(0, document.body.scrollHeight);
 }
 
 function welcome() {
-  return h(
-    "div",
-    { class: "welcome" },
-    h("p", { class: "big" }, t("welcome")),
-    h("p", { class: "soft" }, t("welcomeHint")),
-    h(
-      "div",
-      { class: "row wrap center" },
-      t("samples").map((text) =>
-        button(
-          text,
-          () => {
-            input.value = text;
-            submit();
-          },
-          { class: "chip" },
-        ),
-      ),
-    ),
-  );
+	const samples = t("samples").map(text => button(text, () => ask(text)));
+	return h("div.welcome", h("p.big", t("welcome")), h("p.soft", t("welcomeHint")), h("div.row.wrap.center", samples));
 }
 
 /** What messages may ask for. */
 const host = {
-  written: () => running?.node,
-  siblings: (node) => thread.siblings(node),
-  choose(node) {
-    thread.chosen[node.parent] = node.id;
-    thread.save();
-    showThread();
-  },
-  regenerate: (node) => answer(node.parent),
-  resend: (node, text) => running || answer(thread.add(node.parent, "user", text).id),
+	written: () => running?.node,
+	siblings: node => thread.siblings(node),
+	choose(node) {
+		thread.chosen[node.parent] = node.id;
+		thread.save();
+		showThread();
+	},
+	regenerate: node => answer(node.parent),
+	resend: (node, text) => running || answer(thread.add(node.parent, "user", text).id),
 };
 
 // ---- asking
 
 function submit() {
-  const text = input.value;
-  if (!text.trim() || running) return;
-  input.value = "";
-  fit();
-  const last = thread.path().pop();
-  answer(thread.add(last ? last.id : "", "user", text).id);
+	const text = input.value;
+	if (!text.trim() || running) return;
+	input.value = "";
+	fit();
+	ask(text);
 }
+
+const ask = text => running || answer(thread.add(thread.path().at(-1)?.id || "", "user", text).id);
 
 /** Let an answer be written below a message. */
 async function answer(parent) {
-  const own = thread;
-  const node = own.add(parent, "assistant", "");
-  const before = own.before(node);
-  running = { controller: new AbortController(), node, thread: own };
-  tell("");
-  own.save();
-  showList();
-  showThread();
-  say(send, t("stop"));
-  announce(t("answering"));
-  const follow = new Follower(() => views.get(node.id));
-  try {
-    await stream(before, node, running.controller.signal, () => follow.more());
-    announce(t("answered"));
-  } catch (error) {
-    if (error.name !== "AbortError") node.error = t("failed", error.message);
-    announce(node.error || t("stopped"));
-  }
-  running = null;
-  follow.end();
-  own.save();
-  say(send, t("send"));
-  if (own === thread) for (const view of views.values()) view.show();
-  if (document.activeElement === document.body) input.focus();
+	const own = thread;
+	const node = own.add(parent, "assistant", "");
+	running = { controller: new AbortController(), node, thread: own };
+	tell("");
+	own.save();
+	show();
+	say(send, t("stop"));
+	announce(t("answering"));
+	const follow = new Follower(() => views.get(node.id));
+	try {
+		await stream(own.before(node), node, running.controller.signal, () => follow.more());
+		announce(t("answered"));
+	} catch (error) {
+		if (error.name !== "AbortError") node.error = t("failed", error.message);
+		announce(node.error || t("stopped"));
+	}
+	running = null;
+	follow.end();
+	own.save();
+	say(send, t("send"));
+	if (own === thread) for (const view of views.values()) view.show();
+	if (document.activeElement === document.body) input.focus();
 }

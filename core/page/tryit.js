@@ -1,111 +1,77 @@
 // The view Try it: the same request as curl, Python and openai lines.
 
 import { lastPrompt } from "./chat.js";
-import { $, copyButton, h, say } from "./dom.js";
-import { keys } from "./http.js";
-import { onSettings, sampling, settings, withSystem } from "./settings.js";
+import { $, codeBlock, h, say } from "./dom.js";
 import { known, watch } from "./feed.js";
+import { keys } from "./http.js";
+import { sampling, settings, withSystem } from "./settings.js";
 import { t } from "./words.js";
 
-const base = new URL(".", location.href).href.replace(/\/$/, "");
+const base = new URL(".", location.href).href + "v1";
+const BLOCKS = { curl: "curl", python: "Python", openai: "openai (pip install openai)", base: t("base") };
 const OPENAI = ["temperature", "top_p", "max_tokens", "seed"]; // what its client takes by name
 
 let prompt;
 const lines = {};
 
 export function startTryIt() {
-  prompt = h("input", { id: "try-prompt", autocomplete: "off", oninput: show });
-  const words = { copy: t("copy"), copied: t("copied") };
-  const block = (name, title) => {
-    lines[name] = h("code");
-    return h(
-      "div",
-      { class: "code" },
-      h(
-        "div",
-        { class: "bar" },
-        h("h3", {}, title),
-        copyButton(words, () => lines[name].textContent),
-      ),
-      h("pre", { tabindex: 0, role: "group", "aria-label": title }, lines[name]),
-    );
-  };
-  const address = block("base", t("base"));
-  $("try-inside").append(
-    h(
-      "div",
-      { class: "stack" },
-      h("div", {}, h("label", { for: "try-prompt" }, t("prompt")), prompt),
-      block("curl", "curl"),
-      block("python", "Python"),
-      block("openai", "openai (pip install openai)"),
-      address,
-    ),
-  );
-  onSettings(show);
-  let model = null;
-  watch(() => {
-    const now = loaded();
-    if (now !== model) show();
-    model = now;
-  });
-}
-
-/** Show the lines for the settings as they are now. */
-export function show() {
-  const json = body();
-  say(lines.base, base + "/v1");
-  say(lines.curl, curl(json));
-  say(lines.python, python(json));
-  say(lines.openai, openai(json));
+	prompt = h("textarea#try-prompt", { rows: 2, oninput: show, placeholder: t("defaultPrompt") });
+	const blocks = Object.entries(BLOCKS).map(([name, title]) => {
+		lines[name] = h("code");
+		return codeBlock(h("h3", title), title, lines[name]);
+	});
+	$("try-inside").append(h("label", t("prompt"), prompt), ...blocks);
+	watch(show);
 }
 
 /** Take the conversation's prompt. */
 export function enterTryIt() {
-  prompt.value ||= lastPrompt();
-  prompt.placeholder = t("defaultPrompt");
-  show();
+	prompt.value ||= lastPrompt();
+	show();
 }
 
-const loaded = () => known.backends.find((backend) => backend.healthy && backend.model)?.model || "";
-
-function body() {
-  const messages = withSystem([{ role: "user", content: prompt.value || t("defaultPrompt") }]);
-  return { model: settings.model || loaded() || "demo.gguf", messages, ...sampling() };
+/** Show the lines for the settings as they are now. */
+function show() {
+	const loaded = known.backends.find(backend => backend.healthy && backend.model);
+	const messages = withSystem([{ role: "user", content: prompt.value || t("defaultPrompt") }]);
+	const json = { model: settings.model || loaded?.model || "demo.gguf", messages, ...sampling() };
+	const note = keys.api ? `# ${t("keyNote")}\n` : "";
+	say(lines.base, base);
+	say(lines.curl, note + curl(json));
+	say(lines.python, note + python(json));
+	say(lines.openai, note + openai(json));
 }
 
 function curl(json) {
-  const data = JSON.stringify(json, null, 2).replace(/'/g, "'\\''");
-  const key = keys.api ? ' -H "Authorization: Bearer $COMEAPI_KEY"' : "";
-  return `${note("#")}curl ${base}/v1/chat/completions -H 'Content-Type: application/json'${key} -d '${data}'`;
+	const data = JSON.stringify(json, null, 2).replace(/'/g, "'\\''");
+	const key = keys.api ? ' -H "Authorization: Bearer $COMEAPI_KEY"' : "";
+	return `curl ${base}/chat/completions -H 'Content-Type: application/json'${key} -d '${data}'`;
 }
 
 function python(json) {
-  const key = keys.api ? ', "Authorization": "Bearer " + os.environ["COMEAPI_KEY"]' : "";
-  return `${note("#")}import json
+	const key = keys.api ? ', "Authorization": "Bearer " + os.environ["COMEAPI_KEY"]' : "";
+	return `import json
 ${keys.api ? "import os\n" : ""}import urllib.request
 
-body = ${literal(json, "")}
+body = ${literal(json)}
 headers = {"Content-Type": "application/json"${key}}
-url = "${base}/v1/chat/completions"
-request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+request = urllib.request.Request("${base}/chat/completions", json.dumps(body).encode(), headers)
 with urllib.request.urlopen(request) as answer:
     print(json.load(answer)["choices"][0]["message"]["content"])`;
 }
 
 function openai({ model, messages, ...sampling }) {
-  const named = Object.entries(sampling)
-    .filter(([name]) => OPENAI.includes(name))
-    .map(([name, value]) => `    ${name}=${literal(value)},\n`);
-  const more = Object.fromEntries(Object.entries(sampling).filter(([name]) => !OPENAI.includes(name)));
-  const extra = Object.keys(more).length ? `    extra_body=${literal(more, "    ")},\n` : "";
-  return `${note("#")}${keys.api ? "import os\n\n" : ""}from openai import OpenAI
+	const asked = { model, messages };
+	for (const [name, value] of Object.entries(sampling)) {
+		if (OPENAI.includes(name)) asked[name] = value;
+		else (asked.extra_body ||= {})[name] = value;
+	}
+	const named = Object.entries(asked).map(([name, value]) => `    ${name}=${literal(value, "    ")},\n`);
+	return `${keys.api ? "import os\n\n" : ""}from openai import OpenAI
 
-client = OpenAI(base_url="${base}/v1", api_key=${keys.api ? 'os.environ["COMEAPI_KEY"]' : '"none"'})
+client = OpenAI(base_url="${base}", api_key=${keys.api ? 'os.environ["COMEAPI_KEY"]' : '"none"'})
 stream = client.chat.completions.create(
-    model=${literal(model)},
-    messages=${literal(messages, "    ")},
-${named.join("")}${extra}    stream=True,
+${named.join("")}    stream=True,
 )
 for chunk in stream:
     if chunk.choices:
@@ -113,16 +79,12 @@ for chunk in stream:
 print()`;
 }
 
-const note = (mark) => (keys.api ? `${mark} ${t("keyNote")}\n` : "");
-
 /** Return a value as Python writes it: JSON's texts and numbers are Python's, too. */
-function literal(value, margin) {
-  if (value === null || typeof value === "boolean") return { null: "None", true: "True", false: "False" }[value];
-  if (typeof value !== "object") return JSON.stringify(value);
-  const inner = margin + "    ";
-  const items = Array.isArray(value)
-    ? value.map((each) => inner + literal(each, inner))
-    : Object.entries(value).map(([name, each]) => `${inner}${JSON.stringify(name)}: ${literal(each, inner)}`);
-  const [begin, end] = Array.isArray(value) ? "[]" : "{}";
-  return `${begin}\n${items.join(",\n")},\n${margin}${end}`;
+function literal(value, margin = "") {
+	if (typeof value !== "object") return JSON.stringify(value);
+	const inner = margin + "    ";
+	const name = Array.isArray(value) ? () => "" : key => JSON.stringify(key) + ": ";
+	const items = Object.entries(value).map(([key, each]) => `${inner}${name(key)}${literal(each, inner)},\n`);
+	const [begin, end] = Array.isArray(value) ? "[]" : "{}";
+	return `${begin}\n${items.join("")}${margin}${end}`;
 }

@@ -207,6 +207,9 @@ def test_ollamas_models_are_listed_and_shown(backend):
     assert model["name"] == "demo.gguf" and model["details"]["format"] == "gguf" and model["modified_at"] > "2020"
     assert post(backend, "/api/show", model="demo.gguf:latest").json["details"]["family"] == "llama"
     assert call(backend.url + "/api/version").json["version"]
+    [loaded] = call(backend.url + "/api/ps").json["models"]
+    assert loaded["name"] == "demo.gguf" and loaded["size"] > model["size"] and loaded["size_vram"] == 0
+    assert loaded["digest"] == model["digest"] and loaded["context_length"] > 0
 
 
 def test_an_ollama_chat_comes_in_lines_or_whole(backend):
@@ -246,7 +249,8 @@ def test_ollamas_tool_calls_have_arguments_as_objects(backend):
 def test_ollamas_own_client_reads_it(backend):
     ollama = pytest.importorskip("ollama")
     client = ollama.Client(host=backend.url)
-    assert client.list().models[0].model == "demo.gguf"
+    assert client.list().models[0].model == client.ps().models[0].model == "demo.gguf"
+    assert client.ps().models[0].expires_at.year == 9999
     parts = list(client.chat(model="demo", messages=MESSAGES, stream=True, options={"num_predict": 6}))
     assert parts[-1].done and "".join(part.message.content for part in parts)
     with pytest.raises(ollama.ResponseError):

@@ -57,6 +57,36 @@ def test_a_vector_can_be_cut_and_is_of_length_1_again(pooled):
     assert refused.status == 400 and refused.json["error"]["param"] == "dimensions"
 
 
+def test_ollamas_own_client_gets_vectors_in_both_forms(pooled):
+    ollama = pytest.importorskip("ollama")
+    client = ollama.Client(host=pooled.url)
+    expected = [each["embedding"] for each in call(pooled.url + "/v1/embeddings", {"input": TEXTS}).json["data"]]
+    several = client.embed(model="embedder", input=TEXTS)
+    assert several.model == "embedder.gguf" and several.prompt_eval_count > 300
+    for vector, same in zip(several.embeddings, expected):
+        assert list(vector) == pytest.approx(same, abs=1e-4)
+    cut = client.embed(model="embedder:latest", input=TEXTS[0], dimensions=8)
+    assert len(cut.embeddings) == 1 and len(cut.embeddings[0]) == 8 and length(cut.embeddings[0]) == pytest.approx(1)
+    old = list(client.embeddings(model="embedder", prompt=TEXTS[0]).embedding)
+    assert [each / length(old) for each in old] == pytest.approx(expected[0], abs=1e-4)
+    assert length(old) != pytest.approx(1)  # as the model gives it
+    assert list(client.embeddings(model="embedder").embedding) == [] == list(client.embed("embedder", []).embeddings)
+    shown = client.show("embedder")
+    assert shown.capabilities == ["embedding"] and shown.modified_at.year > 2000
+    client._client.close()
+
+
+@pytest.mark.parametrize("body, param", [
+    ({"input": 7}, "input"), ({"input": ["a", 7]}, "input"), ({"input": TEXTS[1] * 20}, "input"),
+    ({"input": "a", "truncate": "x"}, "truncate"), ({"input": "a", "dimensions": -1}, "dimensions"),
+    ({"input": ["a"] * 3000}, "input"),
+])  # fmt: skip
+def test_what_can_not_be_embedded_for_ollama_gets_400(pooled, body, param):
+    answer = call(pooled.url + "/api/embed", dict(body, model="embedder"))
+    assert answer.status == 400 and answer.json["error"]["param"] == param
+    assert call(pooled.url + "/api/embed", {"input": "a", "model": "nobody.gguf"}).status in (200, 404)
+
+
 def test_the_api_of_llama_cpp_gives_a_bare_list_and_any_norm(pooled):
     for path in ("/embeddings", "/embedding"):
         answer = call(pooled.url + path, {"content": TEXTS, "embd_normalize": -1}).json

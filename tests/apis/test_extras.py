@@ -119,7 +119,7 @@ def test_what_is_ignored_on_purpose_has_a_reason_and_is_listed():
     assert all(IGNORED.values()) and set(IGNORED) <= set(LLAMA) | set(OPENAI)
 
 
-@pytest.mark.parametrize("name", ["n_indent", "grammar_lazy", "reasoning_budget_tokens", "functions", "audio"])
+@pytest.mark.parametrize("name", ["n_indent", "grammar_lazy", "reasoning_control", "functions", "audio"])
 def test_a_field_that_would_change_the_answer_and_can_not_be_honoured_gets_400_with_the_reason(host, name):
     value = dict(LLAMA, **OPENAI)[name]
     with pytest.raises(APIError) as caught:

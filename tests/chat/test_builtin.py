@@ -44,5 +44,13 @@ def test_a_template_may_be_given_by_name_as_a_file_or_as_itself(tmp_path):
     file.write_text("{{ messages[0].content }} ü", encoding="utf-8")
     assert template_source(str(file)) == "{{ messages[0].content }} ü"
     assert template_source("{{ 'x' }}") == "{{ 'x' }}" and template_source("") == ""
-    with pytest.raises(ValueError, match="neither a file nor .* chatml"):
-        template_source("lama3")
+    assert template_source("Say hello. Always.") == "Say hello. Always."  # without a place for messages, as there
+
+
+@pytest.mark.parametrize("given, hint", [
+    ("lama3", "did you mean llama3"), ("my-own", "names are .* chatml"), ("no folder/mine.jinja", "neither a file"),
+    ("my own.jinja", "neither a file"),
+])  # fmt: skip
+def test_a_misspelt_name_or_file_is_no_template(given, hint):
+    with pytest.raises(ValueError, match=hint):
+        template_source(given)

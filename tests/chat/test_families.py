@@ -40,6 +40,12 @@ WRITTEN = {
     "minimax-lines": '<tool_calls>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n'
     '{"name": "now", "arguments": {}}\n</tool_calls>',
     "gigachat": '<|function_call|>{"name": "get_weather", "arguments": {"city": "Oslo"}}',
+    "gigachat-3": '<|message_sep|>\n\nfunction call<|role_sep|>\n'
+    '{"name": "get_weather", "arguments": {"city": "Oslo"}}',
+    "kimi-3": '<|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|><|open|>argument key="city" '
+    'type="string"<|sep|>Oslo<|close|>argument<|sep|><|close|>call<|sep|><|open|>call tool="now" index="2"<|sep|>'
+    "<|close|>call<|sep|><|close|>tools<|sep|>",
+    "lfm": "<|tool_call_start|>[get_weather(city='Oslo'), now()]<|tool_call_end|>",
     "kimi": "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
     '{"city": "Oslo"}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}'
     "<|tool_call_end|><|tool_calls_section_end|>",
@@ -130,7 +136,7 @@ def test_every_family_has_its_example():
 def test_what_the_template_writes_is_read_back_wherever_it_is_cut(name):
     syntax, text = SYNTAXES[name], "Let me see.\n\n" * (name != "llama") + WRITTEN[name]
     style = style_of(WRITTEN["harmony"]) if name == "harmony" else Style(syntax)
-    calls = values([WEATHER, NOW][: 1 if name in ("llama", "gigachat", "harmony") else 2])
+    calls = values([WEATHER, NOW][: 1 if name in ("llama", "gigachat", "gigachat-3", "harmony") else 2])
     for cut in range(len(text) + 1):
         _, content, found = parse(text, style=style, names=("get_weather", "now"), texts=("city",), cut=cut)
         assert (content.rstrip(), values(found)) == ("Let me see." * (name != "llama"), calls), cut
@@ -180,13 +186,51 @@ def test_thoughts_stand_between_what_the_template_says(source, opener, text):
         assert parse(text, style=style, seed=seed) == ("Hm.", "Yes.", [])
 
 
+def test_kimi_3s_channels_are_thoughts_content_and_calls():
+    style = style_of(WRITTEN["kimi-3"])
+    text = (
+        "Hm.<|close|>think<|sep|><|open|>response<|sep|>I look.<|close|>response<|sep|>%s<|close|>message<|sep|>"
+        % WRITTEN["kimi-3"]
+    )
+    for seed in range(5):
+        reasoning, content, found = parse(text, style=style, thinking=True, seed=seed, texts=("city",))
+        assert (reasoning, content, values(found)) == ("Hm.", "I look.", values([WEATHER, NOW]))
+
+
+# ------------------------------------------------------------------------------------ Python's notation
+
+
+@pytest.mark.parametrize("text, value", [
+    ("'a'", "a"), ('"it\'s"', "it's"),
+    (r"'a\nb\'c\"\\d\q'", "a\nb'c\"\\d\\q"), (r'"\u00e9\ud83d\ude00\x41"', "é😀A"),
+    ("'two\nlines'", "two\nlines"), ("True", True), ("false", False), ("None", None), ("null", None), ("-3", -3),
+    ("1.5e2", 150.0), ("[1, 'a', (2, 3),]", [1, "a", [2, 3]]), ("{'k': [], \"v\": {}}", {"k": [], "v": {}}), ("[]", []),
+    ('")], "', ")], "),
+])  # fmt: skip
+def test_pythons_values_are_read_as_jsons(text, value):
+    call = "<|tool_call_start|>[get_weather(city=%s, on=True)]<|tool_call_end|>" % text
+    for seed in range(4):
+        reasoning, content, found = parse("Hm. " + call, families.LFM, seed=seed)
+        assert (content, values(found)) == ("Hm.", [["get_weather", {"city": value, "on": True}]])
+
+
+@pytest.mark.parametrize("text", [
+    "city", "city='a", "city=a", "'a'", "city=1 2", "city={1: 2}", "city=f(1)", "city=[", "city=tru",
+    "city=" + "[" * 200, "city='a' 'b'", "city=1,, on=2", "city=Truest", "city=1e999", "city=" + "9" * 400,
+])  # fmt: skip
+def test_what_is_no_call_in_pythons_notation_stays_content(text):
+    whole = "<|tool_call_start|>[get_weather(%s)]<|tool_call_end|>" % text
+    for seed in range(3):
+        assert parse(whole, families.LFM, seed=seed) == ("", whole, [])
+
+
 # --------------------------------------------------------------------------------- llama.cpp's collection
 
 COLLECTION = os.path.join(os.environ.get("LLAMA_CPP", ""), "models", "templates")
 TEMPLATES = glob.glob(os.path.join(COLLECTION, "*.jinja")) if os.environ.get("LLAMA_CPP") else []
 # Families whose way of writing calls is not known here.
 UNKNOWN = {
-    "GigaChat3-10B-A1.8B", "Kimi-K3", "LFM2.5-8B-A1B", "MiniMax-M3", "meetkai-functionary-medium-v3.2", "muse-glimmer",
+    "MiniMax-M3", "meetkai-functionary-medium-v3.2", "muse-glimmer",
 }  # fmt: skip
 CHAT = [
     {"role": "user", "content": "What is the weather?"},

@@ -285,6 +285,13 @@ def test_a_last_answer_is_continued():
     assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello, "
 
 
+def test_the_parts_of_an_answer_to_continue_stand_apart_by_an_empty_line_as_at_llama_server():
+    parts = [{"type": "text", "text": "Wh"}, {"type": "text", "text": "at"}]
+    asked, begun = {"role": "user", "content": parts}, {"role": "assistant", "content": parts}
+    contents = [message["content"] for message in read_messages({"messages": [asked, begun, asked, begun]})]
+    assert contents == ["Wh\nat", "Wh\nat", "Wh\nat", "Wh\n\nat"]
+
+
 def test_a_continued_answer_keeps_its_thoughts():
     assert render(QWEN, user("Hi"), answer("Yo", reasoning_content="Hm.")).endswith("<think>\nHm.\n</think>\n\nYo")
     assert (

@@ -206,6 +206,10 @@ def test_the_table_says_what_each_backend_does_and_why_it_does_not(service):
     assert lines[4] == "http://127.0.0.1:8081: Connection[2J refused"
 
 
+def test_a_backend_that_nobody_has_asked_has_no_time_to_its_first_byte():
+    assert table([dict(HEALTHY, requests=0, avg_response_time=0.0)])[1].split()[-3:] == ["-", "0", "0"]
+
+
 def test_columns_stand_below_each_other_whatever_letters_are_in_them():
     lines = table([dict(HEALTHY, model="日本語.gguf"), HEALTHY])
     assert [line.index("1 of 4") + 3 * ("日" in line) for line in lines[1:]] == [lines[2].index("1 of 4")] * 2

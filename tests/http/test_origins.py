@@ -220,13 +220,26 @@ def test_an_origin_that_is_named_may_call_and_read(serve, origin):
     preflight = call(service.url + "/generate", None, dict(PREFLIGHT, Origin=origin), "OPTIONS")
     assert (preflight.status, preflight.body) == (200, b"")
     assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
-    assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
+    assert preflight.headers["Access-Control-Allow-Headers"] == "content-type"
     answer = ask(service, Origin=origin, Authorization="Bearer key")
     for each in (preflight, answer, ask(service, Origin=origin), ask(service, "/nowhere", Origin=origin)):
         assert each.headers["Access-Control-Allow-Origin"] == origin
         assert each.headers["Access-Control-Expose-Headers"] == "X-Request-Id"
         assert each.headers["Vary"] == "Origin"
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("asked, allowed", [
+    ("authorization, content-type,x-stainless-lang", "authorization, content-type,x-stainless-lang"),
+    (None, "*"), ("a b", "*"), ("a:b", "*"), (",", "*"), ("x" * 5000, "*"),
+])  # fmt: skip
+def test_a_page_may_send_the_headers_that_its_browser_asks_for(serve, asked, allowed):
+    service = serve(cors_origin=(PAGE,))
+    sent = {"Access-Control-Request-Method": "POST", "Origin": PAGE}
+    sent.update({"Access-Control-Request-Headers": asked} if asked else {})
+    preflight = call(service.url + "/generate", None, sent, "OPTIONS")
+    # "*" would not mean Authorization: a page could not send its key
+    assert preflight.headers["Access-Control-Allow-Headers"] == allowed
 
 
 def test_an_origin_that_is_not_named_may_not(serve):

@@ -73,6 +73,12 @@ def test_nothing_in_the_files_comes_from_elsewhere_or_makes_markup_of_text():
         assert not re.search(MARKUP, text), name
 
 
+@pytest.mark.parametrize("other", ["english.js", "japanese.js"])
+def test_what_a_browser_loads_is_less_than_80_kb(other):
+    loaded = {*FILES, "page.html"} - {other}
+    assert sum(os.path.getsize(os.path.join(FOLDER, name)) for name in loaded) < 80000
+
+
 def test_all_files_together_are_small_on_the_wire(locked):
     packed = dict(BROWSER, **{"Accept-Encoding": "gzip, deflate, br"})
     size = 0
@@ -81,11 +87,11 @@ def test_all_files_together_are_small_on_the_wire(locked):
         assert answer.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in answer.headers["Vary"]
         assert gzip.decompress(answer.body).decode() == source(path.rpartition("/")[2] or "page.html")
         size += len(answer.body)
-    assert size < 45000
+    assert size < 40000
 
 
 def test_both_languages_have_the_same_words_and_all_that_are_used():
-    names = [re.findall(r"^ {2,4}(\w+):", source(name), re.M) for name in ("english.js", "japanese.js")]
+    names = [re.findall(r"^\t{1,2}(\w+):", source(name), re.M) for name in ("english.js", "japanese.js")]
     assert len(names[0]) > 100 and sorted(names[0]) == sorted(names[1])
     used = set(re.findall(r"""data-t(?:-\w+)?="(\w+)\"""", source("page.html")))
     for name in FILES:

@@ -35,6 +35,10 @@ class Context:
             raise APIError(500, message, "no_context", "model_name")
         self.n_batch = int(llama_cpp.llama_n_batch(self._pointer))
         self._memory = llama_cpp.llama_get_memory(self._pointer)
+        if settings.context_shift and not model.pooling and not self._shifts(model):
+            self.close()
+            message = "%s can't go on when its context is full: start without --context-shift." % model.file.name
+            raise APIError(500, message, "no_context_shift", "model_name")
         # Whether a text can be evaluated piece by piece: its tokens see only those before them, which are remembered.
         causal = bool(self._memory) and bool(llama_cpp.llama_get_causal_attn(self._pointer))
         self.in_pieces = causal and not model.whole_texts
@@ -81,6 +85,21 @@ class Context:
     def trim(self, slot: int, count: int) -> bool:
         """Free all cells of a slot but the first `count` (llama_memory_seq_rm). False where the model can't do that."""
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, slot, count, -1))
+
+    def _shifts(self, model: Model) -> bool:
+        """Whether cells can be moved to other positions (llama_memory_can_shift)."""
+        return model.plain_cells and bool(llama_cpp.llama_memory_can_shift(self._memory))
+
+    def shift(self, slot: int, keep: int, count: int) -> bool:
+        """Free `count` of a slot's cells after the first `keep`, and move those behind them up to their places.
+
+        Only where the context was made for it (EngineSettings.context_shift): else llama.cpp may end the process. False
+        where llama.cpp refuses (llama_memory_seq_rm, llama_memory_seq_add).
+        """
+        freed = llama_cpp.llama_memory_seq_rm(self._memory, slot, keep, keep + count)
+        if freed:
+            llama_cpp.llama_memory_seq_add(self._memory, slot, keep + count, -1, -count)
+        return bool(freed)
 
     def reuse(self, source: int, slot: int, count: int) -> int:
         """Put the first `count` tokens of `source` into `slot`, and nothing else. Returns how many are there now.

@@ -48,6 +48,7 @@ class Model:
         self.trained_context = llama_cpp.llama_model_n_ctx_train(self._pointer)
         recurrent = llama_cpp.llama_model_is_recurrent(self._pointer) or llama_cpp.llama_model_is_hybrid(self._pointer)
         windowed = llama_cpp.llama_model_n_swa(self._pointer) > 0
+        self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))  # a text begins with a token of the model's
         self.plain_cells = not recurrent and not windowed  # whether a slot's cells are one per token, and stay
         self.forgets_partly = not recurrent  # whether a sequence's last cells can be freed without the others
         self.draws: Type[Union[OwnDraws, TheirDraws]] = TheirDraws if settings.draw == "llama.cpp" else OwnDraws
