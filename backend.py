@@ -65,6 +65,7 @@ from core.settings import (
     EngineSettings,
     FolderSettings,
     ResponseSettings,
+    grace_setting,
 )  # fmt: skip
 
 
@@ -119,6 +120,7 @@ class Config(
         "", "the balancer's admin key, or @FILE, for --register", "network", secret=True, check=check_key,
         metavar="KEY",
     )  # fmt: skip
+    drain_grace: float = grace_setting(0.0)
     advertise: str = setting(
         "",
         "the URL at which the balancer reaches this backend (default: found out by calling the balancer)",
@@ -177,11 +179,14 @@ class Backend:
             self._opening.start()
         return self
 
-    def stop(self, timeout: float) -> Tuple[int, bool]:
+    def stop(self, timeout: float, grace: float = 0.0) -> Tuple[int, bool]:
         """Stop; running requests get `timeout` seconds to finish.
 
-        Returns how many were cut off, and whether the engine has ended, too: one that hangs does not.
+        For `grace` seconds before that, /health says 503, and everybody is still served. Returns how many requests were
+        cut off, and whether the engine has ended, too: one that hangs does not.
         """
+        if grace:
+            self.service.leave(grace)
         if self._opening:
             self._opening.stop()
         cut = self.service.drain(timeout)
@@ -194,6 +199,7 @@ class Backend:
             Route("GET", "/", self.root),
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/v1/health", self.health, public=True),
+            Route("GET", "/live", self.live, public=True),
             Route("GET", "/status", lambda request: json_reply(self.state())),
             Route("GET", "/models", self.models),
             Route("GET", "/metrics", self.metrics),
@@ -238,10 +244,16 @@ class Backend:
         503 before, when it is broken, and when it is stopping.
         """
         state = self.state()
-        problem = self._problem()
+        problem = self.service.leaving.answer() or self._problem()
         if problem is None:
             return json_reply(dict(state, status="ok"))
         return json_reply(dict(state, **problem.envelope()), 503, [("Retry-After", "1")])
+
+    def live(self, request: Request) -> Any:
+        """GET /live: 503 where only a new process helps, since the engine hangs; 200 while it loads, waits or stops."""
+        if self.engine.stuck:
+            raise APIError(503, self._hangs().capitalize() + ".", "wedged")
+        return json_reply({"status": "ok"})
 
     def look(self, now: float, paused: bool) -> Dict[str, Any]:
         """Look whether the engine hangs (see Engine.look). Returns what the parent must know."""
@@ -254,8 +266,6 @@ class Backend:
         """Return why no request should come here, or None."""
         if self.engine.stuck:
             return APIError(503, self._hangs().capitalize() + ".", "wedged")
-        if self.service.stopping:
-            return APIError(503, "The backend is stopping.", "stopping")
         if self._ready and self.engine.status in ("ready", "loading"):
             return None
         why = self._opening.why if self._opening else ""
@@ -368,11 +378,11 @@ def main() -> None:
             "can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error), BOOT_FAILURE
         )
     registrars = _register(config, backend)
-    process.wait_for_stop(config.child)
-    process.end_within(config.drain_delay + config.drain_timeout + process.STOP_SECONDS)
-    announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
+    why = process.wait_for_stop(config.child)
+    process.end_within(config.drain_grace + config.drain_timeout + process.STOP_SECONDS)
+    grace = process.announce_stop(announce, config, why, backend.service.leaving.is_watched())
     take_leave(registrars)
-    cut, ended = backend.stop(config.drain_timeout)
+    cut, ended = backend.stop(config.drain_timeout, grace)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
     if not ended:

@@ -64,7 +64,7 @@ from core.http.routing import Route
 from core.http.tls import ClientTLS
 from core.options import between, setting
 from core.page import files as page
-from core.settings import CarrySettings, ChildSettings
+from core.settings import CarrySettings, ChildSettings, grace_setting
 
 log = logging.getLogger("comeapi.balancer")
 
@@ -122,6 +122,7 @@ class Config(server.ServerConfig, RelaySettings, ChildSettings, CarrySettings):
         "", "the name that https backends' certificates must have (default: the host of each one's URL)", "backends",
         metavar="NAME",
     )  # fmt: skip
+    drain_grace: float = grace_setting(6.0)
     backend_key: str = setting(
         "", "the key that backends are shown, by probes and requests, or @FILE; clients' keys stay here", "access",
         secret=True, check=access.check_key, metavar="KEY",
@@ -230,8 +231,13 @@ class Balancer:
         if self.config.backends_file:
             self._membership.replace(specs_in_file(self.config.backends_file), self.config.backends_file)
 
-    def stop(self, timeout: Optional[float] = None) -> int:
-        """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off."""
+    def stop(self, timeout: Optional[float] = None, grace: float = 0.0) -> int:
+        """Stop; running requests get `timeout` seconds (default drain_timeout). Returns how many were cut off.
+
+        For `grace` seconds before that, /health says 503, and everybody is still served.
+        """
+        if grace:
+            self.service.leave(grace)
         self._feed.stop()  # what watches is no work to wait for
         cut = self.service.drain(self.config.drain_timeout if timeout is None else timeout)
         self._discovery.stop()
@@ -266,6 +272,7 @@ class Balancer:
             Route("GET", "/events", lambda request: self._feed.events(request), counts=False),
             Route("GET", "/health", self.health, public=True),
             Route("GET", "/v1/health", self.health, public=True),
+            Route("GET", "/live", self.live, public=True),
             Route("GET", "/status", lambda request: json_reply(self.status())),
             Route("GET", "/metrics", lambda request: self.service.metrics_page(request)),
         ] + self._page.routes() + self._catalogue.routes() + self._ollama.routes() + self._admin.routes()
@@ -278,17 +285,26 @@ class Balancer:
         return json_reply({"message": "ComeAPI Load Balancer", "status": self.status()}, headers=[("Vary", "Accept")])
 
     def health(self, request: Request) -> Reply:
-        """GET /health: 200 while at least one backend is up, the probes go on, and it is not stopping."""
+        """GET /health: 200 while a backend is up, and the thread that probes them runs; 503 when this one stops."""
         told = {"loops": loops.describe(self.loops)}
-        if self.service.stopping:
-            error = APIError(503, "The balancer is stopping.", "stopping", headers=[("Retry-After", "1")])
-        elif self._health.loop.late():
-            error = APIError(503, "The thread that probes the backends does not run.", "health_late")
-        elif self.pool.any_up():
+        error = self.service.leaving.answer() or self._problem()
+        if error is None:
             return json_reply(dict(told, status="ok"))
-        else:
-            error = APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
         return json_reply(dict(error.envelope(), **told), 503, error.headers)
+
+    def _problem(self) -> Optional[APIError]:
+        """Return why no request should come here, or None."""
+        if self._health.loop.late():
+            return _not_probed()
+        if not self.pool.any_up():
+            return APIError(503, "No backend is up.", "no_backend", headers=[("Retry-After", "1")])
+        return None
+
+    def live(self, request: Request) -> Reply:
+        """GET /live: 503 where only a new process helps, since no backend is probed any more; else 200."""
+        if self._health.loop.late():
+            raise _not_probed()
+        return json_reply({"status": "ok"})
 
     def look(self, now: float, paused: bool) -> Dict[str, Any]:
         """Return what a parent is told with each sign of life: how busy this is."""
@@ -340,6 +356,10 @@ class Balancer:
         return Wish(who, model, beginnings=marks)
 
 
+def _not_probed() -> APIError:
+    return APIError(503, "The thread that probes the backends does not run.", "health_late")
+
+
 # --------------------------------------------------------------------------------------------- the program
 
 _RELOAD_SECONDS = 5.0  # between two beats of the thread that waits for SIGHUP
@@ -382,9 +402,9 @@ def main() -> None:
         pid=os.getpid(),
     )
     told.set()
-    process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
-    announce("stopping", "stopping: running requests get %g s to finish" % config.drain_timeout)
-    cut = balancer.stop()
+    why = process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
+    grace = process.announce_stop(announce, config, why, balancer.service.leaving.is_watched())
+    cut = balancer.stop(grace=grace)
     if cut:
         sys.stderr.write("%d requests were cut off\n" % cut)
 

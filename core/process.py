@@ -94,6 +94,18 @@ class Announcer:
             self._notifier.status(sentence)
 
 
+def announce_stop(announce: Announcer, config: Any, why: str, watched: bool) -> float:
+    """Announce that the program stops for the reason `why`. Returns the seconds of --drain-grace that it is to keep.
+
+    None where nobody has `watched` its health lately, where a person waits at the terminal, and where a parent has
+    started the program: nobody else goes by that one's health.
+    """
+    grace = float(config.drain_grace) if watched and why == "SIGTERM" and not config.child else 0.0
+    first = "/health says 503 for %g s, then " % grace if grace else ""
+    announce("stopping", "stopping: %srunning requests get %g s to finish" % (first, config.drain_timeout))
+    return grace
+
+
 class Pulse:
     """A thread that announces "alive" every two seconds, until the process ends.
 

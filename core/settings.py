@@ -7,7 +7,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Tuple
+from typing import Any, Callable, NamedTuple, Tuple
 
 from core.bounds import BUDGET_MESSAGE
 from core.models import ModelFile
@@ -439,6 +439,15 @@ class ResponseSettings:
     responses_days: float = setting(
         30.0, "days after which they are removed", "responses", check=between(0.001, 36500, float)
     )
+
+
+def grace_setting(seconds: float) -> Any:
+    """Declare a program's --drain-grace, with its default."""
+    return setting(
+        seconds, "seconds after SIGTERM in which /health says 503 and all else goes on, so that what checks it sends "
+        "new clients elsewhere first; none where nobody has checked it for a minute", "limits",
+        check=between(0, 3600, float),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

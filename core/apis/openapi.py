@@ -54,6 +54,9 @@ def _service() -> Table:
     return {
         ("GET", "/"): Operation("Who this is, and its state", "ComeAPI", json_answer(answers.ROOT)),
         **_at("GET", ("/health", "/v1/health"), health),
+        ("GET", "/live"): Operation(
+            "Whether the process still does its work", "ComeAPI", json_answer(answers.LIVE), errors=(503,)
+        ),
         ("GET", "/status"): Operation("The backend's state", "ComeAPI", json_answer(answers.STATE)),
         ("GET", "/models"): Operation("The models in the folder", "ComeAPI", json_answer(answers.ALL_MODELS)),
         ("GET", "/metrics"): Operation("Prometheus' text", "ComeAPI", {200: {"text/plain": STRING}}),

@@ -36,6 +36,7 @@ STATE = answer(
 UNREADY = dict(
     ERROR, title="BackendUnready", properties=dict(STATE["properties"], **ERROR["properties"])
 )  # the state is missing where the server has no room even for this question
+LIVE = answer("Live", status=STRING)
 ROOT = answer("BackendRoot", message=STRING, status=OBJECT)
 MODEL_CARD = answer("Model", id=STRING, object=choice("model"), created=WHOLE, owned_by=STRING, meta=OBJECT)
 MODELS = answer("ModelList", object=_LIST, data=array(OBJECT))

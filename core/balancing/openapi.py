@@ -43,6 +43,7 @@ _MODEL = answer("Model", id=STRING, object=STRING, created=WHOLE, owned_by=STRIN
 _MODELS = answer("ModelList", object=STRING, data=array(_MODEL))
 _OLLAMA_MODELS = answer("OllamaModels", models=array(answer("", name=STRING, model=STRING, size=WHOLE)))
 _HEALTH = answer("Health", status=STRING, loops=OBJECT)
+_LIVE = answer("Live", status=STRING)
 _UNHEALTHY = dict(ERROR, title="Unhealthy", properties=dict(ERROR["properties"], loops=OBJECT))
 _CHANGE = dict(
     body("BackendChange", {"url": TEXT}, {
@@ -77,6 +78,7 @@ OPERATIONS: Operations = {
     ),
     ("GET", "/health"): _TOLD,
     ("GET", "/v1/health"): _TOLD,
+    ("GET", "/live"): Operation("Whether the process still does its work", _OWN, json_answer(_LIVE), errors=(503,)),
     ("GET", "/status"): Operation("All backends, and the queue", _OWN, json_answer(_STATUS)),
     ("GET", "/metrics"): Operation("Prometheus' text", _OWN, {200: {"text/plain": STRING}}),
     ("GET", "/models"): Operation(

@@ -23,7 +23,8 @@ The server, on ThreadingHTTPServer
     access.py         API keys, and their limits
     origins.py        which names the server may be called by, and which web pages may call it
     metrics.py        counters, gauges and histograms, in Prometheus' format
-    counting.py       what every server counts about its own HTTP
+    counting.py       what a service counts of its own HTTP
+    leaving.py        those that check a server's health are told first that it stops
     descriptors.py    how many connections the process has file descriptors for
 
 The client, on urllib
@@ -36,6 +37,6 @@ Glossary
     head      a message up to its empty line: the request line or status line, and the headers
     framing   how a body's end is known: by Content-Length, by chunks, or by the end of the connection (RFC 9112)
     stale     a kept connection that the server had closed before the next request came
+    leaving   the server is about to drain: it serves everybody, and says 503 to those who check its health
     draining  the server takes no new connections; those that run may finish
-    stopping  it is about to drain, or drains: /health says 503, and an answer ends its connection
 """

@@ -91,7 +91,7 @@ class Connection(BaseHTTPRequestHandler):
         """Answer requests until the client or an error ends the connection."""
         self.close_connection = False
         while not self.close_connection:
-            patience = 0.1 if self.service.stopping else self.service.config.idle_timeout
+            patience = 0.1 if self.service.leaving.begun else self.service.config.idle_timeout
             if not self.wire.wait(time.monotonic() + patience):
                 return
             self.service.connections.begins(self.request)
@@ -127,7 +127,7 @@ class Connection(BaseHTTPRequestHandler):
     def _answer(self, request: Request, reply: Any, started: float) -> None:
         # A body that was not read would be taken for the next request: so the connection ends.
         unread = self._body_pending
-        self.close_connection = self.close_connection or unread or self.service.stopping
+        self.close_connection = self.close_connection or unread or self.service.leaving.begun
         size = 0
         status = reply.status
         try:

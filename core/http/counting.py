@@ -1,4 +1,4 @@
-"""What every service counts about its own HTTP: requests, their times, connections."""
+"""What every service counts of its own HTTP: requests, how long they take, and connections."""
 
 from core.http.connections import Connections
 from core.http.messages import Request
@@ -7,8 +7,8 @@ from core.http.metrics import Metrics
 _KNOWN_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 
 
-class HTTPCounts:
-    """Counts into `metrics`, whose names begin with `name`."""
+class HTTPMetrics:
+    """The series of a service whose metrics' names begin with `name`."""
 
     def __init__(self, metrics: Metrics, name: str, connections: Connections):
         labels = ("method", "route", "status")
@@ -22,7 +22,7 @@ class HTTPCounts:
         metrics.collect(self._collect)
 
     def finished(self, request: Request, status: int, seconds: float) -> None:
-        """Count one request."""
+        """Count one request that was answered."""
         method = request.method if request.method in _KNOWN_METHODS else "other"  # a bounded number of series
         self._requests.inc(method, request.route, str(status))
         self._seconds.observe(seconds, request.route)

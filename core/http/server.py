@@ -29,8 +29,9 @@ from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, pre
 from core.http.bodies import BodyBudget
 from core.http.connection import Connection, framed, reply_head
 from core.http.connections import Connections
-from core.http.counting import HTTPCounts
+from core.http.counting import HTTPMetrics
 from core.http.descriptors import is_short, room
+from core.http.leaving import Leaving
 from core.http.listening import BACKLOG, listening_sockets
 from core.http.messages import Reply, Request, error_body, error_reply, http_url, internal_error, local_host
 from core.http.metrics import Metrics
@@ -115,10 +116,6 @@ class ServerConfig:
     idle_timeout: float = setting(75.0, "seconds a kept-alive connection may idle", "limits", check=_seconds)
     write_timeout: float = setting(60.0, "seconds a client may lag behind its answer", "limits", check=_seconds)
     ping_interval: float = setting(15.0, "seconds of silence before a ping in a stream", "limits", check=_seconds)
-    drain_delay: float = setting(
-        0.0, "seconds, when stopping, in which requests are still taken while /health says 503: so long may whoever "
-        "watches it take to send no more", "limits", check=between(0, 86400, float),
-    )  # fmt: skip
     drain_timeout: float = setting(
         30.0, "seconds that running requests get to finish when stopping", "limits", check=between(0, 86400, float)
     )
@@ -325,11 +322,12 @@ class Service:
         self.limits = KeyLimits(config.key_requests, config.key_rate)
         self.bodies = BodyBudget(max(config.max_bodies, config.max_body))
         self._server: Optional[_Server] = None
-        self._stopping = self._draining = False
+        self.leaving = Leaving()
+        self._draining = False
         self.keep_alive = "timeout=%d" % config.idle_timeout  # for clients, so that they don't connect for each request
         self._descriptors = descriptors
         self.connections = Connections(config.max_connections)
-        self._count = HTTPCounts(self.metrics, name, self.connections)
+        self._count = HTTPMetrics(self.metrics, name, self.connections)
 
     # ---- life
 
@@ -364,25 +362,25 @@ class Service:
         return Reply(self.metrics.render().encode("utf-8"), content_type="text/plain; version=0.0.4")
 
     @property
-    def stopping(self) -> bool:
-        """Whether drain() was called: /health must say 503, and an answer ends its connection."""
-        return self._stopping
-
-    @property
     def draining(self) -> bool:
-        """Whether drain() takes no new connections any more."""
+        """Whether no new connections are taken any more."""
         return self._draining
+
+    def leave(self, grace: float) -> None:
+        """For `grace` seconds, go on serving everybody, but end each connection with its answer.
+
+        Those who check this server's health can meanwhile send new clients elsewhere. drain() is to follow.
+        """
+        self.leaving.begun = True
+        self.connections.end_idle()
+        time.sleep(grace)
 
     def drain(self, timeout: float) -> int:
         """Take no new connections, let running requests finish for up to `timeout` seconds, close everything.
 
-        For `drain_delay` seconds before that, all is served as before, but for /health: who watches it must have time
-        to send no more. Returns how many requests had to be cut off.
+        Returns how many requests had to be cut off.
         """
-        self._stopping = True
-        self.connections.end_idle()
-        time.sleep(self.config.drain_delay)
-        self._draining = True
+        self.leaving.begun = self._draining = True
         if self._server:
             self._server.shutdown()
             self._server.accept_the_rest()

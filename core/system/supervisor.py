@@ -287,7 +287,7 @@ class Supervisor:
 
     def _stop(self) -> int:
         """Stop the balancer, then the backends, so that running requests finish; a second signal stops at once."""
-        grace = self._config.drain_delay + self._config.drain_timeout
+        grace = self._config.drain_timeout
         self._notifier.stopping()
         self._console.show([])
         self._console.say("⏹  Stopping: running requests get up to %g s (Ctrl-C again to stop at once)" % grace)

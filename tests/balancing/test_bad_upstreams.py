@@ -342,8 +342,9 @@ def test_a_probe_that_fails_in_an_unforeseen_way_is_made_again(front, monkeypatc
 
 def test_a_balancer_whose_health_thread_is_dead_says_503(front, monkeypatch):
     balancer = front(Raw())
-    assert call(balancer.url + "/health").status == 200
+    assert [call(balancer.url + path).status for path in ("/health", "/live")] == [200, 200]
     monkeypatch.setattr(Loop, "age", lambda loop: 1000.0)
+    assert code(call(balancer.url + "/live")) == (503, "health_late")
     answer = call(balancer.url + "/health")
     assert code(answer) == (503, "health_late") and answer.json["loops"]["health"]["late"] is True
 

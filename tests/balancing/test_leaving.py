@@ -1,4 +1,4 @@
-"""A balancer that stops with --drain-delay: /health says so first, and everybody is served meanwhile."""
+"""A program that is to stop: those that check /health are told first, and everybody else is served meanwhile."""
 
 import contextlib
 import http.client
@@ -57,7 +57,7 @@ def connect(url):
 
 
 def test_health_says_503_first_and_connections_end_last(program, backend):
-    made = program("--drain-delay=3600")
+    made = program("--drain-grace=3600")
     assert call(made.url + "/health").status == 200
     with connect(made.url) as streaming, connect(made.url) as idle, connect(made.url) as fresh:
         streaming.request("POST", "/stream", b"{}")
@@ -66,9 +66,10 @@ def test_health_says_503_first_and_connections_end_last(program, backend):
         idle.request("GET", "/health")
         idle.getresponse().read()
         made.process.send_signal(signal.SIGTERM)
+        made.wait_for_line("/health says 503 for 3600 s")
         assert idle.sock.recv(1) == b""
         refused = call(made.url + "/health")
-        assert refused.status == 503 and refused.json["error"]["code"] == "stopping"
+        assert refused.status == 503 and refused.json["error"]["code"] == "draining"
         fresh.request("POST", "/size", b"abc")
         answer = fresh.getresponse()
         assert answer.status == 200 and answer.headers["Connection"] == "close"
@@ -77,14 +78,14 @@ def test_health_says_503_first_and_connections_end_last(program, backend):
         assert b"ended" in stream.read()
 
 
-def test_after_the_delay_running_requests_end_and_new_ones_are_refused(backend):
-    balancer = Balancer(Config(port=0, backend=(backend.url,), drain_delay=0.2)).start()
+def test_after_the_grace_running_requests_end_and_new_ones_are_refused(backend):
+    balancer = Balancer(Config(port=0, backend=(backend.url,))).start()
     wait_until(lambda: balancer.status()["healthy_backends"] == 1)
     with connect(balancer.url) as streaming:
         streaming.request("POST", "/stream", b"{}")
         stream = streaming.getresponse()
         stream.readline()
-        stopper = threading.Thread(target=balancer.stop, args=(PATIENCE,))
+        stopper = threading.Thread(target=balancer.stop, args=(PATIENCE, 0.2))
         stopper.start()
         wait_until(lambda: call(balancer.url + "/health").status == 503)
         wait_until(lambda: balancer.service.draining)
@@ -101,3 +102,60 @@ def refuses(url):
     except OSError:
         return True
     return False
+
+
+def test_where_nobody_has_checked_its_health_it_stops_at_once(program):
+    made = program("--drain-grace=3600")
+    made.process.send_signal(signal.SIGTERM)
+    assert "503" not in made.wait_for_line("stopping")
+    assert made.end() == 0
+
+
+def test_who_presses_ctrl_c_does_not_wait(program):
+    made = program("--drain-grace=3600")
+    assert call(made.url + "/health").status == 200
+    made.process.send_signal(signal.SIGINT)
+    assert made.end() == 0
+
+
+# ---- a backend: the same, where it is asked for
+
+
+@pytest.fixture
+def model_server(start):
+    """Start a backend.py that is ready, with these options."""
+
+    def begin(*options):
+        made = start("backend.py", "--port=0", "--threads=1", *options)
+        made.url = made.wait_for_line("🟢").split()[1]
+        assert call(made.url + "/health").status == 200
+        return made
+
+    return begin
+
+
+def test_a_backend_is_not_ready_any_more_before_it_takes_no_requests(model_server):
+    made = model_server("--drain-grace=3600")
+    made.process.send_signal(signal.SIGTERM)
+    made.wait_for_line("/health says 503 for 3600 s")
+    wait_until(lambda: call(made.url + "/health").status == 503)
+    refused = call(made.url + "/health")
+    assert refused.json["error"]["code"] == "draining" and refused.headers["Retry-After"]
+    assert call(made.url + "/live").status == 200  # nobody is to kill it for that
+    answer = call(made.url + "/generate", {"model_name": "demo", "prompt": "Once", "max_tokens": 3})
+    assert answer.status == 200 and answer.headers["Connection"] == "close"
+
+
+def test_a_backend_stops_at_once_where_nothing_else_is_said(model_server):
+    made = model_server()
+    made.process.send_signal(signal.SIGTERM)
+    assert "503" not in made.wait_for_line("stopping")
+    assert made.end() == 0
+
+
+def test_what_a_parent_has_started_gives_no_grace(start):
+    made = start("balancer.py", "--child", "--port=0", "--backends=0", "--drain-grace=3600")
+    assert call(made.wait_for_event("listening")["url"] + "/health").status == 503
+    made.process.send_signal(signal.SIGTERM)
+    made.wait_for_event("stopping")
+    assert made.end() == 0

@@ -117,7 +117,7 @@ class Pair:
         """Start a machine's balancer."""
         url = "--backend=" + self.backend.url
         with self.network.inside(host):
-            balancer = Program("balancer.py", "--host=0.0.0.0", "--port=9000", "--drain-delay=3", url)
+            balancer = Program("balancer.py", "--host=0.0.0.0", "--port=9000", "--drain-grace=3", url)
         balancer.wait_for_line("in front of")
         self.balancers[host] = balancer
         wait_until(lambda: self.ask(host, "http://127.0.0.1:9000/health") == 200)
@@ -283,7 +283,7 @@ class Proxied:
     def start(self, name):
         """Start a balancer, on the port that haproxy knows."""
         options = ["--backend=" + backend.url for backend in self.backends]
-        balancer = Program("balancer.py", "--port=%d" % self._ports[name], "--drain-delay=6", *options)
+        balancer = Program("balancer.py", "--port=%d" % self._ports[name], "--drain-grace=6", *options)
         balancer.wait_for_line("in front of")
         balancer.url = "http://127.0.0.1:%d" % self._ports[name]
         wait_until(lambda: call(balancer.url + "/status").json["healthy_backends"] == 2)

@@ -6,7 +6,7 @@ import signal
 import socket
 
 import pytest
-from conftest import MODELS, Streaming, call, free_ports, wait_until
+from conftest import MODELS, call, free_ports
 from manager import Ear
 
 from core.notify import Notifier
@@ -139,28 +139,3 @@ def test_comeapi_alone_speaks_for_its_children(start, ear):
     ear.hear("STOPPING=1")
     assert system.end() == 0
     assert ear.heard.count("READY=1") == 1 == ear.heard.count("STOPPING=1")
-
-
-# ---- the order in which a program stops
-
-
-@pytest.mark.parametrize("name", ["backend.py", "balancer.py"])
-def test_health_says_that_a_program_stops_before_it_takes_no_more(start, name, backend):
-    options = {"backend.py": ["--threads=1"], "balancer.py": ["--backend=" + backend.url]}[name]
-    program = start(name, "--child", "--port=0", "--drain-delay=2", *options)
-    url = program.wait_for_event("listening")["url"]
-    program.wait_for_event("ready" if name == "backend.py" else "up")
-    story = {"model_name": "demo", "prompt": "Once", "max_tokens": 3}
-    assert call(url + "/health").status == 200
-    running = Streaming(url + "/generate", dict(story, max_tokens=50))
-    program.process.send_signal(signal.SIGTERM)
-    program.wait_for_event("stopping")
-    wait_until(lambda: call(url + "/health").status == 503)
-    health = call(url + "/health")
-    assert health.json["error"]["code"] == "stopping" and health.headers["Retry-After"]
-    late = call(url + "/generate", story)
-    assert late.status == 200 and late.headers["Connection"] == "close"  # its client goes elsewhere next
-    assert running.end().status == 200
-    assert program.end() == 0
-    with pytest.raises(OSError):
-        call(url + "/health")

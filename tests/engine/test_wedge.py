@@ -171,6 +171,7 @@ def test_a_backend_whose_engine_hangs_says_so_and_can_be_stopped(hanging, how):
     backend = hanging("--drain-timeout", 0.5)
     health = call(backend.url + "/health")
     assert health.status == 503 and health.json["status"] == "wedged"
+    assert call(backend.url + "/live").status == 503
     assert health.json["error"]["code"] == "wedged" and "has not ended for" in health.json["error"]["message"]
     assert ask(backend.url) == 503
     asked = time.monotonic()
