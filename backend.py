@@ -14,8 +14,10 @@ A model file that is broken is waited for (core/opening.py). An engine that hang
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -57,6 +59,7 @@ from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, l
 from core.names import Names, check_alias
 from core.opening import Opening, loaded
 from core.options import between, setting
+from core.places import TURN, TURN_SECONDS, Places
 from core.process import BOOT_FAILURE
 from core.settings import (
     CarrySettings,
@@ -67,6 +70,7 @@ from core.settings import (
     ResponseSettings,
     grace_setting,
 )  # fmt: skip
+from core.version import VERSION
 
 
 def _names(text: str) -> str:
@@ -161,7 +165,11 @@ class Backend:
         self.engine = engine.Engine(config, self._engine_event, self._engine_failed)
         self._carry_secret = config.carry_secret or shared_secret()
         self._host = self._make_host()
-        self.service = server.Service(config, self._routes(), name="comeapi_backend")
+        self.places = Places(config.slots)
+        self._name = ""  # no other backend has it, and the next process at this port has it again
+        self.service = server.Service(
+            config, self._routes(), name="comeapi_backend", more=lambda request: self.places.told(request.headers)
+        )
         measure(self.service.metrics, self.engine)
 
     def start(self, find: Optional[Callable[[], ModelFile]]) -> "Backend":
@@ -173,6 +181,7 @@ class Backend:
             self._opening = Opening(self.config.models, find, self.engine.load, self._tell_waiting)
         self._ready = find is None
         self.service.start()
+        self._name = _name_of(socket.gethostname(), self.service.port)
         self._announce("listening", "", url=self.service.url, pid=os.getpid())
         self.engine.start()
         if self._opening:
@@ -203,12 +212,13 @@ class Backend:
             Route("GET", "/status", lambda request: json_reply(self.state())),
             Route("GET", "/models", self.models),
             Route("GET", "/metrics", self.metrics),
+            Route("GET", TURN, self.turn, counts=False),
         ] + self._apis()
         return described(ABOUT, routes, operations(self._host.defaults), bool(self.config.api_key))
 
     def _apis(self) -> "list[Route]":
         """Return the routes of the APIs: its own, and those that other servers have, too."""
-        endpoint = Endpoint(self._host, self.config.ping_interval, self._carry_secret)
+        endpoint = Endpoint(self._host, self.config.ping_interval, self._carry_secret, self.places)
         dialects = (
             generate, openai, responses, embeddings, reranking, llamacpp, infill, slots, lora, anthropic, ollama,
             ollama_embeddings,
@@ -294,6 +304,11 @@ class Backend:
         ]
         return json_reply({"models": models, "object": "list", "data": openai.model_cards(self._host, self._since)})
 
+    def turn(self, request: Request) -> Any:
+        """GET /turn: for balancers, which wait here until they may send a request, half a second at most."""
+        came = request.wait(lambda seconds: self.places.wait(request.headers, seconds), TURN_SECONDS)
+        return json_reply({"turn": came, "free_slots": self.places.free})
+
     def metrics(self, request: Request) -> Any:
         """GET /metrics, with the header by which llama-server tells when it was started."""
         page = self.service.metrics_page(request)
@@ -309,7 +324,10 @@ class Backend:
             "status": self._status(),
             "model": engine.model_name(),
             "load_progress": round(engine.load_progress, 2) if engine.status == "loading" else None,
+            "name": self._name,
+            "version": VERSION,
             "slots": self.config.slots,
+            "free_slots": self.places.free,
             "busy_slots": engine.busy(),
             "queued": engine.queued(),
             "heartbeat_age": round(time.monotonic() - engine.heartbeat, 3),
@@ -348,6 +366,11 @@ class Backend:
 
     def _engine_failed(self) -> None:
         self._on_failure("the engine failed; see above", 1)
+
+
+def _name_of(host: str, port: int) -> str:
+    """Return a name by which balancers know a backend, whatever URL each calls it by; it does not tell the host's."""
+    return hashlib.sha256(("%s:%d" % (host, port)).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 # --------------------------------------------------------------------------------------------- the program

@@ -25,6 +25,7 @@ import json
 import logging
 import os
 import queue
+import secrets
 import signal
 import sys
 import threading
@@ -49,7 +50,7 @@ from core.balancing.policies import POLICIES
 from core.balancing.pool import Pool
 from core.balancing.probing import Probing
 from core.balancing.registration import INTERVAL
-from core.balancing.request import MODEL_FIELDS, Wish, beginnings, model_of, only_name, read_body
+from core.balancing.request import MODEL_FIELDS, Wish, beginnings, head_of, model_of, only_name, read_body
 from core.balancing.settings import RelaySettings
 from core.balancing.specs import Spec, checked_key, parse_spec, specs_in_file
 from core.cookie import shared_secret
@@ -65,6 +66,7 @@ from core.http.tls import ClientTLS
 from core.options import between, setting
 from core.page import files as page
 from core.settings import CarrySettings, ChildSettings, grace_setting
+from core.version import VERSION
 
 log = logging.getLogger("comeapi.balancer")
 
@@ -186,10 +188,11 @@ class Balancer:
         tls = ClientTLS(config.backend_ca, config.backend_cert, config.backend_cert_key, config.backend_cert_name)
         self._client = Client(config.connect_timeout, tls.load())
         credentials = Credentials(config.backend_key)
+        name = secrets.token_hex(8)
         timeout = config.health_timeout
         probing = Probing(self.pool)
         self._health = Health(
-            probing, self._membership, self._client, config.health_interval, timeout, credentials, on_up
+            probing, self._membership, self._client, config.health_interval, timeout, credentials, on_up, name
         )
         self.loops = [self._health.loop]  # /health tells how they are
         self.loops += [self._discovery.loop] if config.discover else []
@@ -204,7 +207,7 @@ class Balancer:
         self._keeper, self._orphans = connect(config.holder_fd)
         self._forwarder = Forwarder(
             config, self.pool, self._client, credentials, counts, lambda: self.service.draining,
-            config.carry_secret or shared_secret(), self._keeper,
+            config.carry_secret or shared_secret(), self._keeper, name,
         )  # fmt: skip
         self._counts = counts
 
@@ -286,7 +289,7 @@ class Balancer:
 
     def health(self, request: Request) -> Reply:
         """GET /health: 200 while a backend is up, and the thread that probes them runs; 503 when this one stops."""
-        told = {"loops": loops.describe(self.loops)}
+        told = {"loops": loops.describe(self.loops), "version": VERSION}
         error = self.service.leaving.answer() or self._problem()
         if error is None:
             return json_reply(dict(told, status="ok"))
@@ -352,8 +355,9 @@ class Balancer:
         if model != named:
             fields.update({field: model for field in MODEL_FIELDS if field in fields})
             request.body = json.dumps(fields).encode("ascii")
-        marks = beginnings(fields) if by_prompt else ()
-        return Wish(who, model, beginnings=marks)
+        if not by_prompt:
+            return Wish(who, model)
+        return Wish(who, model, beginnings=beginnings(fields), head=head_of(fields) if self.pool.shared else 0)
 
 
 def _not_probed() -> APIError:

@@ -10,13 +10,17 @@ A frame is a note, one line of JSON that is a comment in server-sent events, and
 
     i, t       the answer's number in its request, and the tokens that it has grown by
     i, end     it has ended, and how
-    head       once, in the first frame: fingerprint, nonce, created, seeds, and `failure`, the bytes that tell the
-               client of an answer that nobody can carry on
+    head       once, in the first frame: format, fingerprint, nonce, created, seeds, and `failure`, the bytes that tell
+               the client of an answer that nobody can carry on
     begun      with it: how many tokens of each answer were known before; those after them come again
     status     the bytes are the last ones: 200 for a good end, else the status of an error
 
 Notes are the sum of the notes: what the next backend must know. The client never sees any of this. The proof shows that
 who asks knows the secret that the balancer shares with its backends, without telling it (HMAC, RFC 2104).
+
+Versions can be mixed. What is not known in a note is ignored, and a balancer hands the head on as it has come. Where a
+change means that an older program would go on wrongly, FORMAT rises: a backend refuses notes of another format, as it
+refuses those of another model. A balancer that can read other frames than these must say so when it asks for them.
 """
 
 import hashlib
@@ -27,6 +31,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 CARRY = "x-comeapi-carry"
 RESUME = "x-comeapi-resume"
+FORMAT = 1  # of the notes; of those without one, too
 MOST_TOKENS = 1 << 18  # of all answers to one request that are remembered; a longer one can't be carried on
 _MARK = b": comeapi "
 _LONGEST_NOTE = 1 << 20  # bytes

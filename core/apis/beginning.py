@@ -7,7 +7,7 @@ another backend has told of it: then the generations begin in the middle, and on
 import contextlib
 import secrets
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from hmac import compare_digest
 from typing import Generator, List, Optional
 
@@ -16,12 +16,13 @@ from core.apis.dialect import Dialect
 from core.apis.host import Host
 from core.apis.telling import Gathering, Steps, Telling, Told
 from core.ask import Ask
-from core.carriage import CARRY, RESUME, BadFrame, Note, Notes, frame
+from core.carriage import CARRY, FORMAT, RESUME, BadFrame, Note, Notes, frame
 from core.engine.generation import Generation
 from core.engine.outcome import Channel, Finished, Piece
 from core.errors import APIError
 from core.http.messages import Request, Stream
 
+_OF_AN_END = frozenset(each.name for each in fields(Finished))  # a later version may tell more
 _PASSED_ON = frozenset(["engine_down"])  # errors of the backend, not of the request: another backend may go on
 
 
@@ -64,19 +65,21 @@ class Beginning:
         return cls(carried=True, notes=notes)
 
     def generations(self, dialect: Dialect, host: Host, channel: Channel) -> List[Generation]:
-        """Return a generation for each Ask. Raises APIError 400 for bad notes, 409 where another model had begun."""
+        """Return a generation for each Ask. Raises APIError 400 for bad notes, 409 for another model's or format's."""
         asks = dialect.asks
         if (dialect.repeats or not dialect.streams) and any(ask.sampling.n_probs for ask in asks):
             self.carried = False  # the probabilities of tokens that another backend has chosen are not known here
         if not self.carried:
             return [Generation(ask, channel, index) for index, ask in enumerate(asks)]
+        if self._notes.head.get("format", FORMAT) != FORMAT:
+            raise APIError(409, "Another version of this program has begun this answer.", "other_format")
         fingerprint = host.fingerprint_of(asks[0].model) if asks else ""
         if self._notes.head and self._notes.head.get("fingerprint") != fingerprint:
             raise APIError(409, "Another model, or another version of it, has begun this answer.", "other_model")
         if self._seeds and len(self._seeds) != len(asks):
             raise _bad_notes("another number of answers")
         made = [self._generation(ask, index, channel) for index, ask in enumerate(asks)]
-        head = {"fingerprint": fingerprint, "nonce": self.nonce, "created": self.created}
+        head = {"format": FORMAT, "fingerprint": fingerprint, "nonce": self.nonce, "created": self.created}
         head["seeds"] = [generation.seed for generation in made]
         self._first = {"head": head, "begun": [len(generation.begun) for generation in made]}
         return made
@@ -86,7 +89,7 @@ class Beginning:
             ask = replace(ask, sampling=replace(ask.sampling, seed=self._seeds[index]))
         end = self._notes.ends.get(index)
         try:
-            ended = Finished(**end) if end else None
+            ended = Finished(**{name: end[name] for name in _OF_AN_END & end.keys()}) if end else None
         except TypeError:
             raise _bad_notes("an end that is none")
         return Generation(ask, channel, index, self._notes.tokens.get(index, ()), ended)

@@ -9,8 +9,9 @@ Drive               a request's generations, from their submission to their end,
 
 import collections
 import contextlib
+import sys
 import time
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Generator, List
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Generator, List, Optional
 
 from core.apis.beginning import Beginning
 from core.apis.dialect import Call, Dialect
@@ -23,18 +24,23 @@ from core.http.messages import Reply, Request
 from core.http.routing import Route
 from core.jsonbody import read_json
 from core.owners import asking
+from core.places import Places
 
 if TYPE_CHECKING:  # it needs llama_cpp
     from core.engine.engine import Engine
 
 
 class Endpoint:
-    """Answers requests as their dialects say. After `ping_interval` seconds of silence a stream says that it lives."""
+    """Answers requests as their dialects say. After `ping_interval` seconds of silence a stream says that it lives.
 
-    def __init__(self, host: Host, ping_interval: float, carry_secret: str = ""):
+    `places` counts the requests that are worked on, and refuses a balancer's where there are too many.
+    """
+
+    def __init__(self, host: Host, ping_interval: float, carry_secret: str = "", places: Optional[Places] = None):
         self.host = host
         self._ping_interval = ping_interval
         self._carry_secret = carry_secret
+        self._places = places or Places(sys.maxsize)
 
     def route(self, path: str, kind: Callable[[Call, Host], Dialect]) -> Route:
         """Return the route of a dialect."""
@@ -48,17 +54,20 @@ class Endpoint:
         channel = Channel()
         generations = beginning.generations(dialect, self.host, channel)
         telling: Telling = (Streaming if dialect.streams else Gathering)(dialect, generations)
-        pieces = self._pieces(Drive(self.host.engine, request, generations, channel), telling)
+        pieces = self._pieces(request, Drive(self.host.engine, request, generations, channel), telling)
         if beginning.carried:
             return beginning.stream(pieces, telling)
         if dialect.streams:
             return dialect.form.stream(_bytes(pieces, telling))
         return Reply(b"".join(_bytes(pieces, telling)))
 
-    def _pieces(self, drive: "Drive", telling: Telling) -> Steps:
-        """Yield each event with the bytes that tell it, and pings where none come; all but the last bytes."""
+    def _pieces(self, request: Request, drive: "Drive", telling: Telling) -> Steps:
+        """Yield each event with the bytes that tell it, and pings where none come; all but the last bytes.
+
+        The request's place is free again before its last bytes are sent: the balancer that gets them may send the next.
+        """
         ping_at = time.monotonic() + self._ping_interval
-        with contextlib.closing(drive):
+        with self._places.place(request.headers), contextlib.closing(drive):
             while drive.runs:
                 told = drive.next(ping_at - time.monotonic())
                 data = telling.event(*told) if told else b""

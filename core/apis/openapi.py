@@ -59,6 +59,7 @@ def _service() -> Table:
         ),
         ("GET", "/status"): Operation("The backend's state", "ComeAPI", json_answer(answers.STATE)),
         ("GET", "/models"): Operation("The models in the folder", "ComeAPI", json_answer(answers.ALL_MODELS)),
+        ("GET", "/turn"): Operation("Wait for a free slot, for a balancer", "ComeAPI", json_answer(answers.TURN)),
         ("GET", "/metrics"): Operation("Prometheus' text", "ComeAPI", {200: {"text/plain": STRING}}),
     }
 

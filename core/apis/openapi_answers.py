@@ -27,11 +27,13 @@ REASON = choice("stop", "length", "tool_calls")
 
 # ------------------------------------------------------------------------------------------------ the service
 
+TURN = answer("Turn", (), turn=FLAG, free_slots=WHOLE)
 STATE = answer(
-    "BackendState", ("memory_mb",), status=STRING, model=nullable(STRING), load_progress=nullable(NUMBER), slots=WHOLE,
-    busy_slots=WHOLE, queued=WHOLE, heartbeat_age=NUMBER, stalled=FLAG, largest_batch=WHOLE, prompt_tokens=WHOLE,
-    cached_tokens=WHOLE, generated_tokens=WHOLE, engine_seconds=OBJECT, safe_mode=FLAG, memory_mb=nullable(NUMBER),
-    carries=FLAG, uptime=NUMBER, pid=WHOLE,
+    "BackendState", ("memory_mb",), status=STRING, model=nullable(STRING), load_progress=nullable(NUMBER), name=STRING,
+    version=STRING, slots=WHOLE, free_slots=WHOLE, busy_slots=WHOLE, queued=WHOLE, heartbeat_age=NUMBER, stalled=FLAG,
+    largest_batch=WHOLE,
+    prompt_tokens=WHOLE, cached_tokens=WHOLE, generated_tokens=WHOLE, engine_seconds=OBJECT, safe_mode=FLAG,
+    memory_mb=nullable(NUMBER), carries=FLAG, uptime=NUMBER, pid=WHOLE,
 )  # fmt: skip
 UNREADY = dict(
     ERROR, title="BackendUnready", properties=dict(STATE["properties"], **ERROR["properties"])

@@ -7,6 +7,7 @@ Files in reading order:
     vitals.py         whether a backend may be used: its states, as probes and requests change them
     roster.py         all backends under the one lock, to be looked at
     choice.py         which of them may take a request: rules 1 to 3
+    homes.py          where conversations are at home, for any balancer
     policies.py       which of those takes it: round-robin, least-busy, prefix
     queueing.py       the queue of requests, fair between clients
     loners.py         requests that must run alone
@@ -46,6 +47,7 @@ Glossary:
     able              a backend that may have a request's model, is not draining, and was not tried for this request
     adopt             to go on with an answer of the balancer before this one, which was killed
     alone, loner      a request that must run alone on its backend, since a backend has died under it
+    crowded           a backend whose slots others have: other balancers and plain clients
     doubted           a backend that has requests and sends nothing: it is to be looked at
     carry on          to let another backend go on with an answer; a leg is the part of it that one backend tells, the
                       notes are what must be known of it
@@ -53,6 +55,7 @@ Glossary:
     ejected           a backend that is up, but fails its requests: it is left out for a while
     guest             a request at a backend, look-ups (GET) included; one that needs a slot is also "in flight"
     guilty            a request that a backend has died under while it ran alone: it is not sent again
+    head              what all turns of a conversation begin with; its home is the backend where they belong
     hope              a request may wait though no backend is up, since one was before or is loading
     life              what tells one run of a backend's process from the next, such as its process number
     look              a quick probe: /health alone, and one second for it
@@ -64,6 +67,7 @@ Glossary:
     stalled           a backend that says that its engine is in a step that takes much too long, and may still end
     suspect           a backend that a connection was lost to, until a probe passes; or a request that must run alone
     ticket            one request's place: at a backend, in the queue, or nowhere
+    turn              the moment when a crowded backend has a slot for this balancer (core/places.py)
     watched           somebody reads the feed, so that figures must be fresh
     wedged            a backend that says that its engine has stopped for good
     wish              what a request asks for, as far as routing must know it

@@ -1,8 +1,12 @@
-"""A request's way to a place at a backend: at once, or after a wait in the queue, for as long as there is a reason."""
+"""A request's way to a place at a backend: at once, or after a wait in the queue, for as long as there is a reason.
+
+    Admission.admit(errand)          a place, as far as this balancer knows
+    note_slots(pool, backend, …)     what the backend says: it may have given its slots to others' requests meanwhile
+"""
 
 from typing import Any, Callable, Optional
 
-from core.balancing.backends import Ticket
+from core.balancing.backends import Backend, Ticket
 from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
 from core.balancing.errand import Errand, Visit
@@ -10,8 +14,24 @@ from core.balancing.pool import Pool
 from core.balancing.quarantine import Quarantine
 from core.balancing.queueing import Full
 from core.errors import APIError, HangUp
+from core.http.answers import Answer
+from core.places import FULL, SLOTS, read_told
 
 _TICK = 0.25  # seconds between two looks whether a request still has a reason to wait
+_REFUSAL = 1 << 16  # bytes of a refusal's body
+
+
+class Taken(Exception):
+    """A backend has refused a request at once, since it has no slot for it (core/places.py)."""
+
+
+def note_slots(pool: Pool, backend: Backend, answer: Answer) -> None:
+    """Note what an answer's head tells of its backend's slots. Raises Taken where there was none for this request."""
+    refused = bool(answer.header(FULL))
+    pool.told(backend, read_told(answer.header(SLOTS)), refused)
+    if refused:
+        answer.read_and_close(_REFUSAL)
+        raise Taken()
 
 
 class _Otherwise(Exception):

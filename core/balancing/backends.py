@@ -5,15 +5,20 @@
     Ticket     one request's place: at a backend, in the queue, or nowhere
 """
 
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from core.balancing.facts import Figures
+from core.balancing.homes import seed_of
 from core.balancing.request import Wish
 from core.balancing.specs import Spec
 from core.balancing.vitals import Vitals
 from core.names import plain_name
+from core.places import Told
+
+OTHERS_SECONDS = 5.0  # how long policies go by what a backend has told of others' requests
 
 
 class Backend:
@@ -29,6 +34,7 @@ class Backend:
         self.spec = spec
         self.wanted = spec  # as its source names it; the admin API may have changed `spec` since
         self.number = number
+        self.seed = seed_of(self.url)  # by the name that it tells, or else its URL
         self.source = source
         self.name = ""  # that it has registered by
         self.ousted: Tuple[str, ...] = ()  # the URLs of the last ones that had the name before
@@ -39,8 +45,10 @@ class Backend:
         # What probes tell
         self.vitals = Vitals(slow_start)
         self.slots = spec.slots or 1
+        self.version: Optional[str] = None  # of its program, where it tells it
         self.model: Optional[str] = None  # loaded now
         self.models: Optional[List[Dict[str, Any]]] = None  # what it has; None where it does not tell
+        self.listed: Set[str] = set()  # their names as it spells them
         self.life: object = None  # changes when its process starts again
         self.restarts = 0  # how often it has come back as another process
         self.figures = Figures()
@@ -50,6 +58,12 @@ class Backend:
         self.foreign = False  # it has told of itself, and is none of ours
         self.last_check = 0.0  # time.time()
         self.checked = float("-inf")  # when its last probe ended
+
+        # What each of its answers tells
+        self.others = 0  # requests that are there and were not sent by us
+        self.room = sys.maxsize  # how many of ours fit beside them; of one that does not tell, any number
+        self.told_at = float("-inf")
+        self.awaited = False  # we wait there for our turn
 
         # When it is probed
         self.next_probe = 0.0
@@ -72,7 +86,6 @@ class Backend:
 
         self._clock = clock
         self._told_life: object = None  # the last one that it has told
-        self._listed: Set[str] = set()  # its models' names as it spells them
         self._names: Set[str] = set()  # and in their plain spelling
 
     # ---- what policies go by
@@ -80,18 +93,28 @@ class Backend:
     @property
     def share(self) -> float:
         """Its weight; less while it starts slowly."""
-        return self.spec.weight * self.vitals.share(self._clock())
+        return self.spec.weight * (self.vitals.share(self._clock()) if self.vitals.slow else 1.0)
+
+    @property
+    def capacity(self) -> float:
+        """How much it takes of all conversations: its slots, by its weight."""
+        return self.slots * self.spec.weight
 
     @property
     def load(self) -> float:
         """Requests outstanding for its capacity; a request that has just failed counts as outstanding for a while."""
-        return (self.in_flight + self.vitals.trouble(self._clock())) / (self.slots * self.share)
+        outstanding: float = self.in_flight
+        if self.others or self.vitals.troubled:
+            now = self._clock()
+            others = self.others if now - self.told_at < OTHERS_SECONDS else 0
+            outstanding += others + self.vitals.trouble(now)
+        return outstanding / (self.slots * self.share)
 
     # ---- what the pool goes by
 
     def may_have(self, model: str) -> bool:
         """Whether it has a model, or does not tell. The empty name stands for any model."""
-        return not model or self.models is None or model in self._listed or plain_name(model) in self._names
+        return not model or self.models is None or model in self.listed or plain_name(model) in self._names
 
     def has_loaded(self, model: str) -> bool:
         """Whether it can run a model without loading it first, as far as is known."""
@@ -106,14 +129,24 @@ class Backend:
 
     @property
     def free(self) -> bool:
-        """Whether it has a free slot, and is kept for no request."""
-        return self.in_flight < self.slots and not self.kept_for
+        """Whether it has a free slot that others leave us, and is kept for no request."""
+        return self.in_flight < self.slots and self.in_flight < self.room and not self.kept_for
+
+    @property
+    def crowded(self) -> bool:
+        """Whether others had the slots that we could use, when it told last."""
+        return self.room <= self.in_flight < self.slots
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no request that needs a slot, of ours or of others."""
+        return not self.in_flight and not self.others
 
     def set_models(self, models: Optional[List[Dict[str, Any]]]) -> None:
         """Note its models as it lists them, each with a "name"; None where it does not tell."""
         self.models = models
-        self._listed = {str(model["name"]) for model in models or ()}
-        plain = {plain_name(name) for name in self._listed.union(*(_aliases(model) for model in models or ()))}
+        self.listed = {str(model["name"]) for model in models or ()}
+        plain = {plain_name(name) for name in self.listed.union(*(_aliases(model) for model in models or ()))}
         self._names = plain | {name.replace("\\", "/").rpartition("/")[2] for name in plain}  # some tell a file's path
 
     def note_life(self, life: object) -> None:
@@ -123,6 +156,18 @@ class Backend:
             return
         self.restarts += self._told_life not in (None, life)
         self.life = self._told_life = life
+
+    def note_told(self, told: Optional[Told], refused: bool = False) -> None:
+        """Note how many requests of others it has; None where it does not tell.
+
+        Where it has `refused` a request of ours, which is still in `in_flight`, one less of ours fits than are there.
+        It may count one that we have given up and that it still works on.
+        """
+        self.told_at = self._clock()
+        self.others = told.others if told else 0
+        self.room = told.room if told else sys.maxsize
+        if refused:
+            self.room = min(self.room, self.in_flight - 1)
 
     def describe(self) -> Dict[str, Any]:
         """Return what /status says of it."""
@@ -137,6 +182,7 @@ class Backend:
             "avg_response_time": round(self.response_time, 4),
             "last_check": round(self.last_check, 3),
             "in_flight": self.in_flight,
+            "others": self.others,
             "capacity": self.slots,
             "weight": self.spec.weight,
             "requests": self.requests,
@@ -145,6 +191,7 @@ class Backend:
             "source": self.source or "option",
             "carries": self.carries,
             "restarts": self.restarts,
+            "version": self.version,
             **vars(self.figures),
         }
 
@@ -169,10 +216,13 @@ class Report:
     told: bool = False  # it was asked for its models
     models: Optional[List[Dict[str, Any]]] = None
     life: object = None  # changes when its process starts again
+    name: Optional[str] = None  # what it calls itself, whatever its URL
+    version: Optional[str] = None  # of its program
     prompt: bool = False  # it is a server whose /health answers at once, however busy it is
     carries: bool = False  # it can go on with an answer that another backend has begun
     stalled: bool = False  # its engine is in a step that takes much too long
     figures: Figures = Figures()
+    slots_told: Optional[Told] = None  # who has its slots, of a backend that tells it
     quick: bool = False  # it was a quick look: /health alone, and little time for it
 
 

@@ -18,6 +18,7 @@ Retries. The client does not see them; it gets its answer later, or the last fai
     9  one of 4 to 6, of a backend that tells of its answer in frames → another backend goes on where that one was, as
        the same answer, `migrations` times at most after a byte was sent (carrying.py)
    10  it has not the stored answer that is asked for   → a backend of another machine, once each (elsewhere.py)
+   11  it has no free slot, since others have them        → another backend at once, or the queue; it does not count
 
 The other backend is never one that this request was sent to before, unless it has come up again since (7, 8). Rows 3, 4
 and 8 happen `retries` times at most, together. Any other answer of a backend goes to the client as it is. keepalive.py
@@ -27,7 +28,7 @@ says what counts as "in time" for a stream.
 import logging
 from typing import Any, Callable, Optional, Union
 
-from core.balancing.admission import Admission
+from core.balancing.admission import Admission, Taken
 from core.balancing.carrying import Carried, Leg, Why
 from core.balancing.catalogue import no_backend
 from core.balancing.counting import Counts
@@ -57,7 +58,8 @@ log = logging.getLogger("comeapi.balancer")
 class Forwarder:
     """Sends requests to a pool's backends. `config` has the limits (balancing/settings.py, and `child`).
 
-    `draining` tells whether the service is stopping; then no request waits for a backend to come up.
+    `draining` tells whether the service is stopping; then no request waits for a backend to come up. `name` is what
+    backends know this balancer by.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Forwarder:
         draining: Callable[[], bool],
         carry_secret: str = "",
         keeper: Optional[Keeper] = None,
+        name: str = "",
     ):
         self._config = config
         self._pool = pool
@@ -78,7 +81,7 @@ class Forwarder:
         self._budget = RetryBudget(config.retry_budget)
         self._quarantine = Quarantine()
         self._deaths = Deaths(client, credentials, self._quarantine, count, pool.lost)
-        self._courier = Courier(config, pool, client, credentials, self._deaths, count, carry_secret)
+        self._courier = Courier(config, pool, client, credentials, self._deaths, count, carry_secret, name)
         self._admission = Admission(config, pool, self._quarantine, count, draining)
 
     def forward(self, request: Request, wish: Wish) -> Response:
@@ -141,6 +144,9 @@ class Forwarder:
                 return None
             return reply
         except Unreachable:  # 1
+            return None
+        except Taken:  # 11
+            visit.errand.tried.discard(visit.backend)
             return None
         except Leaving as error:  # 9
             visit.errand.leave(visit.backend, error.reason == "stalled")

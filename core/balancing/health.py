@@ -8,7 +8,8 @@ A probe carries the key that its backend is shown (credentials.py), so that it t
 requests ends within the timeout, and after a megabyte. facts.py checks what an answer says.
 
 A quick look is a probe of /health alone that gets one second. A backend that is known to answer its probes at once gets
-one every second while it has requests and sends nothing, and while somebody watches (feed.py).
+one every second while it has requests and sends nothing, and while somebody watches (feed.py). So does one whose slots
+other balancers have. Probes tell the balancer's name and learn who has them; GET /turn waits for one (core/places.py).
 """
 
 import logging
@@ -25,6 +26,7 @@ from core.balancing.probing import LOOK_SECONDS, Probing
 from core.http.client import Client
 from core.http.failures import Broken, Slow, Unreachable, Untrusted
 from core.loops import LogOnce, Loop
+from core.places import BALANCER, SLOTS, TURN, TURN_SECONDS, Told, read_told
 
 log = logging.getLogger("comeapi.balancer")
 _MOST = 1 << 20  # bytes of an answer to a probe
@@ -35,8 +37,9 @@ class Health:
     """The thread that probes each backend: at its interval while it is up, every second, backing off, while not.
 
     Each probe runs in a thread of its own, so that one that hangs delays no other. `on_up` is called with the URL of
-    each backend that comes up. `loop` is the thread: core/loops.py says whether it is late. `known` is set once it is
-    known of some backend how it is, two seconds after the start at the latest: earlier requests should wait for it.
+    each backend that comes up. `name` is what backends know this balancer by. `loop` is the thread: core/loops.py says
+    whether it is late. `known` is set once it is known of some backend how it is, two seconds after the start at the
+    latest: earlier requests should wait for it.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Health:
         timeout: float,
         credentials: Credentials = Credentials(),
         on_up: Callable[[str], None] = lambda url: None,
+        name: str = "",
     ):
         self.loop = Loop("health", _PATIENCE, self._step, pauses=False, log=log)
         self._probing = probing
@@ -57,6 +61,7 @@ class Health:
         self._timeout = timeout
         self._credentials = credentials
         self._on_up = on_up
+        self._named = {BALANCER: name} if name else {}
         self._once = LogOnce(log)
         self.known = threading.Event()
         self._known_at = float("inf")
@@ -75,26 +80,48 @@ class Health:
     def _step(self) -> None:
         """Start the probes that are due; wait up to a second for the first. Raises where a thread can't be had."""
         self._membership.expire()
-        due = [(backend, False) for backend in self._probing.due(_PATIENCE)]
-        due += [(backend, True) for backend in self._probing.looks_due()]
+        probing = self._probing
+        probes, looks, turns = probing.due(_PATIENCE), probing.looks_due(), probing.turns_due()
         if self.loop.stopped:
             return
         if time.monotonic() >= self._known_at:
             self.known.set()
-        failure: Optional[Exception] = None
-        for backend, quick in due:
-            try:
-                threading.Thread(target=self._probe, args=(backend, quick), name="probe", daemon=True).start()
-            except (RuntimeError, MemoryError) as error:  # "can't start new thread"
-                self._probing.unprobed(backend, quick)
-                failure = error
-        if failure:
+        failures = [self._begin(self._probe, probing.unprobed, backend, False) for backend in probes]
+        failures += [self._begin(self._probe, probing.unprobed, backend, True) for backend in looks]
+        failures += [self._begin(self._wait_for_turn, probing.unturned, backend) for backend in turns]
+        for failure in filter(None, failures):
             raise failure
+
+    def _begin(self, work: Callable[..., None], undo: Callable[..., None], *arguments: Any) -> Optional[Exception]:
+        """Do something in a thread of its own. Returns what has hindered it, after undoing that it was taken on."""
+        try:
+            threading.Thread(target=work, args=arguments, name="probe", daemon=True).start()
+            return None
+        except (RuntimeError, MemoryError) as error:  # "can't start new thread"
+            undo(*arguments)
+            return error
+
+    def _wait_for_turn(self, backend: Backend) -> None:
+        """Wait until a backend has a free slot for this balancer, or for a while (core/places.py)."""
+        headers = self._headers(backend)
+        patience = TURN_SECONDS + LOOK_SECONDS
+        try:
+            answer = self._client.open(backend.url + TURN, headers=headers, timeout=patience, within=patience)
+            answer.read_and_close(_MOST)
+            self._probing.turned(backend, read_told(answer.header(SLOTS)))
+        except (Unreachable, Broken, Slow):
+            self._probing.unturned(backend)
+        except BaseException:
+            self._probing.unturned(backend)
+            raise
+
+    def _headers(self, backend: Backend) -> Dict[str, str]:
+        return dict(self._credentials.own(backend.spec), **self._named)
 
     def _probe(self, backend: Backend, quick: bool) -> None:
         """Probe a backend, in a thread of its own. Whatever goes wrong, it can be probed again."""
         try:
-            report = self._report(backend.url, self._credentials.own(backend.spec), quick)
+            report = self._report(backend.url, self._headers(backend), quick)
             up = self._probing.probed(backend, report, self._interval)
             if not self.known.is_set() and self._probing.pool.any_known():
                 self.known.set()
@@ -116,14 +143,15 @@ class Health:
 
     def look(self, url: str, headers: Dict[str, str]) -> Report:
         """Ask a backend within a second whether it is well, and nothing else. Raises Unreachable, Broken, Slow."""
-        status, facts = self._get(url + "/health", headers, LOOK_SECONDS)
+        status, facts, told = self._get(url + "/health", headers, LOOK_SECONDS)
         if _is_unwell(status, facts):
             return _unwell(status, facts, quick=True)
-        return Report(True, stalled=facts.get("stalled") is True, figures=figures_of(facts), quick=True)
+        stalled = facts.get("stalled") is True
+        return Report(True, stalled=stalled, figures=figures_of(facts), slots_told=told, quick=True)
 
     def ask(self, url: str, headers: Dict[str, str]) -> Report:
         """Ask a backend how it is. Raises Unreachable, Broken, Slow."""
-        status, facts = self._get(url + "/health", headers, self._timeout)
+        status, facts, told = self._get(url + "/health", headers, self._timeout)
         if _is_unwell(status, facts):
             return _unwell(status, facts)
         ours = slots_of(facts.get("slots"))
@@ -139,10 +167,13 @@ class Health:
             told=True,
             models=models,
             life=life,
+            name=good_name(facts.get("name")),
+            version=good_name(facts.get("version")),
             prompt=bool(ours),
             carries=carries,
             stalled=stalled,
             figures=figures_of(facts),
+            slots_told=told,
         )
 
     def models_of(self, url: str, headers: Dict[str, str]) -> Optional[List[Dict[str, Any]]]:
@@ -160,14 +191,15 @@ class Health:
     def _get_if_it_can(self, url: str, headers: Dict[str, str]) -> Dict[str, Any]:
         """Ask for what not every server has. Returns an empty object where this one does not."""
         try:
-            status, body = self._get(url, headers, self._timeout)
+            status, body, _ = self._get(url, headers, self._timeout)
         except (Unreachable, Broken, Slow):
             return {}
         return body if status == 200 else {}
 
-    def _get(self, url: str, headers: Dict[str, str], timeout: float) -> Tuple[int, Dict[str, Any]]:
+    def _get(self, url: str, headers: Dict[str, str], timeout: float) -> Tuple[int, Dict[str, Any], Optional[Told]]:
+        """Return an answer's status, its JSON object, and what it tells of the backend's slots."""
         answer = self._client.open(url, headers=headers, timeout=timeout, within=timeout)
-        return answer.status, read_facts(answer.read_and_close(_MOST))
+        return answer.status, read_facts(answer.read_and_close(_MOST)), read_told(answer.header(SLOTS))
 
 
 def _unwell(status: int, facts: Dict[str, Any], quick: bool = False) -> Report:

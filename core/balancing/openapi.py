@@ -42,9 +42,9 @@ _STATUS = answer(
 _MODEL = answer("Model", id=STRING, object=STRING, created=WHOLE, owned_by=STRING)
 _MODELS = answer("ModelList", object=STRING, data=array(_MODEL))
 _OLLAMA_MODELS = answer("OllamaModels", models=array(answer("", name=STRING, model=STRING, size=WHOLE)))
-_HEALTH = answer("Health", status=STRING, loops=OBJECT)
+_HEALTH = answer("Health", status=STRING, version=STRING, loops=OBJECT)
 _LIVE = answer("Live", status=STRING)
-_UNHEALTHY = dict(ERROR, title="Unhealthy", properties=dict(ERROR["properties"], loops=OBJECT))
+_UNHEALTHY = dict(ERROR, title="Unhealthy", properties=dict(ERROR["properties"], version=STRING, loops=OBJECT))
 _CHANGE = dict(
     body("BackendChange", {"url": TEXT}, {
         "slots": whole(1, 100_000), "weight": number(0.001, 1000), "key": TEXT, "pass_key": flag(False),

@@ -1,7 +1,6 @@
 """Which of several backends that could all take a request gets it. Each policy is a class with one method.
 
     Policy       what a policy is
-    Candidate    what it must know of a backend
     RoundRobin   in turn, by weight
     LeastBusy    the fewest outstanding for its capacity
     Prefix       the one that has seen the longest beginning of the prompt, unless it is busier than the others
@@ -10,31 +9,16 @@ choose() is called under the pool's lock, which guards the policies' state as we
 free slot, in the pool's order.
 """
 
+import itertools
+from bisect import bisect
 from collections import OrderedDict
-from typing import Callable, Dict, Protocol, Sequence, Set, Tuple, TypeVar
+from typing import Callable, Dict, List, Protocol, Sequence, Set, Tuple
 
+from core.balancing.homes import Candidate, Kind, home_of
 from core.balancing.request import Wish
 
 _ALMOST = 1e-9
-
-
-class Candidate(Protocol):
-    """What policies know of a backend."""
-
-    number: int  # rising in the pool's order
-    credit: float  # the cursor's: the part of a request that it has earned
-    life: object  # changes when its process starts again, and so loses what it had in memory
-
-    @property
-    def share(self) -> float:
-        """Its weight; less while it starts slowly."""
-
-    @property
-    def load(self) -> float:
-        """Requests outstanding for its capacity."""
-
-
-Kind = TypeVar("Kind", bound=Candidate)  # of backend
+Life = Tuple[int, object]  # a backend's number, and what tells one run of its process from the next
 
 
 class Policy(Protocol):
@@ -52,9 +36,9 @@ class RoundRobin:
 
     def choose(self, candidates: Sequence[Kind], wish: Wish) -> Kind:
         """Return the next backend after the cursor whose credit is enough. The heaviest backend's always is."""
-        heaviest = max(backend.share for backend in candidates)
-        turn = next((i for i, backend in enumerate(candidates) if backend.number > self._cursor), 0)
-        for backend in list(candidates[turn:]) + list(candidates[:turn]):
+        heaviest = max([backend.share for backend in candidates])
+        turn = bisect([backend.number for backend in candidates], self._cursor)
+        for backend in itertools.chain(candidates[turn:], candidates[:turn]):
             backend.credit += backend.share / heaviest
             if backend.credit >= 1 - _ALMOST:
                 backend.credit -= 1
@@ -75,8 +59,9 @@ class LeastBusy:
 
     def choose(self, candidates: Sequence[Kind], wish: Wish) -> Kind:
         """Return the least busy backend."""
-        least = min(backend.load for backend in candidates)
-        return self._turns.choose([backend for backend in candidates if backend.load <= least + _ALMOST], wish)
+        loads = [backend.load for backend in candidates]
+        least = min(loads) + _ALMOST
+        return self._turns.choose([backend for backend, load in zip(candidates, loads) if load <= least], wish)
 
 
 class Prefix:
@@ -85,6 +70,10 @@ class Prefix:
     A backend's score is the share of the prompt that it has seen, less BETA × (load - mean) / max(1, mean). Load is the
     requests outstanding for its capacity, mean the mean load of all candidates. Of equal scores, the longest beginning
     wins, then the cursor decides.
+
+    Where there are several balancers, wishes have a head. Then the conversation's home (homes.py) counts as if it had
+    seen all, since another balancer may have sent the last turn there, and the draw decides in place of the cursor. A
+    balancer that is alone does without: a draw by lot spreads conversations less evenly than the cursor.
     """
 
     BETA = 1.0
@@ -93,36 +82,43 @@ class Prefix:
     def __init__(self) -> None:
         self.hits = 0  # requests that went to a backend which had seen their beginning
         self._turns = RoundRobin()
-        self._seen: "OrderedDict[int, Set[Tuple[int, object]]]" = OrderedDict()  # beginning -> lives; the latest last
+        self._seen: "OrderedDict[int, Set[Life]]" = OrderedDict()  # beginning -> lives; the latest last
 
     def choose(self, candidates: Sequence[Kind], wish: Wish) -> Kind:
         """Return the backend with the highest score, and remember that it has seen this prompt."""
-        matched = self._matched(candidates, wish.beginnings)
-        loads = {backend.number: backend.load for backend in candidates}
-        mean = sum(loads.values()) / len(candidates)
-
-        def score(backend: Candidate) -> float:
-            share = matched[backend.number] / len(wish.beginnings) if wish.beginnings else 0.0
-            return share - self.BETA * (loads[backend.number] - mean) / max(1.0, mean)
-
-        best = max(score(backend) for backend in candidates)
-        good = [backend for backend in candidates if score(backend) >= best - _ALMOST]
-        longest = max(matched[backend.number] for backend in good)
-        chosen = self._turns.choose([backend for backend in good if matched[backend.number] == longest], wish)
-        self.hits += matched[chosen.number] > 0
+        matched = self._matched(wish.beginnings)
+        lengths = [matched.get((backend.number, backend.life), 0) for backend in candidates]
+        scores = self._scores(candidates, lengths, wish)
+        best = max(scores) - _ALMOST
+        good = [at for at, score in enumerate(scores) if score >= best]
+        longest = max(lengths[at] for at in good)
+        equal = [candidates[at] for at in good if lengths[at] == longest]
+        chosen = home_of(equal, wish.head) if wish.head else self._turns.choose(equal, wish)
+        self.hits += longest > 0
         self._remember(chosen, wish.beginnings)
         return chosen
 
-    def _matched(self, candidates: Sequence[Candidate], beginnings: Tuple[int, ...]) -> Dict[int, int]:
-        """Return how many of the beginnings each backend has seen in its present life, by number."""
-        matched = {backend.number: 0 for backend in candidates}
-        left = {(backend.number, backend.life) for backend in candidates}
-        for length, beginning in enumerate(beginnings, 1):
-            left &= self._seen.get(beginning, set())
+    def _scores(self, candidates: Sequence[Kind], lengths: Sequence[int], wish: Wish) -> List[float]:
+        loads = [backend.load for backend in candidates]
+        weight = self.BETA / max(1.0, sum(loads) / len(loads))  # the mean itself is the same for all
+        whole = len(wish.beginnings) or 1
+        scores = [length / whole - load * weight for length, load in zip(lengths, loads)]
+        if wish.head:
+            at = candidates.index(home_of(candidates, wish.head))
+            scores[at] = 1.0 - loads[at] * weight
+        return scores
+
+    def _matched(self, beginnings: Tuple[int, ...]) -> Dict[Life, int]:
+        """Return how many of the beginnings backends have seen, those of which it is known that they have some."""
+        matched: Dict[Life, int] = {}
+        left: Set[Life] = set()
+        for length, beginning in enumerate(beginnings):
+            seen = self._seen.get(beginning, set())
+            matched.update(dict.fromkeys(left - seen, length))
+            left = left & seen if length else seen
             if not left:
-                break
-            for number, _ in left:
-                matched[number] = length
+                return matched
+        matched.update(dict.fromkeys(left, len(beginnings)))
         return matched
 
     def _remember(self, chosen: Candidate, beginnings: Tuple[int, ...]) -> None:

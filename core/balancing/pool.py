@@ -12,7 +12,8 @@ How a request gets its backend (Pool.request and choice.py have the same numbers
     3. Backends that have the model loaded come first, then idle ones. One that would have to stop other work to load
        the model is taken only where none has it loaded.
     4. Of those with a free slot, the policy chooses one.
-    5. If all are full, the request waits in the queue.
+    5. If all are full, the request waits in the queue. Full is a backend with as many requests of ours as it has slots,
+       or as others leave us, by what it told last (core/places.py). One that others fill is asked again and again.
     6. If none is up, one that is down is tried: it may be back before its next probe.
     7. If all were tried, or none is able, the request waits until one is up, where there is hope.
     8. Else it gets no backend.
@@ -22,22 +23,25 @@ A request that must run alone goes another way: loners.py.
 
 import logging
 import math
+import sys
 import time
 from threading import Condition
-from typing import Callable, Sequence, Set
+from typing import Callable, Optional, Sequence, Set
 
 from core.balancing.backends import Backend, Ticket
-from core.balancing.choice import find_able, find_open, fits
+from core.balancing.choice import find_able, find_open, fits, would_take
 from core.balancing.loners import Loners
 from core.balancing.policies import Policy
 from core.balancing.queueing import FairQueue
 from core.balancing.request import Wish
 from core.balancing.roster import Roster
+from core.places import Told
 
 log = logging.getLogger("comeapi.balancer")
 
 DOUBT_SECONDS = 5.0  # how long a probe's outcome counts as fresh
 QUIET_SECONDS = 0.9  # a backend that has requests and sends no byte for so long is doubted
+SHARED_SECONDS = 120.0  # how long other balancers count as there after a backend has told of them
 FAILURES = frozenset([500, 502, 504])  # what a backend answers that can't do its work
 BUSY = frozenset([429, 503])  # what a backend answers that has too much work
 
@@ -54,6 +58,7 @@ class Pool(Roster):
         self.probe_due = Condition(self.lock)  # notified when a backend is to be probed sooner: probing.py waits for it
         self._queue: FairQueue[Ticket] = FairQueue(queue_size)
         self._loners = Loners(self.backends, queue_size, clock, self._give, self._hand_out)
+        self._others_at = float("-inf")  # when a backend has told last that other balancers call it
         self._held = 0.0  # seconds that a request holds its slot, moving average
 
     # ---- one request's way
@@ -162,6 +167,18 @@ class Pool(Roster):
             elif status not in BUSY:
                 backend.vitals.request_passed(self.clock())
 
+    def told(self, backend: Backend, told: Optional[Told], refused: bool = False) -> None:
+        """A backend's answer has told who has its slots, or None; `refused` says that it was full for a request."""
+        if told is None and backend.room == sys.maxsize:
+            return
+        with self.lock:
+            self.note_told(backend, told, refused)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other balancers have called the same backends lately."""
+        return self.clock() - self._others_at < SHARED_SECONDS
+
     def failed(self, backend: Backend, why: str, lost: bool = True) -> None:
         """A request did not get through. Where its connection was `lost`, the backend is suspect and probed at once."""
         with self.lock:
@@ -197,12 +214,26 @@ class Pool(Roster):
         if backend.vitals.request_failed(self.clock(), why, lost):
             log.warning("🔴 %s is ejected for a while: its requests fail: %s", backend.url, why)
 
-    # ---- under the lock; probing.py and membership.py call the first two as well
+    # ---- under the lock; probing.py and membership.py call the first four as well
 
     def offer(self, backend: Backend) -> None:
         """A backend may have become able to take requests: let those that wait have it."""
         self._loners.place()
         self._hand_out(backend)
+
+    def note_told(self, backend: Backend, told: Optional[Told], refused: bool = False) -> None:
+        """Note who has a backend's slots. Where others have left some, requests that wait get them."""
+        if told and told.balancers > 1:
+            self._others_at = self.clock()
+        was_crowded = backend.crowded
+        backend.note_told(told, refused)
+        if backend.crowded and not was_crowded:
+            self.probe_due.notify_all()
+        self._hand_out(backend)
+
+    def is_waited_for(self, backend: Backend) -> bool:
+        """Whether a request in the queue could go to a backend, were it free."""
+        return self._queue.any(lambda ticket: fits(backend, ticket) and backend not in ticket.tried)
 
     def remove_left(self) -> None:
         """Forget the backends that are leaving and have no request any more."""
@@ -223,6 +254,8 @@ class Pool(Roster):
     def _enqueue(self, ticket: Ticket, first: bool) -> None:
         displaced = self._queue.push(ticket.wish.who, ticket, first, must=ticket.resumes)
         ticket.start_waiting()
+        if any(backend.crowded for backend in self.backends):
+            self.probe_due.notify_all()
         if displaced:
             displaced.displaced = True
             displaced.stop_waiting()
@@ -230,9 +263,8 @@ class Pool(Roster):
     def _hand_out(self, backend: Backend) -> None:
         """Give a backend's free slots to those in the queue that would choose it."""
         while len(self._queue) and backend.vitals.up and backend.free and not backend.draining:
-            ticket = self._queue.pop(
-                lambda item: backend in find_open(find_able(self.backends, item), item.wish, self.clock())
-            )
+            now = self.clock()
+            ticket = self._queue.pop(lambda item: would_take(backend, self.backends, item, now))
             if ticket is None:
                 return
             self._give(ticket, [backend])

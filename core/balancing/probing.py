@@ -1,24 +1,31 @@
 """Which backends are to be probed now, and what a probe's outcome changes. The probes themselves are health.py's.
 
     Probing.due ──> a probe of each ──> Probing.probed(backend, report)
-    Probing.doubted ──> a quick look at each ──┘  └─ or unprobed(backend), where it could not be made
+    Probing.looks_due ──> a quick look at each ──┘  └─ or unprobed(backend), where it could not be made
+    Probing.turns_due ──> GET /turn of each ──> Probing.turned(backend, told)
 
 A backend is due at its interval, or sooner: at once after a lost connection, and while it is down every second, backing
 off. A quick look is wanted where a request waits in silence for a backend that is known to answer its probes at once,
-however busy it is (Pool.doubt), and at every such backend while somebody watches their figures (feed.py).
+however busy it is (Pool.doubt), and at every such backend while somebody watches their figures (feed.py). And it is
+wanted at one whose slots other balancers have, once a second; while requests wait here, the balancer waits for its turn
+there in place of that (core/places.py).
 """
 
 import logging
 import time
-from typing import List
+from typing import List, Optional
 
 from core.balancing.backends import Backend, Report
+from core.balancing.homes import seed_of
 from core.balancing.pool import Pool
 from core.balancing.vitals import DOWN
+from core.places import Told
 
 log = logging.getLogger("comeapi.balancer")
 
 LIVE_SECONDS = 10.0  # how long after a byte an answer counts as flowing
+SPREAD = 0.1  # of the interval between two probes, by which backends differ
+MOST_TURNS = 8  # backends at which a balancer waits for its turn at the same time
 LOOK_SECONDS = 1.0  # between two quick looks at a backend that is doubted, and what each of them may take
 
 
@@ -36,7 +43,7 @@ class Probing:
         pool = self.pool
         with pool.lock:
             due = self._due()
-            if not due and not self._looks_due():
+            if not (due or self._looks_due() or self._turns_due()):
                 now = pool.clock()
                 upcoming = [backend.next_probe - now for backend in pool.backends if not backend.probing]
                 upcoming += [backend.next_look - now for backend in pool.backends if self._wants_look(backend)]
@@ -53,6 +60,14 @@ class Probing:
             for backend in due:
                 backend.looking = True
                 backend.next_look = self.pool.clock() + LOOK_SECONDS
+            return due
+
+    def turns_due(self) -> List[Backend]:
+        """Take all backends at which the balancer must begin to wait for its turn."""
+        with self.pool.lock:
+            due = self._turns_due()
+            for backend in due:
+                backend.awaited = True
             return due
 
     def watch(self, seconds: float) -> None:
@@ -75,11 +90,22 @@ class Probing:
         now = self.pool.clock()
         return [backend for backend in self.pool.backends if self._wants_look(backend) and backend.next_look <= now]
 
+    def _turns_due(self) -> List[Backend]:
+        """Return backends that others fill and requests wait for: those that have told so the longest ago."""
+        if not self.pool.queued():
+            return []
+        room = MOST_TURNS - sum(backend.awaited for backend in self.pool.backends)
+        crowded = [each for each in self.pool.backends if each.crowded and each.vitals.up and not each.awaited]
+        wanted = [backend for backend in crowded if self.pool.is_waited_for(backend)]
+        return sorted(wanted, key=lambda backend: backend.told_at)[: max(0, room)]
+
     def _wants_look(self, backend: Backend) -> bool:
         if backend.looking:
             return False
-        watched = self.pool.clock() < self._watched_until
-        return backend.doubted or (watched and backend.prompt and backend.vitals.up)
+        now = self.pool.clock()
+        crowded = backend.crowded and now - backend.told_at >= LOOK_SECONDS and not self.pool.queued()
+        watched = now < self._watched_until and backend.prompt
+        return backend.doubted or (backend.vitals.up and (watched or crowded))
 
     # ---- what they have found out
 
@@ -100,11 +126,13 @@ class Probing:
                 return False
             backend.last_check, backend.checked = time.time(), pool.clock()
             self._note(backend, report)
+            if report.ok:
+                pool.note_told(backend, report.slots_told)
             if report.quick or report.ok:
                 backend.doubted = backend.vitals.up and not report.ok
             self._note_stall(backend, report.stalled)
             if not (report.quick and report.ok):
-                backend.next_probe = pool.clock() + backend.vitals.next_probe(interval)
+                backend.next_probe = pool.clock() + backend.vitals.next_probe(interval * _spread(backend.number))
             if report.stalled:
                 backend.next_probe = min(backend.next_probe, pool.clock() + LOOK_SECONDS)
             if backend.vitals.state == DOWN and before != DOWN:
@@ -118,6 +146,20 @@ class Probing:
         with self.pool.lock:
             self._unmark(backend, quick)
             backend.next_probe = max(backend.next_probe, self.pool.clock() + LOOK_SECONDS)
+
+    def turned(self, backend: Backend, told: Optional[Told]) -> None:
+        """Note what a backend tells after a wait for a turn: that it has come, or who has the slots still."""
+        with self.pool.lock:
+            backend.awaited = False
+            self.pool.note_told(backend, told)
+            self.pool.probe_due.notify_all()
+
+    def unturned(self, backend: Backend) -> None:
+        """A wait for a turn has failed: the backend is to be probed."""
+        with self.pool.lock:
+            backend.awaited = False
+            backend.told_at = self.pool.clock()
+            backend.next_probe = min(backend.next_probe, self.pool.clock() + LOOK_SECONDS)
 
     def _unmark(self, backend: Backend, quick: bool) -> None:
         if quick:
@@ -153,6 +195,7 @@ class Probing:
             backend.set_models(report.models)
             backend.carries, backend.foreign = report.carries, not report.prompt
         backend.note_life(report.life)
+        backend.seed, backend.version = seed_of(report.name or backend.url), report.version
 
     def _note_stall(self, backend: Backend, stalled: bool) -> None:
         if stalled and not backend.stalled:
@@ -162,5 +205,11 @@ class Probing:
     def _note_end(self, backend: Backend, why: str) -> None:
         """A backend has gone down: what comes up at its URL may be another server."""
         backend.life, backend.prompt, backend.carries, backend.foreign = None, False, False, False
+        backend.note_told(None)
         if backend.vitals.seen:  # else it is just being started, or its URL is wrong: /status says why
             log.warning("🔴 %s is down: %s", backend.url, why)
+
+
+def _spread(number: int) -> float:
+    """Return the part of the interval after which a backend is probed, so that many are not all probed at once."""
+    return 1.0 - SPREAD * (number * 0.618034 % 1.0)

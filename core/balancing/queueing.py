@@ -53,6 +53,10 @@ class FairQueue(Generic[Item]):
                     return item
         return None
 
+    def any(self, fits: Callable[[Item], bool]) -> bool:
+        """Whether an item fits."""
+        return any(fits(item) for line in self._lines.values() for item in line)
+
     def remove(self, who: str, item: Item) -> bool:
         """Take an item out, wherever it stands; False if it is not here."""
         line = self._lines.get(who)

@@ -2,17 +2,20 @@
 
     body ──┬── only_name    the model's name, found without parsing, where it is the only one in sight
            └── read_body ──> fields ──┬── model_of      the model's name
-                                      └── beginnings    a fingerprint of each longer beginning of the prompt
+                                      ├── beginnings    a fingerprint of each longer beginning of the prompt
+                                      └── head_of       a fingerprint of what all turns of a conversation begin with
 
 A body that is not a JSON object names no model: it goes to any backend, which says what is wrong. The prompt may be
 that of /generate, /completion and /v1/completions, the messages of /v1/chat/completions, Anthropic's /v1/messages (its
 system prompt is a field of its own) or Ollama's /api/chat and /api/generate.
 """
 
+import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from core.errors import APIError
 from core.jsonbody import read_json
@@ -31,6 +34,7 @@ class Wish:
     model: str = ""  # "" for any
     works: bool = True  # it needs a slot; a look-up does not
     beginnings: Tuple[int, ...] = ()
+    head: int = 0  # the fingerprint of what all turns of its conversation begin with; 0 where that does not matter
 
 
 def read_body(body: bytes) -> Dict[str, Any]:
@@ -94,6 +98,44 @@ def beginnings(fields: Dict[str, Any]) -> Tuple[int, ...]:
         if len(marks) == MOST_CHUNKS:
             break
     return tuple(marks)
+
+
+def head_of(fields: Dict[str, Any]) -> int:
+    """Return a fingerprint of what all turns of a conversation have in common; the same in every process.
+
+    That is the model, the tools, the system prompt and the messages up to the user's first one; of a plain prompt, its
+    first 128 characters. Returns 0 where there is nothing of all this.
+    """
+    texts = list(itertools.islice(_common(fields), _MOST_IN_HEAD))
+    if not texts:
+        return 0
+    text = "\0".join([plain_name(model_of(fields))] + [text[:_LONGEST_IN_HEAD] for text in texts])
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big") or 1
+
+
+def _common(fields: Dict[str, Any]) -> Iterator[str]:
+    """Yield the texts that each turn of a conversation repeats."""
+    for name in ("tools", "system", "instructions"):
+        if fields.get(name):
+            yield _text(fields[name])
+    for name in ("messages", "prompt", "input"):
+        value = fields.get(name)
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            yield from _to_the_users_first(value)
+        elif value:
+            yield _text(value)[: 2 * CHUNK]
+
+
+def _to_the_users_first(messages: List[Any]) -> Iterator[str]:
+    for message in messages:
+        if isinstance(message, dict):
+            yield _text(message.get("content"))
+            if message.get("role") == "user":
+                return
+
+
+_LONGEST_IN_HEAD = 1 << 16  # characters of one text
+_MOST_IN_HEAD = 64  # texts
 
 
 def _chunks(texts: Iterator[str]) -> Iterator[str]:

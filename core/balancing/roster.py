@@ -102,7 +102,8 @@ class Roster:
         Where it is so, knows() is true as well.
         """
         with self.lock:
-            return all(backend.may_have(model) and backend.has_loaded(model) for backend in self.backends)
+            elsewhere = [each for each in self.backends if each.model != model or model not in each.listed]
+            return all(backend.may_have(model) and backend.has_loaded(model) for backend in elsewhere)
 
     def only_model(self) -> str:
         """Return the one model that all backends have, those that are down included; "" where there are several.

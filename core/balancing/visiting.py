@@ -9,6 +9,7 @@ import functools
 import json
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
+from core.balancing.admission import note_slots
 from core.balancing.backends import Ticket
 from core.balancing.carrying import Leg
 from core.balancing.counting import Counts
@@ -27,6 +28,7 @@ from core.http.failures import Broken, Slow, Unreachable
 from core.http.messages import Reply, Stream
 from core.http.sse import EVENT_STREAM, error_event
 from core.owners import OWNER, is_owned, owner_of
+from core.places import BALANCER
 
 Response = Union[Reply, Stream]
 Headers = List[Tuple[str, str]]
@@ -38,7 +40,10 @@ class Died(Exception):
 
 
 class Courier:
-    """Takes requests to their backends. `config` has the limits (balancing/settings.py)."""
+    """Takes requests to their backends. `config` has the limits (balancing/settings.py).
+
+    `name` is what backends know this balancer by (core/places.py).
+    """
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Courier:
         deaths: Deaths,
         count: Counts,
         carry_secret: str,
+        name: str,
     ):
         self._config = config
         self._pool = pool
@@ -57,9 +63,10 @@ class Courier:
         self._deaths = deaths
         self._count = count
         self._carry_secret = carry_secret
+        self._name = name
 
     def visit(self, visit: Visit) -> Union[Response, Started]:
-        """Send the request to one backend and return the reply. Raises Unreachable, Broken, Slow, HangUp.
+        """Send the request to one backend and return the reply. Raises Unreachable, Broken, Slow, HangUp, Taken.
 
         Nothing goes to the client before the first piece of the body is here, or all of it where its length is known.
         """
@@ -78,6 +85,7 @@ class Courier:
                 self._config.timeout,
                 Watch(self._pool, visit, patience, functools.partial(self._may_leave_stalled, visit)),
             )
+            note_slots(self._pool, backend, answer)
             errand.answered = True
             reply = self._reply(visit, answer, patience)
             seconds = self._pool.clock() - ticket.since
@@ -97,11 +105,13 @@ class Courier:
 
     def _what_is_sent(self, visit: Visit) -> Tuple[bytes, Dict[str, str]]:
         """Return the body and the headers that a backend gets: with the notes of an answer that is to be carried on."""
-        errand, _, backend = visit
+        errand, ticket, backend = visit
         request = errand.request
         body, headers = request.body, self._credentials.sent_on(request, backend.spec)
         if is_owned(request.path) and not backend.foreign:
             headers[OWNER] = owner_of(request.key)
+        if not (backend.foreign or ticket.alone):  # one that must run alone waits there if it has to
+            headers[BALANCER] = self._name
         if not (backend.carries and self._carry_secret and errand.wish.works and request.method == "POST"):
             return body, headers
         if errand.begun:

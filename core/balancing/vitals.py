@@ -34,11 +34,13 @@ class Vitals:
 
     def __init__(self, slow_start: float = 0.0):
         self.state = NEW
+        self.up = False  # it may be used, as far as probes and connections tell: the state is UP
         self.why = "not probed yet"
         self.seen = False  # it has been up once, or says that it is loading
         self.ejections = 0  # in all
         self.down_since = float("-inf")
         self._slow_start = slow_start
+        self.slow = False  # it starts slowly, as far as was looked
         self._slow_until = float("-inf")
         self._bad_probes = 0  # in a row
         self._good_probes = 0
@@ -46,29 +48,26 @@ class Vitals:
         self._failures = 0  # in a row, of requests
         self._ejected_until = float("-inf")
         self._ejection = FIRST_EJECTION
-        self._on_trial = False  # it is or was ejected; after that, the next request's outcome decides
+        self.on_trial = False  # it is or was ejected; after that, the next request's outcome decides
         self._trial_runs = False
+        self.troubled = False  # a request has failed there
         self._trouble = 0.0
         self._trouble_at = 0.0
 
     # ---- what follows from it
 
-    @property
-    def up(self) -> bool:
-        """Whether it may be used, as far as probes and connections tell."""
-        return self.state == UP
-
     def out(self, now: float) -> bool:
         """Whether it is ejected, or its trial is under way."""
-        return now < self._ejected_until or (self._on_trial and self._trial_runs)
+        return now < self._ejected_until or (self.on_trial and self._trial_runs)
 
     def label(self, now: float) -> str:
         """Return its state in a word."""
-        return "ejected" if self.up and self._on_trial else self.state
+        return "ejected" if self.up and self.on_trial else self.state
 
     def share(self, now: float) -> float:
         """Return what part of its requests it gets: less than 1 while it starts slowly."""
         if now >= self._slow_until:
+            self.slow = False
             return 1.0
         return max(LEAST_SHARE, 1.0 - (self._slow_until - now) / self._slow_start)
 
@@ -97,7 +96,8 @@ class Vitals:
             return
         if self.state == DOWN and self.seen:
             self._start_slowly(now)
-        self.state, self.why, self.seen = UP, "ok", True
+        self._become(UP)
+        self.why, self.seen = "ok", True
 
     def probe_failed(self, now: float, why: str) -> None:
         """It did not answer, or not well."""
@@ -128,7 +128,7 @@ class Vitals:
 
     def request_starts(self) -> None:
         """A request goes to it. Where it is on trial, this request decides."""
-        self._trial_runs = self._on_trial
+        self._trial_runs = self.on_trial
 
     def request_ends(self) -> None:
         """A request has left it. A trial without an outcome is held again."""
@@ -137,25 +137,25 @@ class Vitals:
     def request_passed(self, now: float) -> None:
         """A request was answered."""
         self._failures = 0
-        if self._on_trial and now >= self._ejected_until:
-            self._on_trial = self._trial_runs = False
+        if self.on_trial and now >= self._ejected_until:
+            self.on_trial = self._trial_runs = False
             self._ejection = FIRST_EJECTION
             self._start_slowly(now)
 
     def request_failed(self, now: float, why: str, lost: bool) -> bool:
         """A request failed. Where its connection was `lost`, the backend is suspect. Returns whether it is ejected."""
-        self._trouble, self._trouble_at = self.trouble(now) + 1.0, now
+        self._trouble, self._trouble_at, self.troubled = self.trouble(now) + 1.0, now, True
         self._failures += 1
         if lost:
             self.why = why
             self._good_probes = 0
             if self.state in (UP, LOADING):
                 self._leave(now, SUSPECT)
-        if now < self._ejected_until or not (self._on_trial or self._failures >= EJECT_AFTER):
+        if now < self._ejected_until or not (self.on_trial or self._failures >= EJECT_AFTER):
             return False
         self._ejected_until = now + self._ejection
         self._ejection = min(self._ejection * 2, LONGEST_EJECTION)
-        self._on_trial, self._trial_runs = True, False
+        self.on_trial, self._trial_runs = True, False
         self.ejections += 1
         self._failures = 0
         return True
@@ -163,7 +163,11 @@ class Vitals:
     def _leave(self, now: float, state: str) -> None:
         if self.state in (UP, NEW):
             self.down_since = now
-        self.state = state
+        self._become(state)
+
+    def _become(self, state: str) -> None:
+        self.state, self.up = state, state == UP
 
     def _start_slowly(self, now: float) -> None:
         self._slow_until = now + self._slow_start
+        self.slow = True

@@ -243,6 +243,7 @@ class Connection(BaseHTTPRequestHandler):
         if not self.close_connection:
             headers.append(("Keep-Alive", self.service.keep_alive))
         headers += self.service.cors(request)
+        headers += self.service.more(request)
         headers += reply.headers
         content_type = reply.content_type if reply.status != 204 else ""
         return reply_head(reply.status, content_type, headers, self.close_connection)

@@ -300,7 +300,7 @@ class Service:
 
     `fallback` answers every path that no route names. `name` is the metrics' prefix. `keys` are further keys, which
     some routes check themselves: a request with one of them, or with an API key, may call us by any host name. A
-    connection needs up to `descriptors` file descriptors.
+    connection needs up to `descriptors` file descriptors. `more` returns headers that each answer to a request has.
     """
 
     def __init__(
@@ -311,8 +311,10 @@ class Service:
         name: str = "comeapi",
         keys: Sequence[str] = (),
         descriptors: int = 1,
+        more: Callable[[Request], Sequence[Tuple[str, str]]] = lambda request: (),
     ):
         self.config = config
+        self.more = more
         self.metrics = Metrics()
         self._router = Router(routes, fallback)
         self._keys = [key.encode("utf-8") for key in config.api_key]

@@ -161,6 +161,7 @@ def test_a_proof_is_good_for_its_own_request_only(backends):
     "head, code",
     [
         ({"fingerprint": "another", "nonce": "x", "created": 1, "seeds": [1]}, "other_model"),
+        ({"format": 2, "nonce": "x", "created": 1, "seeds": [1]}, "other_format"),
         ({"seeds": "x"}, "bad_notes"),
     ],
 )
@@ -168,6 +169,20 @@ def test_notes_of_another_model_and_notes_that_are_none_are_refused(backends, he
     path, body = BODIES["generate"]
     answer = carried(backends[0], path, body, Notes(head))
     assert answer.json["error"]["code"] == code and answer.status in (400, 409)
+
+
+def test_what_a_later_version_tells_as_well_is_ignored(backends):
+    path, body = BODIES["generate"]
+    body = dict(body, stream=True)
+    frames = carried(backends[0], path, body)
+    notes = Notes()
+    for note, _ in frames[:-1]:
+        if "end" in note:
+            note["end"]["mood"] = "good"
+        notes.take(dict(note, weather="fine"))
+    notes.head["colour"] = "blue"
+    rest = carried(backends[1], path, body, notes)
+    assert rest[-1][0]["status"] == 200
 
 
 @pytest.mark.parametrize("size", ["-1", "x", "99999999", "1e3", "²", "1"])

@@ -182,3 +182,16 @@ def test_a_backend_that_says_it_is_wedged_is_down_at_once_and_comes_back_after_t
     assert not backend.vitals.up
     pool.probing.probed(backend, well(), 30)
     assert backend.vitals.up
+
+
+def test_backends_that_came_at_once_are_not_probed_at_once_for_ever():
+    clock = Clock()
+    pool = pool_of(100, clock=clock)
+    for _ in range(270):
+        clock.now += 0.1
+    assert pool.probing.due(0) == []
+    due = []
+    for _ in range(31):
+        due.append(len(pool.probing.due(0)))
+        clock.now += 0.1
+    assert sum(due) == 100 and max(due) <= 10

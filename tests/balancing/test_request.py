@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from core.balancing.request import CHUNK, MOST_CHUNKS, beginnings, model_of, only_name, read_body
+from core.balancing.request import CHUNK, MOST_CHUNKS, beginnings, head_of, model_of, only_name, read_body
 from core.names import plain_name
 
 LONG = "All work and no play makes Jack a dull boy. " * 20
@@ -147,3 +147,56 @@ def test_a_huge_prompt_is_told_by_its_beginning_and_quickly():
     started = time.thread_time()
     assert len(beginnings(body)) == MOST_CHUNKS
     assert time.thread_time() - started < 0.5
+
+
+# -------------------------------------------------------------------------------------------------- heads
+
+HELLO = [{"role": "system", "content": "You are kind."}, {"role": "user", "content": "Hello"}]
+MORE = [{"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "Who are you?"}]
+
+
+@pytest.mark.parametrize(
+    "first, later",
+    [
+        ({"messages": HELLO}, {"messages": HELLO + MORE, "temperature": 1}),
+        ({"system": "Be kind.", "messages": HELLO[1:]}, {"system": "Be kind.", "messages": HELLO[1:] + MORE}),
+        ({"input": HELLO, "instructions": "x"}, {"input": HELLO + MORE, "instructions": "x"}),
+        ({"prompt": LONG}, {"prompt": LONG + "And then?"}),
+        ({"model": "a", "messages": HELLO}, {"model": "a.gguf", "messages": HELLO + MORE}),
+    ],
+)
+def test_all_turns_of_a_conversation_have_one_head(first, later):
+    assert head_of(first) == head_of(later) != 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"messages": HELLO[1:]},
+        {"messages": HELLO[:1] + [{"role": "user", "content": "Goodbye"}]},
+        {"messages": HELLO, "tools": [{"type": "function"}]},
+        {"messages": HELLO, "model": "b"},
+        {"prompt": "Hello"},
+    ],
+)
+def test_other_conversations_have_other_heads(other):
+    assert head_of(other) != head_of({"messages": HELLO})
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt": ""}, {"messages": []}, {"model": "a", "temperature": 1}])
+def test_what_has_no_prompt_has_no_head(fields):
+    assert head_of(fields) == 0
+
+
+@pytest.mark.parametrize(
+    "fields", [{"messages": 7}, {"messages": ["x", None, {}]}, {"prompt": [[1, 2], "x"]}, {"input": {}}]
+)
+def test_a_head_is_made_of_whatever_a_client_sends(fields):
+    assert head_of(fields) >= 0
+
+
+def test_a_head_of_much_takes_little_time():
+    body = {"messages": [{"role": "system", "content": "x" * 100}] * 30000, "system": "y" * 3_000_000}
+    started = time.perf_counter()
+    assert head_of(body)
+    assert time.perf_counter() - started < 1
