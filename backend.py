@@ -340,9 +340,16 @@ class Backend:
             "safe_mode": self.config.safe_mode,
             "memory_mb": megabytes(memory.resident_memory()),
             "carries": bool(self._carry_secret),
+            "fingerprint": self._fingerprint(),
             "uptime": round(time.monotonic() - self._started, 1),
             "pid": os.getpid(),
         }
+
+    def _fingerprint(self) -> Optional[str]:
+        """Return what tells the model that is loaded from others, for answers that are to be carried on; or None."""
+        with contextlib.suppress(APIError):
+            return self._host.fingerprint_of(self.engine.vocabulary().file)
+        return None
 
     def _engine_event(self, what: str, **facts: Any) -> None:
         sentence = ""

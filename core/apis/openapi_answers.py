@@ -33,7 +33,7 @@ STATE = answer(
     version=STRING, slots=WHOLE, free_slots=WHOLE, busy_slots=WHOLE, queued=WHOLE, heartbeat_age=NUMBER, stalled=FLAG,
     largest_batch=WHOLE,
     prompt_tokens=WHOLE, cached_tokens=WHOLE, generated_tokens=WHOLE, engine_seconds=OBJECT, safe_mode=FLAG,
-    memory_mb=nullable(NUMBER), carries=FLAG, uptime=NUMBER, pid=WHOLE,
+    memory_mb=nullable(NUMBER), carries=FLAG, fingerprint=nullable(STRING), uptime=NUMBER, pid=WHOLE,
 )  # fmt: skip
 UNREADY = dict(
     ERROR, title="BackendUnready", properties=dict(STATE["properties"], **ERROR["properties"])

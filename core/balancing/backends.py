@@ -47,6 +47,7 @@ class Backend:
         self.slots = spec.slots or 1
         self.version: Optional[str] = None  # of its program, where it tells it
         self.model: Optional[str] = None  # loaded now
+        self.fingerprint: Optional[str] = None  # what tells that model from others, where it tells it
         self.models: Optional[List[Dict[str, Any]]] = None  # what it has; None where it does not tell
         self.listed: Set[str] = set()  # their names as it spells them
         self.life: object = None  # changes when its process starts again
@@ -121,6 +122,11 @@ class Backend:
         if not (model and self.model) or model == self.model:
             return True
         return plain_name(model) == plain_name(self.model) or self.all_loaded
+
+    def goes_on_with(self, model: str, fingerprint: str) -> bool:
+        """Whether it can go on with an answer of a model with this fingerprint, as far as is known."""
+        told = self.fingerprint if fingerprint and self.has_loaded(model) else None
+        return self.carries and told in (None, fingerprint)
 
     @property
     def all_loaded(self) -> bool:
@@ -218,6 +224,7 @@ class Report:
     life: object = None  # changes when its process starts again
     name: Optional[str] = None  # what it calls itself, whatever its URL
     version: Optional[str] = None  # of its program
+    fingerprint: Optional[str] = None  # of the model that is loaded
     prompt: bool = False  # it is a server whose /health answers at once, however busy it is
     carries: bool = False  # it can go on with an answer that another backend has begun
     stalled: bool = False  # its engine is in a step that takes much too long

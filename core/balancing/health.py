@@ -169,6 +169,7 @@ class Health:
             life=life,
             name=good_name(facts.get("name")),
             version=good_name(facts.get("version")),
+            fingerprint=good_name(facts.get("fingerprint")),
             prompt=bool(ours),
             carries=carries,
             stalled=stalled,

@@ -136,11 +136,15 @@ class Pool(Roster):
                 return 0.0
             return self.clock() - max([backend.vitals.down_since for backend in able], default=float("-inf"))
 
-    def has_place_beside(self, ticket: Ticket) -> bool:
-        """Whether another backend could go on at once with the answer to a request that has a place."""
+    def has_place_beside(self, ticket: Ticket, fingerprint: str = "") -> bool:
+        """Whether another backend could go on at once with the answer to a request that has a place.
+
+        `fingerprint` is that of the model which has begun the answer, "" where it is not known.
+        """
+        model = ticket.wish.model
         with self.lock:
             return any(
-                backend.carries and backend.free and backend is not ticket.backend
+                backend.free and backend is not ticket.backend and backend.goes_on_with(model, fingerprint)
                 for backend in self.backends
                 if fits(backend, ticket) and backend.vitals.up and not backend.stalled
             )

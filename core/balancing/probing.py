@@ -190,7 +190,7 @@ class Probing:
         showed = backend.tested and backend.in_flight > 0 and silent  # it answered while a request waited in silence
         backend.prompt, backend.tested = backend.prompt or report.prompt or showed, False
         backend.slots = backend.spec.slots or report.slots or backend.slots
-        backend.model = report.model
+        backend.model, backend.fingerprint = report.model, report.fingerprint
         if report.told:
             backend.set_models(report.models)
             backend.carries, backend.foreign = report.carries, not report.prompt
@@ -205,6 +205,7 @@ class Probing:
     def _note_end(self, backend: Backend, why: str) -> None:
         """A backend has gone down: what comes up at its URL may be another server."""
         backend.life, backend.prompt, backend.carries, backend.foreign = None, False, False, False
+        backend.fingerprint = None
         backend.note_told(None)
         if backend.vitals.seen:  # else it is just being started, or its URL is wrong: /status says why
             log.warning("🔴 %s is down: %s", backend.url, why)

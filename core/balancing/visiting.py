@@ -182,7 +182,10 @@ class Courier:
 
     def _may_leave(self, visit: Visit) -> bool:
         """Whether another backend could go on with an answer now."""
-        return visit.errand.begun and self._pool.has_place_beside(visit.ticket)
+        return visit.errand.begun and self._has_place_beside(visit)
+
+    def _has_place_beside(self, visit: Visit) -> bool:
+        return self._pool.has_place_beside(visit.ticket, str(visit.errand.notes.head.get("fingerprint", "")))
 
     def _may_leave_stalled(self, visit: Visit) -> bool:
         """Whether a request may leave a backend that stalls: its answer can be carried on, or there is none yet.
@@ -191,7 +194,7 @@ class Courier:
         """
         errand = visit.errand
         free = errand.begun or not errand.answered
-        return free and errand.stalls < self._config.migrations and self._pool.has_place_beside(visit.ticket)
+        return free and errand.stalls < self._config.migrations and self._has_place_beside(visit)
 
     def _cut(self, visit: Visit, why: str, lost: bool) -> None:
         """Note that a stream stopped before its end. Raises APIError 500 where that was the second death."""

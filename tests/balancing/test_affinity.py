@@ -87,7 +87,7 @@ def outcome(policy, balancers=1, count=CONVERSATIONS, at_once=4):
             stack.callback(each.stop, 0)
             wait_until(lambda each=each: each.status()["healthy_backends"] == BACKENDS)
             wait_until(lambda each=each: each.pool.shared == (balancers > 1))
-        conversations = hold([each.url for each in fronts], "%s %d" % (policy, count), count, at_once)
+        conversations = hold([each.url for each in fronts], policy, count, at_once)
         tables = [[each["requests"] for each in front.status()["backends"]] for front in fronts]
     loads = [sum(column) for column in zip(*tables)]
     cached, tokens = sum(each.cached for each in conversations), sum(each.tokens for each in conversations)

@@ -153,6 +153,17 @@ def test_slots_are_never_exceeded_under_many_threads():
     assert max(most) <= 3 and [each["in_flight"] for each in pool.describe()] == [0, 0]
 
 
+def test_an_answer_leaves_a_backend_only_for_one_with_the_same_model():
+    pool = pool_of(2)
+    one, other = pool.everyone()
+    ticket = take(pool)
+    pool.probing.probed(other, well(carries=True, fingerprint="b"), 30)
+    assert not pool.has_place_beside(ticket, "a") and pool.has_place_beside(ticket, "b")
+    assert pool.has_place_beside(ticket)  # it is not known what has begun it
+    pool.probing.probed(other, well(carries=True), 30)
+    assert pool.has_place_beside(ticket, "a")  # an older version does not tell
+
+
 # -------------------------------------------------------------------------------------------------- models
 
 
