@@ -18,6 +18,7 @@ from newcomer import House, commands_in  # noqa: E402
 
 TESTS = "it runs these tests"
 PACKAGES = "it changes the packages of the system or of the interpreter, from the network"
+CERTIFICATES = "the certificates are the reader's; tests/http/test_trust.py tries it"
 FOR_MINUTES = "it takes minutes; tests/commands/ tries it"
 REBUILD = ".venv/bin/pip install --force-reinstall --no-cache-dir llama-cpp-python"
 NOT_RUN = {
@@ -31,6 +32,9 @@ NOT_RUN = {
     ".venv/bin/python comeapi.py bench": FOR_MINUTES,
     ".venv/bin/python comeapi.py bench --model demo.gguf --plot bench.svg": FOR_MINUTES,
     ".venv/bin/python comeapi.py pull https://example.com/model.gguf           # any URL": "there is no such model",
+    "python backend.py --host 0.0.0.0 --tls-cert gpu1.pem --client-ca ca.pem             "
+    "# serves nobody who shows no certificate of ca.pem's": CERTIFICATES,
+    "python balancer.py --backend https://gpu1:8080 --backend-ca ca.pem --backend-cert balancer.pem": CERTIFICATES,
     "curl http://127.0.0.1:9000/v1/responses -d "
     '\'{"input": "Tell me a story", "previous_response_id": "resp_…", "stream": true}\'': "… is a reader's answer",
 }

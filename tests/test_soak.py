@@ -139,7 +139,7 @@ def test_whatever_happens_to_the_backends_no_request_without_a_first_byte_fails_
         for each in mishaps + clients:
             each.join(PATIENCE * 3)
         wait_until(lambda: memory(balancer.pid)[1] <= resting[1] + 2)  # threads
-        wait_until(lambda: sockets(balancer.pid) <= resting[2] + 8)
+        wait_until(lambda: sockets(balancer.pid) <= resting[2] + 8, PATIENCE * 2)  # some idle for 60 s
         rested = memory(balancer.pid) + (sockets(balancer.pid),)
         status = call(url + "/status").json
     finally:
