@@ -216,13 +216,6 @@ def test_probes_do_not_flap_and_no_request_fails(balance, line, far):
     assert len(line.connections) <= 10 + SECONDS / 20
 
 
-def test_slots_that_wait_for_the_line_can_be_filled_by_naming_more(balance, line, far):
-    """The backend has four; with eight requests under way, it begins the next one as soon as one has ended."""
-    rates = [crowd(line, balance([far.url + more]).url, 8, users=8) for more in ("", ",slots=8")]
-    print("requests/s of 8 users at a far backend of 4 slots: %.0f; with slots=8: %.0f" % tuple(rates))
-    assert rates[1] > rates[0]
-
-
 def test_a_line_that_goes_dead_is_found_out_and_its_answers_go_on_elsewhere(balance, line, near, far):
     balancer = balance([far.url, near.url])
     bodies = dict(RAMBLE, prompt="Once", model_name="demo.gguf", max_tokens=2000)
