@@ -57,7 +57,7 @@ class Catalogue:
     def openai_model(self, request: Request) -> Reply:
         """GET /v1/models/{name}: one of them."""
         self._refresh(request)
-        model = _named(self._known(), request.params["name"])
+        model = named(self._known(), request.params["name"])
         if model is None:
             raise self._unknown(request.params["name"])
         return json_reply(_openai_model(model))
@@ -90,7 +90,7 @@ class Catalogue:
     def _known(self) -> Dict[str, Dict[str, Any]]:
         known = self._pool.models()
         for alias, name in self._names.pairs:
-            target = _named(known, name)
+            target = named(known, name)
             if target and alias != ANY:
                 known[alias] = dict(target, name=alias, alias_of=target["name"])
         return known
@@ -140,7 +140,7 @@ def no_backend(pool: Pool) -> APIError:
     return APIError(503, "No backend is up. %s" % states, "no_backend", headers=[("Retry-After", "1")])
 
 
-def _named(known: Dict[str, Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
+def named(known: Dict[str, Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
     """Return the first of the known models that a name means, or None."""
     wanted = plain_name(name)
     return next((model for known_name, model in known.items() if plain_name(known_name) == wanted), None)

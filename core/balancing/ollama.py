@@ -10,13 +10,13 @@ not answer for its models in that API either.
 from typing import Any, Dict, Iterable, List
 
 from core.balancing.backends import Backend
-from core.balancing.catalogue import ask_all, no_backend
+from core.balancing.catalogue import ask_all, named, no_backend
 from core.balancing.credentials import Credentials
 from core.balancing.health import Health
 from core.balancing.pool import Pool
 from core.http.messages import Reply, Request, json_reply
 from core.http.routing import Route
-from core.names import ANY, Names, plain_name
+from core.names import ANY, Names
 
 Models = Dict[str, Dict[str, Any]]  # by their names
 
@@ -43,9 +43,9 @@ class OllamaLists:
         for each in self._told("/api/tags", request):
             models.setdefault(each["name"], each)
         for alias, name in self._names.pairs:
-            found = [each for each in models.values() if plain_name(each["name"]) == plain_name(name)]
-            if found and alias != ANY:
-                models[alias] = dict(found[0], name=alias, model=alias)
+            target = named(models, name)
+            if target and alias != ANY:
+                models[alias] = dict(target, name=alias, model=alias)
         return json_reply({"models": list(models.values())})
 
     def running(self, request: Request) -> Reply:
