@@ -14,7 +14,6 @@ A model file that is broken is waited for (core/opening.py). An engine that hang
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import socket
@@ -59,7 +58,7 @@ from core.models import BadModel, BrokenModel, ModelFile, ModelFolder, choose, l
 from core.names import Names, check_alias
 from core.opening import Opening, loaded
 from core.options import between, setting
-from core.places import TURN, TURN_SECONDS, Places
+from core.places import TURN, TURN_SECONDS, Places, name_of
 from core.process import BOOT_FAILURE
 from core.settings import (
     CarrySettings,
@@ -181,7 +180,7 @@ class Backend:
             self._opening = Opening(self.config.models, find, self.engine.load, self._tell_waiting)
         self._ready = find is None
         self.service.start()
-        self._name = _name_of(socket.gethostname(), self.service.port)
+        self._name = name_of(socket.gethostname(), self.service.port)
         self._announce("listening", "", url=self.service.url, pid=os.getpid())
         self.engine.start()
         if self._opening:
@@ -373,11 +372,6 @@ class Backend:
 
     def _engine_failed(self) -> None:
         self._on_failure("the engine failed; see above", 1)
-
-
-def _name_of(host: str, port: int) -> str:
-    """Return a name by which balancers know a backend, whatever URL each calls it by; it does not tell the host's."""
-    return hashlib.sha256(("%s:%d" % (host, port)).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 # --------------------------------------------------------------------------------------------- the program

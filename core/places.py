@@ -21,6 +21,7 @@ balancers count it.
 """
 
 import contextlib
+import hashlib
 import re
 import threading
 import time
@@ -152,3 +153,8 @@ class Places:
 def _full(slots: int) -> APIError:
     headers = [("Retry-After", "1"), (FULL, "1")]
     return APIError(503, "All %d slots are taken." % slots, "slots_full", headers=headers)
+
+
+def name_of(host: str, port: int) -> str:
+    """Return a name by which balancers know a backend, whatever URL each calls it by; it does not tell the host's."""
+    return hashlib.sha256(("%s:%d" % (host, port)).encode("utf-8", "replace")).hexdigest()[:16]
