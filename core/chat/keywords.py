@@ -13,9 +13,8 @@ import re
 from typing import Any, Callable, Collection, Dict, List
 
 from core.chat.syntaxes import Syntax
-from core.chat.tagged import Lead
+from core.chat.tagged import MOST_LEVELS, Cursor, Lead
 
-_MOST_LEVELS = 100  # of values within values
 _KEY = re.compile(r"\s*([^\s=(){}\[\],'\"]+)\s*=")
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _LONGEST_NUMBER = 300  # characters
@@ -78,12 +77,8 @@ def read_values(text: str) -> Dict[str, Any]:
     return _Values(text).read()
 
 
-class _Values:
+class _Values(Cursor):
     """Keyword arguments on their way."""
-
-    def __init__(self, text: str):
-        self._text = text
-        self._at = 0
 
     def read(self) -> Dict[str, Any]:
         """Return all of them."""
@@ -97,7 +92,7 @@ class _Values:
         return found.group(1)
 
     def _value(self, level: int) -> Any:
-        if level > _MOST_LEVELS:
+        if level > MOST_LEVELS:
             raise ValueError("too deep")
         self._space()
         if self._next() in ('"', "'"):
@@ -152,17 +147,6 @@ class _Values:
 
     def _next(self) -> str:
         return self._text[self._at : self._at + 1] or "\0"
-
-    def _took(self, text: str) -> bool:
-        self._space()
-        if not self._text.startswith(text, self._at):
-            return False
-        self._at += len(text)
-        return True
-
-    def _space(self) -> None:
-        while self._next().isspace():
-            self._at += 1
 
 
 def _number(text: str) -> Any:

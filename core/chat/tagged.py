@@ -16,7 +16,7 @@ from core.chat.syntaxes import Notation, Syntax, Tags
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _LONGEST = 1000  # characters of a tag, and of what stands in it
-_MOST_LEVELS = 100  # of values within values
+MOST_LEVELS = 100  # of values within values
 
 
 def begun(marker: str, text: str) -> int:
@@ -241,13 +241,31 @@ class Noted(Lead):
         self._held = self._held[size:]
 
 
-class _Notes:
+class Cursor:
+    """A place in a text that is read from its beginning; white space says nothing."""
+
+    def __init__(self, text: str):
+        self._text = text
+        self._at = 0
+
+    def _took(self, text: str) -> bool:
+        self._space()
+        if not self._text.startswith(text, self._at):
+            return False
+        self._at += len(text)
+        return True
+
+    def _space(self) -> None:
+        while self._text[self._at : self._at + 1].isspace():
+            self._at += 1
+
+
+class _Notes(Cursor):
     """A value in Gemma's notation. read() raises ValueError where it is none."""
 
     def __init__(self, text: str, quote: str):
-        self._text = text
+        super().__init__(text)
         self._quote = quote
-        self._at = 0
 
     def read(self) -> Any:
         """Return the value."""
@@ -257,7 +275,7 @@ class _Notes:
         return value
 
     def _value(self, level: int) -> Any:
-        if level > _MOST_LEVELS:
+        if level > MOST_LEVELS:
             raise ValueError("too deep")
         if self._took(self._quote):
             return self._until(self._quote)
@@ -278,17 +296,6 @@ class _Notes:
                 raise ValueError("no comma")
             items.append(read())
         return items
-
-    def _took(self, text: str) -> bool:
-        self._space()
-        if not self._text.startswith(text, self._at):
-            return False
-        self._at += len(text)
-        return True
-
-    def _space(self) -> None:
-        while self._text[self._at : self._at + 1].isspace():
-            self._at += 1
 
     def _until(self, end: str) -> str:
         at = self._text.find(end, self._at)
