@@ -13,7 +13,7 @@ import os
 import struct
 import tempfile
 import time
-from typing import Sequence
+from typing import Iterator, Sequence, Tuple
 
 _SEAT = struct.Struct("=dq")  # the end of the lease, in seconds by time.monotonic(), and the number of threads
 _LINGER = 0.1  # seconds; whoever has just computed is likely to go on: a client reads its answer, and asks again
@@ -30,26 +30,38 @@ class Board:
             raise ValueError("%s has %d seats: there is no seat %d" % (path, self._seats, seat))
         self._seat = seat
         self._threads = threads
+        self._computes = False
         self._write(0.0)
 
     def compute(self, seconds: float) -> None:
         """Take a lease: this backend computes now, for so many seconds at most."""
+        self._computes = True
         self._write(time.monotonic() + seconds + _LINGER)
 
     def rest(self) -> None:
-        """Let the lease end: this backend has nothing to compute."""
-        self._write(time.monotonic() + _LINGER)
+        """Let the lease end: this backend has nothing to compute. An idle one may say so as often as it likes.
+
+        It ends at once where nobody else computes: then one client asks, and its next request may come to another one.
+        """
+        if self._computes:
+            self._computes = False
+            now = time.monotonic()
+            alone = all(until < now for until, _ in self._others())
+            self._write(now if alone else now + _LINGER)
 
     def lent(self) -> int:
         """Return how many threads the backends have that do not compute now."""
         now = time.monotonic()
-        seats = (_SEAT.unpack_from(self._map, seat * _SEAT.size) for seat in range(self._seats) if seat != self._seat)
-        return sum(threads for until, threads in seats if until < now)
+        return sum(threads for until, threads in self._others() if until < now)
 
     def close(self) -> None:
         """Leave the file; the cores are lent from now on."""
         self._write(0.0)
         self._map.close()
+
+    def _others(self) -> Iterator[Tuple[float, int]]:
+        """Return the end of each other one's lease, and its threads."""
+        return (_SEAT.unpack_from(self._map, seat * _SEAT.size) for seat in range(self._seats) if seat != self._seat)
 
     def _write(self, until: float) -> None:
         _SEAT.pack_into(self._map, self._seat * _SEAT.size, until, self._threads)

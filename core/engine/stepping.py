@@ -67,7 +67,7 @@ class Stepping:
     def step(self) -> None:
         """Plan a batch, evaluate it, and choose each generation's next token."""
         resident = self._running.resident
-        if resident is None:
+        if resident is None or not self._running.scheduler.running:
             return
         self._choose_threads(resident)
         self.expected = resident.slowest_batch
