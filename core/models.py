@@ -63,6 +63,7 @@ class ModelFile:
     context_length: int = 0
     vocabulary: int = 0
     kv_bytes: int = 0
+    heads: int = 0  # of attention, in a layer
     mixed: bool = False  # not every layer keeps each token: `kv_bytes` may be far too much
     sparse: bool = False  # a mixture of experts: a token is computed with some of the weights
     pooling: str = ""  # how it makes embeddings: none (one for each token), mean, cls, last or rank; "": it gives text
@@ -420,6 +421,7 @@ def _model_file(name: str, path: str, size: int, header: _Header) -> ModelFile:
         context_length=_number(values.get(architecture + ".context_length")),
         vocabulary=_number(vocabulary),
         kv_bytes=_kv_bytes(values, architecture),
+        heads=_number(values.get(architecture + ".attention.head_count")),
         mixed=any(key.startswith(tuple(architecture + part for part in _MIXED)) for key in values),
         sparse=_number(values.get(architecture + ".expert_used_count")) > 0,
         pooling=_POOLING.get(_number(values.get(architecture + ".pooling_type")), "none" if embedder else ""),

@@ -53,7 +53,7 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
     cells = _cells(settings, model, slots)
     aside = _cells(settings, model, 1) if slots > 1 and settings.siding != "off" else 0
     rows = context_of(settings, model) if model.embeds and not model.causal else min(settings.batch_size, 512)
-    buffers = rows * BUFFER_BYTES * _widest(model)
+    buffers = rows * BUFFER_BYTES * _widest(model) + (2 if aside else 1) * _scores(settings, model, gpu)
     own, least = PROCESS_BYTES + cells + aside + buffers, 0 if model.mixed or model.embeds else cells
     if settings.no_mmap or settings.mlock:
         return Need(own + model.size, 0, least + model.size)
@@ -101,6 +101,14 @@ def gb(size: Optional[int]) -> str:
 def _cells(settings: Any, model: ModelFile, slots: int) -> int:
     share = (CACHE_TYPES[settings.cache_type_k] + CACHE_TYPES[settings.cache_type_v]) / (2 * CACHE_TYPES["f16"])
     return int(context_of(settings, model) * slots * model.kv_bytes * share)
+
+
+def _scores(settings: Any, model: ModelFile, gpu: bool) -> int:
+    """Return the bytes of attention's scores: where there is no flash attention, they are in memory."""
+    if model.embeds or not settings.plain_attention(gpu):
+        return 0
+    context = context_of(settings, model)
+    return context * settings.rows_at_once(context, gpu) * model.heads * BUFFER_BYTES
 
 
 def _widest(model: ModelFile) -> int:

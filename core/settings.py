@@ -133,6 +133,7 @@ def _seat(text: str) -> str:
 
 
 _LEAST_ROWS = 8
+_SCORES = 1 << 22  # of each head, that are in memory at once: 17 MB; for 128 rows up to a context of 32,768 tokens
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,8 @@ class EngineSettings:
         variables=("LLAMA_ARG_BATCH",),
     )  # fmt: skip
     ubatch_size: int = setting(
-        0, "most tokens computed at once; 0 for --batch-size", "engine", flags=("-ub",), check=between(0, 1 << 16),
-        variables=("LLAMA_ARG_UBATCH",),
+        0, "most tokens computed at once; 0 for --batch-size, or 128 without flash attention", "engine",
+        flags=("-ub",), check=between(0, 1 << 16), variables=("LLAMA_ARG_UBATCH",),
     )  # fmt: skip
     gpu_layers: int = setting(
         -1,
@@ -253,8 +254,8 @@ class EngineSettings:
         variables=("LLAMA_ARG_CACHE_TYPE_V",),
     )
     flash_attn: str = setting(
-        "auto", "flash attention: auto, on or off", "engine", flags=("-fa",), check=one_of("auto", "on", "off"),
-        bare="on", variables=("LLAMA_ARG_FLASH_ATTN",),
+        "auto", "flash attention: on, off, or auto (off on a CPU, where it slows long texts down)", "engine",
+        flags=("-fa",), check=one_of("auto", "on", "off"), bare="on", variables=("LLAMA_ARG_FLASH_ATTN",),
     )  # fmt: skip
     mlock: bool = setting(
         False, "keep the weights in memory: never swap them out", "engine", variables=("LLAMA_ARG_MLOCK",)
@@ -351,6 +352,21 @@ class EngineSettings:
         """The tokens that one slot may hold; 0 for all that the model was trained with."""
         shared = self.share_ctx and not self.kv_unified
         return max(1, self.ctx_size // max(1, self.slots)) if shared and self.ctx_size else self.ctx_size
+
+    def plain_attention(self, gpu: bool) -> bool:
+        """Whether text is made without flash attention. Quantized values need it."""
+        if self.flash_attn == "auto":
+            return not gpu and CACHE_TYPES[self.cache_type_v] >= CACHE_TYPES["f16"]
+        return self.flash_attn == "off"
+
+    def rows_at_once(self, context: int, gpu: bool) -> int:
+        """Return the most rows that are computed at once, in a slot that holds so many tokens (n_ubatch).
+
+        Without flash attention the scores of all of them, for all tokens, are in memory; and more rows are not faster.
+        """
+        if self.ubatch_size or not self.plain_attention(gpu):
+            return min(self.ubatch_size or self.rows, self.rows)
+        return min(self.rows, max(32, min(128, _SCORES // max(context, 1))))
 
     @property
     def stretches(self) -> bool:

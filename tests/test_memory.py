@@ -1,6 +1,7 @@
 """What memory there is, as the kernel tells it, in files that are made up; and what models need of it."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import MODELS
@@ -125,6 +126,15 @@ def test_mapped_weights_are_not_needed_for_oneself(settings):
 @pytest.mark.parametrize("settings", [{"no_mmap": True}, {"mlock": True}])
 def test_weights_that_are_read_or_locked_are_needed_whole(settings):
     assert need(**settings).least > 5 * GB
+
+
+def test_without_flash_attention_the_scores_of_the_main_context_and_the_siding_count():
+    model = replace(BIG, heads=32)
+    scores = 4096 * 128 * 32 * 4
+    assert need(model).own - need(BIG).own == 2 * scores
+    assert need(model, siding="off").own - need(BIG, siding="off").own == scores
+    for settings in ({"flash_attn": "on"}, {"cache_type_v": "q8_0"}):
+        assert need(model, **settings).own == need(BIG, **settings).own
 
 
 def test_what_can_not_be_known_is_not_held_against_a_model():

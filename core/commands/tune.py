@@ -6,7 +6,7 @@
 Few choices matter, and which is right depends on the processor and the model:
 
     weights    repacked for this processor when they are loaded, or as they are in the file (other fast kernels then)
-    attention  llama.cpp's flash attention, or the plain one, with long texts in the cells
+    attention  plain, or llama.cpp's flash attention, with short and with long texts in the cells
     ubatch     how many tokens of a prompt are computed at once
     plan       two backends with half of the cores, which idle ones lend, or one with all of them
 
@@ -71,8 +71,8 @@ class _Load:
 _CLIENTS = ("1 client", "5 clients", "8 clients")
 _QUESTIONS = (
     Question("weights", "safe_mode", (False, True), ("prompt", "1 stream", "8 streams")),
-    Question("attention", "flash_attn", ("auto", "off"), ("deep prompt", "deep streams")),
-    Question("ubatch", "ubatch_size", (0, 128), ("prompt", "deep prompt")),
+    Question("attention", "flash_attn", ("auto", "on"), ("prompt", "1 stream", "deep prompt", "deep streams")),
+    Question("ubatch", "ubatch_size", (0, 512), ("prompt", "deep prompt")),
 )
 
 

@@ -4,7 +4,7 @@ from typing import Dict
 
 
 class Pace:
-    """How many rows of prompts one step may take, so that it stays under a target time while streams are running.
+    """How many rows of prompts a step may take, to last no longer than it should.
 
     Learns from each step: what one without prompts takes, for each number of streams, and what a row of a prompt adds.
     Both forget with a weight of 0.3 for the newest.
@@ -13,24 +13,18 @@ class Pace:
     BLOCK = 16  # rows that llama.cpp's kernels compute together: with AVX-512, 15 rows take longer than 16, 31 than 32
     FLOOR = 8  # rows; fewer say more about a step than about its rows
     START = 32  # rows, before anything is known
-    ALONE = 4  # times the target where no stream waits: only a newcomer would
 
-    def __init__(self, target: float, n_batch: int):
-        self._target = target
+    def __init__(self, n_batch: int):
         self._n_batch = n_batch
         self._streams: Dict[int, float] = {}  # seconds, by how many there are
         self._row = 0.0
 
-    def budget(self, streams: int, share: float = 1.0) -> int:
-        """Return how many rows of prompts the next step may take beside `streams` generating sequences: whole blocks.
+    def budget(self, streams: int, seconds: float) -> int:
+        """Return how many rows of prompts a step of so many seconds may take beside `streams` streams: whole blocks.
 
-        `share` is the part of the target time that they may have.
+        It is a block at least: prompts are taken in, however long the streams take.
         """
-        rows: float = self.START
-        if self._row:
-            alone = self._target * share * self.ALONE
-            seconds = self._target * share - self._seconds(streams) if streams else alone
-            rows = seconds / self._row
+        rows = (seconds - self._seconds(streams)) / self._row if self._row else self.START
         blocks = max(1, min(round(rows / self.BLOCK), self._n_batch // self.BLOCK))
         return blocks * self.BLOCK
 

@@ -257,23 +257,24 @@ class Scheduler:
         return [each for each in self._streams() if each.adapters == self.turn]
 
     def plan(self, prompt_budget: int) -> List[Chunk]:
-        """Return the next batch: every stream's one token, then a row and `prompt_budget` more rows of prompts.
+        """Return the next batch: every stream's one token, then `prompt_budget` rows of prompts, shared evenly.
 
-        llama.cpp computes sequences of unequal lengths in parts of equal ones: a row of each of them, then what is left
-        of the prompts. So it is what follows each one's first row that is counted, and shared evenly.
+        llama.cpp computes sequences of unequal lengths in parts of equal ones: beside streams, a row of each of them,
+        then what is left of the prompts. There it is what follows each prompt's first row that is counted.
         """
         streams = self.streams()
         chunks = [Chunk(each, each.done, each.pending, tuple(each.drafts)) for each in streams]
         prompts = [each for each in self._prompts() if each.adapters == self.turn and not self._goes_aside(each)]
         prompts.sort(key=lambda each: each.pending)
         prompts = prompts[: _power_of_two(len(prompts))]
-        left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks) - len(prompts))
+        first = 1 if streams else 0
+        left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks) - first * len(prompts))
         for position, generation in enumerate(prompts):
             # What a short prompt leaves of its share goes to the longer ones after it.
-            count = min(self._pending(generation), 1 + left // (len(prompts) - position))
+            count = min(self._pending(generation), first + left // (len(prompts) - position))
             if count > 0:
                 chunks.append(Chunk(generation, generation.done, count))
-                left -= count - 1
+                left -= count - first
         return chunks
 
     def _pending(self, generation: Generation) -> int:

@@ -20,6 +20,8 @@ from core.engine.shifting import Shifting
 from core.engine.threads import Threads
 from core.errors import APIError
 
+ALONE = 4  # times the time of a step for which nobody waits
+
 
 class Stepping:
     """Steps what runs on the model that is loaded."""
@@ -82,8 +84,7 @@ class Stepping:
         self._running.scheduler.take_turn()
         self._choosing.guess()
         streams = len(self._running.scheduler.streams())
-        share = 0.5 if resident.siding and resident.siding.generation else 1.0
-        chunks = self._running.scheduler.plan(self._threads.pace.budget(streams, share))
+        chunks = self._running.scheduler.plan(self._threads.pace.budget(streams, self._time(resident, streams)))
         if copy and not chunks:
             # llama.cpp copies cells when it decodes the next time; the siding would take them before that.
             chunks = [Chunk(copy.generation, copy.generation.done, 1)]
@@ -95,6 +96,13 @@ class Stepping:
         started = time.monotonic()
         self._decoding.evaluate(chunks)
         self._observe(len(chunks), streams, rows, time.monotonic() - started)
+
+    def _time(self, resident: Resident, streams: int) -> float:
+        """Return the seconds that the step may take. Where no stream waits, only newcomers do; or who lends threads."""
+        target = self._running.settings.step_target
+        if resident.siding and resident.siding.generation:
+            target *= 0.5
+        return target if streams or self._threads.borrows else target * ALONE
 
     def _choose_threads(self, resident: Resident) -> None:
         count = self._threads.choose()

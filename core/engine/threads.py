@@ -14,6 +14,7 @@ from core.engine.pace import Pace
 from core.hardware import cores
 from core.settings import EngineSettings
 
+PATIENCE = 0.5  # seconds; steps with borrowed threads are planned to take half of it
 _LEASE = 1.0  # seconds; a step rarely takes longer, and a lease is taken for as long as the step should take
 
 
@@ -36,11 +37,17 @@ class Threads:
     def pace(self) -> Pace:
         """What is known of steps with the present number of threads."""
         if self.count not in self._paces:
-            self._paces[self.count] = Pace(self._settings.step_target, self._settings.rows)
+            self._paces[self.count] = Pace(self._settings.rows)
         return self._paces[self.count]
 
     def choose(self) -> int:
-        """Return how many threads the next step gets; it takes its cores from now on."""
+        """Return how many threads the next step gets; it takes its cores from now on.
+
+        Whoever has lent them waits until they are back: their owners' threads and theirs would be more than there are
+        cores, which takes both several times as long as one after the other.
+        """
+        if self._board:
+            self._board.reclaim(_LEASE, PATIENCE)
         most = self._own + (self._board.lent() if self._board else 0)
         if most != self._most:
             self._company.forget()
@@ -49,10 +56,15 @@ class Threads:
         self.begin(0.0)
         return self.count
 
+    @property
+    def borrows(self) -> bool:
+        """Whether some of the threads are others'."""
+        return self.count > self._own
+
     def begin(self, expected: float) -> None:
         """A step begins that should take so many seconds."""
         if self._board:
-            self._board.compute(max(_LEASE, 3 * expected))
+            self._board.compute(max(_LEASE, 3 * expected), self.borrows)
 
     def rest(self) -> None:
         """There is nothing to compute."""

@@ -21,11 +21,14 @@ from core.apis.host import Host
 from core.ask import Ask
 from core.engine.engine import Engine
 from core.engine.generation import Generation
+from core.engine.llama.parameters import context_parameters
 from core.engine.outcome import MOST_UNREAD, Finished
 from core.errors import APIError
 from core.models import ModelFolder
 from core.sampling import Sampling
 from core.settings import EngineSettings
+
+AUTO, OFF, ON = -1, 0, 1  # llama_flash_attn_type
 
 
 @pytest.fixture(scope="module")
@@ -503,6 +506,23 @@ def failure_of(**settings):
 def test_a_lora_adapter_that_does_not_fit_is_named(tmp_path):
     shutil.copy(DEMO.path, tmp_path / "adapter.gguf")
     assert "adapter.gguf does not fit demo.gguf" in failure_of(lora=(str(tmp_path / "adapter.gguf"),))
+
+
+@pytest.mark.parametrize(
+    "settings, attention, rows",
+    [
+        ({}, OFF, 128),
+        ({"ubatch_size": 256}, OFF, 256),
+        ({"ctx_size": 65536}, OFF, 64),
+        ({"cache_type_v": "q8_0"}, AUTO, 512),
+        ({"flash_attn": "on"}, ON, 512),
+        ({"flash_attn": "off", "batch_size": 64}, OFF, 64),
+    ],
+)
+def test_a_cpu_computes_without_flash_attention_and_few_rows_at_once(settings, attention, rows):
+    made = EngineSettings(gpu_layers=0, **settings)
+    params = context_parameters(types.SimpleNamespace(pooling=""), made, made.ctx_size)
+    assert (params.flash_attn_type, params.n_ubatch) == (attention, rows)
 
 
 def test_a_quantized_cache_without_flash_attention_is_refused():

@@ -176,7 +176,7 @@ def test_a_short_prompt_passes_a_long_one():
     scheduler.submit(long)
     scheduler.submit(short)
     step(scheduler, budget=64)
-    assert short.generating and long.done == 46  # what the short one leaves of its share, the long one gets
+    assert short.generating and long.done == 44  # what the short one leaves of its share, the long one gets
 
 
 def test_chunks_cover_every_token_once_and_in_order():
@@ -297,11 +297,11 @@ def test_whoever_waits_for_a_beginning_goes_on_alone_when_it_does_not_come():
     follower = placed(scheduler, list(range(400)) + [1])
     assert scheduler.next_reuse() is None and {chunk.generation for chunk in scheduler.plan(64)} == {leader}
     scheduler.commit(scheduler.plan(64))
-    scheduler.release(leader)  # cancelled after 65 tokens
+    scheduler.release(leader)  # cancelled after 64 tokens
     copy = scheduler.next_reuse()
-    assert (copy.generation, copy.count) == (follower, 65)
-    scheduler.reused(copy, 65)
-    assert scheduler.plan(600)[0].start == 65
+    assert (copy.generation, copy.count) == (follower, 64)
+    scheduler.reused(copy, 64)
+    assert scheduler.plan(600)[0].start == 64
 
 
 def test_a_request_that_wants_no_cache_gets_none():
@@ -353,12 +353,12 @@ def test_after_a_restart_a_stream_goes_on_with_all_its_tokens():
 
 
 def test_the_pace_keeps_a_step_at_its_target_once_it_knows_the_machine():
-    pace = Pace(target=0.25, n_batch=512)
+    pace = Pace(512)
     for _ in range(20):
-        rows = pace.budget(streams=4)
+        rows = pace.budget(4, 0.25)
         pace.observe(4, 0, 0.06)
         pace.observe(4, rows, 0.06 + rows * 0.004)
-    assert pace.budget(streams=4) == 48  # (0.25 - 0.06) / 0.004 = 47.5: three blocks
+    assert pace.budget(4, 0.25) == 48  # (0.25 - 0.06) / 0.004 = 47.5: three blocks
 
 
 @pytest.mark.parametrize("waiting, lengths", [(1, [17]), (2, [9, 9]), (3, [9, 9]), (4, [5, 5, 5, 5]), (7, [5] * 4)])
@@ -372,17 +372,27 @@ def test_what_follows_the_first_row_of_each_prompt_fills_a_block(waiting, length
     assert [chunk.count for chunk in scheduler.plan(Pace.BLOCK)] == [1] + lengths
 
 
-def test_the_pace_takes_more_when_nobody_waits_for_a_token():
-    pace = Pace(target=0.25, n_batch=512)
+def test_the_pace_takes_more_rows_where_there_is_more_time():
+    pace = Pace(512)
     pace.observe(0, 64, 64 * 0.004)
-    assert pace.budget(streams=0) == 256
+    assert (pace.budget(0, 0.25), pace.budget(0, 1.0)) == (64, 256)
+
+
+@pytest.mark.parametrize("waiting, lengths", [(1, [32]), (2, [16, 16]), (4, [8] * 4)])
+def test_where_nothing_streams_the_rows_of_all_prompts_fill_blocks(waiting, lengths):
+    scheduler = Scheduler(8, 512)
+    for _ in range(waiting):
+        scheduler.submit(prompt(500))
+    admit(scheduler)
+    scheduler.take_turn()
+    assert [chunk.count for chunk in scheduler.plan(2 * Pace.BLOCK)] == lengths
 
 
 def test_the_pace_never_stops_taking_prompts_in():
-    pace = Pace(target=0.25, n_batch=512)
+    pace = Pace(512)
     pace.observe(4, 0, 0.4)  # the streams alone are over the target
     pace.observe(4, 32, 5.0)
-    assert pace.budget(streams=4) == Pace.BLOCK
+    assert pace.budget(4, 0.25) == Pace.BLOCK
 
 
 # ------------------------------------------------------------------------------------------- a slot by its number

@@ -127,7 +127,7 @@ def test_a_program_that_has_to_end_ends_though_no_thread_can_run():
 
 
 def test_what_a_step_should_take_follows_from_its_rows():
-    pace = Pace(0.1, 512)
+    pace = Pace(512)
     assert pace.expect(0, 100) == 0 == pace.expect(4, 0)
     pace.observe(0, 100, 1.0)
     pace.observe(4, 0, 0.2)

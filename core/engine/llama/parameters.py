@@ -5,6 +5,7 @@ from typing import Any
 import llama_cpp
 
 from core.engine.llama.model import Model
+from core.engine.llama.native import uses_gpu
 from core.hardware import cores
 from core.settings import EngineSettings
 
@@ -13,9 +14,11 @@ def context_parameters(model: Model, settings: EngineSettings, n_ctx: int) -> An
     """Return the llama_context_params for a model. `n_ctx` is the tokens that one slot may hold."""
     params = llama_cpp.llama_context_default_params()
     _set_sizes(params, settings, n_ctx)
+    _set_types(params, settings)
     if model.pooling:
         _set_embedding(params, model, n_ctx)
-    _set_types(params, settings)
+    elif settings.plain_attention(uses_gpu(settings)):
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     _set_rope(params, settings)
     return params
 
@@ -23,7 +26,7 @@ def context_parameters(model: Model, settings: EngineSettings, n_ctx: int) -> An
 def _set_sizes(params: Any, settings: EngineSettings, n_ctx: int) -> None:
     params.n_ctx = n_ctx * settings.slots
     params.n_batch = settings.rows
-    params.n_ubatch = min(settings.ubatch_size or params.n_batch, params.n_batch)
+    params.n_ubatch = settings.rows_at_once(n_ctx, uses_gpu(settings))
     params.n_seq_max = settings.slots
     params.n_outputs_max = settings.slots * (
         1 + settings.draft_max
