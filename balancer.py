@@ -32,7 +32,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from core import loops, options, process
+from core import hardware, loops, options, process
 from core.balancing.admin import Admin, is_admin_path
 from core.balancing.adoption import Adoption
 from core.balancing.catalogue import Catalogue
@@ -377,6 +377,8 @@ def main() -> None:
     _prepare_for_many_threads()
     config = activated(options.parse(Config, __doc__, POSITIONAL))
     process.warn_if_open(config)
+    if config.one_core == "on" or (config.one_core == "auto" and not config.tls_cert):
+        hardware.stay_on_one_core(config.port)
     announce = process.Announcer(config.child, ready=("listening",))
     pulse = process.Pulse(announce).start()
     told = threading.Event()  # "listening" was announced: it comes before "up", as a reader of both expects

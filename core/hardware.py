@@ -3,6 +3,7 @@
 A process may be allowed less than the machine has, as in a container: CPU affinity and Linux' cgroup limits count.
 """
 
+import contextlib
 import math
 import os
 import platform
@@ -27,6 +28,17 @@ def cores() -> int:
     if quota.isdigit() and period.isdigit() and int(period):
         count = min(count, math.ceil(int(quota) / int(period)))
     return max(count, 1)
+
+
+def stay_on_one_core(number: int) -> None:
+    """Let this process, and threads that it starts from now on, run on one of the cores that it may use; Linux only.
+
+    Equal numbers mean the same core, and numbers that follow each other different ones.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0), reverse=True)
+        with contextlib.suppress(OSError):  # a container may forbid it
+            os.sched_setaffinity(0, [allowed[number % len(allowed)]])
 
 
 def processor() -> Processor:
