@@ -14,7 +14,6 @@ A model file that is broken is waited for (core/opening.py). An engine that hang
 
 import contextlib
 import dataclasses
-import json
 import os
 import socket
 import sys
@@ -131,7 +130,6 @@ class Config(
         metavar="URL",
     )
     lazy: bool = setting(False, "load no model before a request names one", "model")
-    probe: bool = setting(False, "print what llama-cpp-python can do here, as JSON, and end", "other")
 
 
 ENGINE_SECONDS = 2.0  # that the engine may take to end: a step, or the rest of one
@@ -382,8 +380,6 @@ def main() -> None:
     process.prepare_terminal()
     descriptors.raise_limit()
     config = options.parse(Config, __doc__, ("models", "host", "port"), foreign=llamaserver.OPTIONS)
-    if config.probe:
-        return _print_probe()
     config = activated(_as_here(config))
     announce = process.Announcer(config.child, ready=("listening",) if config.lazy else ("ready", "waiting"))
     pulse = process.Pulse(announce).start()
@@ -478,13 +474,6 @@ def _require_llama() -> None:
         options.fail(
             "llama-cpp-python can't be used: %s. Install it with: pip install llama-cpp-python" % error, BOOT_FAILURE
         )
-
-
-def _print_probe() -> None:
-    _require_llama()
-    from core.engine.llama.native import build_facts
-
-    print(json.dumps(build_facts()))
 
 
 def _die(message: str, status: int) -> None:

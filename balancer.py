@@ -190,9 +190,9 @@ class Balancer:
         credentials = Credentials(config.backend_key)
         name = secrets.token_hex(8)
         timeout = config.health_timeout
-        probing = Probing(self.pool)
+        self._probing = Probing(self.pool)
         self._health = Health(
-            probing, self._membership, self._client, config.health_interval, timeout, credentials, on_up, name
+            self._probing, self._membership, self._client, config.health_interval, timeout, credentials, on_up, name
         )
         self.loops = [self._health.loop]  # /health tells how they are
         self.loops += [self._discovery.loop] if config.discover else []
@@ -202,7 +202,7 @@ class Balancer:
         self._page = page.Page()
         self.service = server.Service(config, self._routes(), self.relay, keys=config.admin_key, descriptors=2)
         counts = Counts(self.service.metrics, self.pool)
-        self._feed = Feed(self.pool, probing, counts, {"policy": config.policy})
+        self._feed = Feed(self.pool, self._probing, counts, {"policy": config.policy})
         self.loops.append(self._feed.loop)
         self._keeper, self._orphans = connect(config.holder_fd)
         self._forwarder = Forwarder(
@@ -308,6 +308,10 @@ class Balancer:
         if self._health.loop.late():
             raise _not_probed()
         return json_reply({"status": "ok"})
+
+    def expect(self, url: str) -> None:
+        """Probe a backend at once: whoever has started it says that it is ready."""
+        self._probing.expect(url)
 
     def look(self, now: float, paused: bool) -> Dict[str, Any]:
         """Return what a parent is told with each sign of life: how busy this is."""
@@ -419,6 +423,8 @@ def _obey(balancer: Balancer, announce: process.Announcer, facts: Dict[str, Any]
     """Do what the parent says: note what it knows of backends, or drain one, and tell what came of it."""
     if "notes" in facts:
         balancer.pool.note(facts["notes"])
+    elif "ready" in facts:
+        balancer.expect(facts["ready"])
     else:
         announce("backend", n=facts["n"], **balancer.manage(facts["backend"], facts["drain"]))
 

@@ -28,6 +28,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Dict, NoReturn, Sequence
 
+import core
 from core import hardware, memory, options, process, tuned
 from core.balancing.settings import RelaySettings
 from core.http import server
@@ -134,18 +135,22 @@ def _wait_for_model(folder: str, name: str, told: str) -> ModelFile:
 
 
 def _probe_build() -> Dict[str, Any]:
-    """Ask a backend for llama-cpp-python's `version`, and whether it can use a `gpu`. Ends the program without it."""
-    command = [sys.executable, os.path.join(HERE, "backend.py"), "--probe"]
+    """Return llama-cpp-python's `version`, and whether it can use a `gpu`. Ends the program without it."""
+    command, root = [sys.executable, "-m", "core.engine.llama.build"], os.path.dirname(os.path.dirname(core.__file__))
     probe = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=own_environment()
-    )
+        command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=own_environment(),
+    )  # fmt: skip
     try:
         build = json.loads(probe.stdout.decode("utf-8"))
         return {"gpu": build["gpu"], "version": build["version"]}
     except (ValueError, KeyError):
         said = probe.stderr.decode("utf-8", "replace").strip().splitlines()
-        why = said[-1].replace("backend.py: error: ", "") if said else "it ended with status %d" % probe.returncode
-        options.fail("%s; what this machine lacks: python comeapi.py doctor" % why)
+        why = said[-1] if said else "it ended with status %d" % probe.returncode
+        options.fail(
+            "llama-cpp-python can't be used: %s. Install it with: pip install llama-cpp-python; what this machine "
+            "lacks: python comeapi.py doctor" % why
+        )
 
 
 def _check_ports(config: Config, plan: Plan) -> None:

@@ -132,7 +132,7 @@ _REFUSED = """
     -lcd --lookup-cache-dynamic *                  | --draft-max N guesses ahead from the text so far
     --log-prompts-dir *                            | what clients ask is not written to disk
     -cl --cache-list                               | nothing is downloaded here, so nothing is kept
-    --list-devices                                 | --probe tells whether a GPU can be used
+    --list-devices                                 | comeapi.py doctor tells whether a GPU can be used
     --completion-bash                              | --help lists all options
 """
 

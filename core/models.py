@@ -4,13 +4,15 @@ Only headers are read (GGUF specification, versions 2 and 3), without llama_cpp.
 short, is refused with a clear error before native code sees it, and memory can be planned before a model is loaded.
 """
 
+import collections
+import functools
+import itertools
 import mmap
 import os
 import re
 import struct
-import threading
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from core.errors import APIError
 from core.names import plain_name
@@ -114,8 +116,6 @@ class ModelFolder:
 
     def __init__(self, path: str):
         self.path = path
-        self._known: Dict[Tuple[str, int, int], ModelFile] = {}  # (path, size, mtime) -> what its header said
-        self._lock = threading.Lock()  # guards _known
 
     def list(self) -> List[ModelFile]:
         """Return the models in the folder by name. Raises OSError where the folder can't be read."""
@@ -154,11 +154,7 @@ class ModelFolder:
             status = os.stat(path)
         except OSError as error:
             return ModelFile(name, path, 0, problem=str(error))
-        key = (path, status.st_size, status.st_mtime_ns)
-        with self._lock:
-            if key not in self._known:
-                self._known[key] = inspect(path)
-            return self._known[key]
+        return _inspected(path, status.st_size, status.st_mtime_ns)
 
 
 def locate(models: str, model: str) -> Tuple[str, str]:
@@ -197,6 +193,12 @@ def choose(path: str, name: str) -> ModelFile:
         problems = "; ".join("%s: %s" % (each.name, each.problem) for each in every)
         raise BrokenModel("the models folder %s holds no usable model: %s" % (path, problems))
     return chosen
+
+
+@functools.lru_cache(maxsize=4096)
+def _inspected(path: str, size: int, mtime: int) -> ModelFile:
+    """Return what the header of a file says that has this size and age: it is read once."""
+    return inspect(path)
 
 
 def inspect(path: str) -> ModelFile:
@@ -303,16 +305,15 @@ class _Vocabulary:
 
     def controls(self) -> Tuple[str, ...]:
         """Return the texts of control tokens, of unknown ones, and of those that llama.cpp knows by their names."""
-        found = self._of(self.UNKNOWN, self.CONTROL) + [text for text in self._texts if text in _CONTROL_NAMES]
-        return _decoded(found)
+        return _decoded(self._of(self.UNKNOWN, self.CONTROL) + sorted(_CONTROL_NAMES.intersection(self._texts)))
 
     def stubborn(self) -> Tuple[str, ...]:
         """Return the texts of tokens that look like a role's, and that llama.cpp finds in any text."""
         found = [text for text in self._of(self.USER_DEFINED) if _ROLE.fullmatch(text)]
-        return _decoded(found + [text for text in self._texts if text in _USER_NAMES])
+        return _decoded(found + sorted(_USER_NAMES.intersection(self._texts)))
 
     def _of(self, *types: int) -> List[bytes]:
-        return [text for text, type in zip(self._texts, self._types) if type in types]
+        return list(itertools.compress(self._texts, map(frozenset(types).__contains__, self._types)))
 
 
 def _decoded(texts: List[bytes]) -> Tuple[str, ...]:
@@ -378,7 +379,7 @@ class _Cursor:
         if kind not in wanted:
             return ()
         if kind == _STRING:
-            return [self._bytes(self.scalar("Q")) for _ in range(count)]
+            return [self._data[start : min(end, start + _MAX_NAME)] for start, end in self._texts(count)]
         return struct.unpack_from("<%d%s" % (count, _SCALARS[kind]), self._data, self.at)
 
     def _array(self, kind: int, count: int) -> Any:
@@ -387,12 +388,22 @@ class _Cursor:
             self._bytes(count * struct.calcsize(_SCALARS[kind]), keep=False)
             return count
         if kind == _STRING:
-            for _ in range(count):
-                self._bytes(self.scalar("Q"), keep=False)
+            collections.deque(self._texts(count), maxlen=0)
             return count
         if kind == _ARRAY or count > len(self._data):
             raise BadModel("its header holds an array that no model has")
         return [self.value(kind) for _ in range(count)]
+
+    def _texts(self, count: int) -> Iterator[Tuple[int, int]]:
+        """Pass over an array of texts; yield where each begins and ends. A vocabulary has hundreds of thousands."""
+        data, at, length = self._data, self.at, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            start = at + 8
+            at = start + length(data, at)[0]
+            yield start, at
+        if at > len(data):
+            raise IndexError("past the end")
+        self.at = at
 
     def _bytes(self, count: int, keep: bool = True) -> bytes:
         start, self.at = self.at, self.at + count

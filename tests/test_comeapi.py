@@ -315,9 +315,6 @@ def say(**facts):
     print(json.dumps(facts), flush=True)
 def option(name):
     return [each for each in arguments if each.startswith(name + "=")][0][len(name) + 1:]
-if "--probe" in arguments:
-    say(gpu=False, version="0")
-    sys.exit(0)
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)

@@ -77,6 +77,14 @@ class Probing:
                 self.pool.probe_due.notify_all()
             self._watched_until = self.pool.clock() + seconds
 
+    def expect(self, url: str) -> None:
+        """Probe a backend at once: it is said to be ready."""
+        with self.pool.lock:
+            for backend in self.pool.backends:
+                if backend.url == url and not backend.vitals.up:
+                    backend.next_probe = self.pool.clock()
+                    self.pool.probe_due.notify_all()
+
     def wake(self) -> None:
         """Let due() return at once."""
         with self.pool.lock:

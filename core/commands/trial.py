@@ -70,9 +70,10 @@ def _steps(out: bytes) -> Dict[str, Dict[str, Any]]:
 def _try(model: str, safe: bool) -> None:
     """Take the steps. Imports llama_cpp: only in a process of its own."""
     from core.engine.llama.batch import Run
+    from core.engine.llama.build import build_facts
     from core.engine.llama.context import Context
     from core.engine.llama.model import Model
-    from core.engine.llama.native import build_facts, quantize
+    from core.engine.llama.native import quantize
     from core.models import inspect
     from core.settings import EngineSettings
 

@@ -205,9 +205,9 @@ def score(seen: Sequence[Figures], names: Sequence[str]) -> float:
 
 def _measure(model: ModelFile, settings: Dict[str, Any]) -> Dict[str, Any]:
     """Measure tokens per second with some settings. Imports llama_cpp."""
+    from core.engine.llama.build import build_facts
     from core.engine.llama.context import Context
     from core.engine.llama.model import Model
-    from core.engine.llama.native import build_facts
     from core.settings import EngineSettings
 
     wanted = settings.pop("figures")

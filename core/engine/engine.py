@@ -26,8 +26,9 @@ from core.engine.admission import make_ready
 from core.engine.aside import Aside
 from core.engine.generation import Generation
 from core.engine.keeping import Keeping, SlotTask
+from core.engine.llama.build import build_facts
 from core.engine.llama.model import Model
-from core.engine.llama.native import build_facts, uses_gpu
+from core.engine.llama.native import uses_gpu
 from core.engine.loading import Loading
 from core.engine.running import Running
 from core.engine.sampler import biases_of

@@ -204,6 +204,7 @@ class Supervisor:
         child.loading, child.settled = "", True
         child.ready_at = child.ready_at or time.monotonic()
         self._ladders.ready(child)
+        self._balancer.tell({"ready": child.url})  # else it would find out at its next probe, seconds later
         self._console.say("🟢 %s: %s (PID %d) %s" % (child.name, child.url, child.pid, loaded(facts)))
 
     def _on_backend(self, child: Child, facts: Dict[str, Any]) -> None:

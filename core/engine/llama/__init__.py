@@ -1,6 +1,7 @@
 """What the project uses of llama.cpp, as objects. Only these files import llama_cpp. In reading order:
 
-    native.py        the library itself: what it was built for, its start, its log
+    build.py         what the library was built for
+    native.py        the library itself: its start, its log
     model.py         Model: one GGUF file's weights and vocabulary      (llama_model, llama_vocab)
     batch.py         Run, Batch: rows for one decode                    (llama_batch)
     parameters.py    what the settings say of a context                 (llama_context_params)

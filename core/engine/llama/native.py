@@ -1,10 +1,10 @@
-"""llama.cpp as a library: what it was built for, its start in this process, its log; and quantizing a file with it."""
+"""llama.cpp as a library: its start in this process, its log; whether it uses a GPU; quantizing a file with it."""
 
 import collections
 import ctypes
 import logging
 import os
-from typing import Any, Deque, Dict, Optional
+from typing import Any, Deque, Optional
 
 import llama_cpp
 
@@ -13,18 +13,6 @@ from core.hardware import cores
 from core.settings import EngineSettings
 
 log = logging.getLogger("comeapi.llama")
-
-
-def build_facts() -> Dict[str, Any]:
-    """Return llama-cpp-python's version, whether its build can use a GPU, and what else it was built for.
-
-    llama_supports_gpu_offload; `features` is llama_print_system_info: "CPU : AVX2 = 1 | … | OPENMP = 1 |".
-    """
-    return {
-        "gpu": bool(llama_cpp.llama_supports_gpu_offload()),
-        "version": llama_cpp.__version__,
-        "features": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
-    }
 
 
 def quantize(source: str, target: str) -> None:
