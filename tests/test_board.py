@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 
 import pytest
 from conftest import PATIENCE, wait_until
@@ -28,6 +29,41 @@ def test_those_who_do_not_compute_lend_all_their_threads(path):
 def test_a_lease_ends_by_itself(path):
     first, second = Board(path, 0, 2), Board(path, 1, 3)
     second.compute(0.01)
+    wait_until(lambda: first.lent() == 4)
+
+
+def test_whoever_begins_waits_for_those_who_compute_with_its_threads(path):
+    first, second = Board(path, 0, 2), Board(path, 1, 3)
+    first.compute(PATIENCE, borrows=True)
+    waiting = threading.Thread(target=second.reclaim, args=(PATIENCE, PATIENCE))
+    waiting.start()
+    wait_until(lambda: first.lent() == 1)  # its lease is there: nobody takes its threads from now on
+    assert waiting.is_alive()
+    first.compute(PATIENCE)
+    waiting.join(PATIENCE / 2)
+    assert not waiting.is_alive()
+    second.reclaim(PATIENCE, PATIENCE)  # it computes already: it waits for nobody
+    first.compute(PATIENCE, borrows=True)
+    second.reclaim(PATIENCE, PATIENCE)
+
+
+@pytest.mark.parametrize("lease, patience", [(0.01, PATIENCE), (PATIENCE, 0.01)])
+def test_nobody_waits_longer_than_the_lease_or_its_own_patience(path, lease, patience):
+    first, second = Board(path, 0, 2), Board(path, 1, 3)
+    first.compute(lease, borrows=True)
+    second.reclaim(PATIENCE, patience)
+    assert first.lent() == 1
+
+
+def test_the_only_one_that_computes_lends_its_threads_as_soon_as_it_rests(path):
+    first, second = Board(path, 0, 2), Board(path, 1, 3)
+    second.compute(PATIENCE)
+    second.rest()
+    assert first.lent() == 4
+    first.compute(PATIENCE)
+    second.compute(PATIENCE)
+    second.rest()
+    assert first.lent() == 1  # its client may ask again at once
     wait_until(lambda: first.lent() == 4)
 
 

@@ -22,6 +22,17 @@ def test_a_backend_is_not_probed_twice_at_once():
     assert pool.probing.due(0) == []
 
 
+def test_a_backend_that_is_said_to_be_ready_is_probed_at_once_unless_it_is_up():
+    pool = pool_of(2, clock=Clock())
+    up, down = pool.backends
+    fall(pool, down)
+    assert pool.probing.due(0) == []
+    for backend in (up, down):
+        pool.probing.expect(backend.url)
+    pool.probing.expect("http://nobody:1")
+    assert pool.probing.due(0) == [down]
+
+
 def test_a_probe_that_times_out_while_streams_flow_counts_as_busy():
     clock = Clock()
     pool = pool_of(1, clock=clock)

@@ -1,10 +1,13 @@
 """How many threads a step gets: those that others lend, and fewer where other processes want the cores."""
 
 import os
+import threading
 
 import pytest
+from conftest import PATIENCE, wait_until
 from engines import launch, run
 
+import core.engine.threads
 from core.board import Board, make_board
 from core.engine.company import FIRST_PERIOD, LONGEST_PERIOD, Company, Step
 from core.engine.threads import Threads
@@ -105,6 +108,21 @@ def test_an_engine_takes_the_threads_that_idle_backends_lend_and_gives_them_back
     assert threads.choose() == 1
     threads.close()
     assert other.lent() == 1
+
+
+def test_an_engine_that_begins_waits_until_its_threads_are_back(board, monkeypatch):
+    monkeypatch.setattr(core.engine.threads, "PATIENCE", PATIENCE)
+    settings = [EngineSettings(threads=number + 1, board="%s:%d" % (board, number)) for number in range(2)]
+    first, second = map(Threads, settings)
+    assert first.choose() == 3 and first.borrows
+    counts = []
+    beginning = threading.Thread(target=lambda: counts.append(second.choose()))
+    beginning.start()
+    wait_until(lambda: first._board.lent() == 0)
+    assert not counts
+    assert first.choose() == 1 and not first.borrows  # its next step
+    beginning.join(PATIENCE)
+    assert counts == [2]
 
 
 def test_answers_are_the_same_with_threads_that_are_lent(board, monkeypatch):
