@@ -391,6 +391,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         options.fail("--chat-template: %s" % error, BOOT_FAILURE)
     pulse.look = backend.look
+    reasons = process.reasons_to_stop()
     try:
         backend.start(None if config.lazy else lambda: choose(config.models, config.model))
     except OSError as error:
@@ -398,7 +399,7 @@ def main() -> None:
             "can't listen on %s port %d: %s" % (config.host, config.port, error.strerror or error), BOOT_FAILURE
         )
     registrars = _register(config, backend)
-    why = process.wait_for_stop(config.child)
+    why = process.wait_for_stop(reasons, config.child)
     process.end_within(config.drain_grace + config.drain_timeout + process.STOP_SECONDS)
     grace = process.announce_stop(announce, config, why, backend.service.leaving.is_watched())
     take_leave(registrars)

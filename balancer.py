@@ -401,6 +401,7 @@ def main() -> None:
         balancer.reload()
     except (OSError, ValueError) as error:
         options.fail("the backends file %s can't be read: %s" % (config.backends_file, error), 2)
+    reasons = process.reasons_to_stop()
     try:
         balancer.start()
     except OSError as error:
@@ -412,7 +413,7 @@ def main() -> None:
         pid=os.getpid(),
     )
     told.set()
-    why = process.wait_for_stop(config.child, lambda facts: _obey(balancer, announce, facts))
+    why = process.wait_for_stop(reasons, config.child, lambda facts: _obey(balancer, announce, facts))
     grace = process.announce_stop(announce, config, why, balancer.service.leaving.is_watched())
     cut = balancer.stop(grace=grace)
     if cut:

@@ -136,13 +136,20 @@ class Pulse:
             time.sleep(PULSE_SECONDS)
 
 
-def wait_for_stop(child: bool, told: Callable[[Dict[str, Any]], None] = lambda facts: None) -> str:
+def reasons_to_stop() -> "queue.SimpleQueue[str]":
+    """Return where wait_for_stop() finds the signals that ask to stop. Call it before anything is served."""
+    reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
+    on_signals(lambda number: reasons.put(signal.Signals(number).name))
+    return reasons
+
+
+def wait_for_stop(
+    reasons: "queue.SimpleQueue[str]", child: bool, told: Callable[[Dict[str, Any]], None] = lambda facts: None
+) -> str:
     """Block until there is a reason to stop, and return it. A second signal ends the process at once.
 
     `told` is called with what a parent tells a child, in a thread of its own.
     """
-    reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
-    on_signals(lambda number: reasons.put(signal.Signals(number).name))
     if child:
         threading.Thread(target=_watch_parent, args=(reasons, told), daemon=True).start()
     reason = next_item(reasons)

@@ -115,3 +115,25 @@ def test_a_program_with_nothing_to_rely_on_says_where_it_is_and_stops_when_asked
     wait_until(lambda: catches(program.pid, signal.SIGINT))
     program.send_signal(signal.SIGINT)
     assert program.wait(PATIENCE) == 0, said
+
+
+STOPPED_AT_ONCE = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+sys.argv = [{program!r}, *{options!r}]
+import {program}
+from core import process
+wait = process.wait_for_stop
+def stopped_before(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return wait(*arguments)
+process.wait_for_stop = stopped_before
+{program}.main()
+"""
+
+
+@pytest.mark.parametrize("program, options", [("balancer", ("--port", "0")), ("backend", ("--port", "0", "--lazy"))])
+def test_a_signal_right_after_the_start_ends_a_program_in_good_order(program, options):
+    code = STOPPED_AT_ONCE.format(root=ROOT, program=program, options=options)
+    done = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, stdout=subprocess.PIPE)
+    assert done.returncode == 0 and b"stopping" in done.stdout
