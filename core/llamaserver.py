@@ -86,8 +86,7 @@ _REFUSED = """
     -mmu --mmproj-url *                            | images and sound are not supported
     --mmproj-auto                                  | images and sound are not supported
     --media-path *                                 | images and sound are not supported
-    -md --model-draft --spec-draft-model *         | draft models are not supported; --draft-max guesses from the text
-    -hfd -hfrd --hf-repo-draft --spec-draft-hf *   | draft models are not supported; --draft-max guesses from the text
+    -hfd -hfrd --hf-repo-draft --spec-draft-hf *   | nothing is downloaded here; name a file with --model-draft
     --spec-type *                                  | --draft-max N guesses ahead from the text so far
     --draft-min --draft-n-min --spec-draft-n-min * | say --draft-max N alone: it says how far guesses go
     --tools *                                      | the server runs no tools: they belong to its client

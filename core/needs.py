@@ -11,6 +11,7 @@ Mapped weights are in neither: the system drops their pages and reads them again
 """
 
 import re
+from dataclasses import replace
 from typing import Any, NamedTuple, Optional
 
 from core.models import ModelFile
@@ -54,7 +55,8 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
     aside = _cells(settings, model, 1) if slots > 1 and settings.siding != "off" else 0
     rows = context_of(settings, model) if model.embeds and not model.causal else min(settings.batch_size, 512)
     buffers = rows * BUFFER_BYTES * _widest(model) + (2 if aside else 1) * _scores(settings, model, gpu)
-    own, least = PROCESS_BYTES + cells + aside + buffers, 0 if model.mixed or model.embeds else cells
+    draft = _draft(settings, slots)
+    own, least = PROCESS_BYTES + cells + aside + buffers + draft, 0 if model.mixed or model.embeds else cells
     if settings.no_mmap or settings.mlock:
         return Need(own + model.size, 0, least + model.size)
     if not model.quantized or settings.safe_mode:
@@ -101,6 +103,14 @@ def gb(size: Optional[int]) -> str:
 def _cells(settings: Any, model: ModelFile, slots: int) -> int:
     share = (CACHE_TYPES[settings.cache_type_k] + CACHE_TYPES[settings.cache_type_v]) / (2 * CACHE_TYPES["f16"])
     return int(context_of(settings, model) * slots * model.kv_bytes * share)
+
+
+def _draft(settings: Any, slots: int) -> int:
+    """Return the bytes that the model takes that guesses ahead, where there is one."""
+    if not settings.model_draft:
+        return 0
+    need = need_of(replace(settings, model_draft="", siding="off"), settings.draft_file, slots, False)
+    return need.own - PROCESS_BYTES
 
 
 def _scores(settings: Any, model: ModelFile, gpu: bool) -> int:

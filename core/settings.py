@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Tuple
 
 from core.bounds import BUDGET_MESSAGE
-from core.models import ModelFile
+from core.models import ModelFile, inspect
 from core.options import between, setting, whole_or
 
 
@@ -124,6 +124,11 @@ def _file(path: str) -> str:
     return path
 
 
+def _whole_path(path: str) -> str:
+    """Return a file's absolute path. Raises ValueError where there is none."""
+    return path and os.path.abspath(_file(path))
+
+
 def _seat(text: str) -> str:
     """Check FILE:N. Raises ValueError."""
     path, _, number = text.rpartition(":")
@@ -133,6 +138,7 @@ def _seat(text: str) -> str:
 
 
 _LEAST_ROWS = 8
+_DRAFTED = 3  # tokens, as in llama.cpp
 _SCORES = 1 << 22  # of each head, that are in memory at once: 17 MB; for 128 rows up to a context of 32,768 tokens
 
 
@@ -231,12 +237,22 @@ class EngineSettings:
     )
     draft_max: int = setting(
         0,
-        "most tokens to guess ahead from the text so far, for answers that repeat their prompt; 0 for none",
+        "most tokens to guess ahead from the text so far, for answers that repeat their prompt; 0 for none, or 3 with "
+        "--model-draft",
         "engine",
         flags=("--draft", "--draft-n", "--spec-draft-n-max"),
         check=between(0, 64),
         variables=("LLAMA_ARG_SPEC_DRAFT_N_MAX",),
     )
+    model_draft: str = setting(
+        "", "a small model with the same vocabulary, that guesses ahead where the text so far gives no guess", "engine",
+        flags=("-md", "--spec-draft-model"), check=_whole_path, metavar="FILE",
+        variables=("LLAMA_ARG_SPEC_DRAFT_MODEL",),
+    )  # fmt: skip
+    draft_p_min: float = setting(
+        0.0, "how likely a guess of --model-draft must be, from 0 to 1", "engine", flags=("--spec-draft-p-min",),
+        check=between(0, 1, float), variables=("LLAMA_ARG_SPEC_DRAFT_P_MIN",),
+    )  # fmt: skip
     cache_type_k: str = setting(
         "f16",
         "type of the cached keys: " + ", ".join(CACHE_TYPES),
@@ -341,6 +357,16 @@ class EngineSettings:
         if not (model.pooling or self.embedding):
             return ""
         return self.pooling if self.pooling != "model" else model.pooling or "none"
+
+    @property
+    def guesses(self) -> int:
+        """How many tokens are guessed ahead at most."""
+        return self.draft_max or (_DRAFTED if self.model_draft else 0)
+
+    @property
+    def draft_file(self) -> ModelFile:
+        """The model that guesses, where there is one."""
+        return inspect(self.model_draft)
 
     @property
     def rows(self) -> int:

@@ -137,6 +137,12 @@ def test_without_flash_attention_the_scores_of_the_main_context_and_the_siding_c
         assert need(model, **settings).own == need(BIG, **settings).own
 
 
+def test_a_draft_model_is_counted():
+    demo = inspect(MODELS + "/demo.gguf")
+    more = need(model_draft=demo.path).own - need().own
+    assert 4 * demo.context_length * demo.kv_bytes < more < 1 * GB
+
+
 def test_what_can_not_be_known_is_not_held_against_a_model():
     mixed = ModelFile("x.gguf", "/x", 4 * GB, quantization="Q6_K", context_length=1 << 20, kv_bytes=10**6, mixed=True)
     assert need(mixed).least == 0 and need(mixed).own > 16 * GB

@@ -10,8 +10,9 @@
     sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
     thought.py       a thought, and its end where it has a budget
     draws.py         chance without a memory              defaults.py      what requests begin with
-    drafting.py      guesses at the next tokens           prompting.py     a prompt's tokens: texts, gaps, pairs
-    llama/           llama.cpp as objects                 tokenizing.py    long texts, in pieces
+    drafting.py      guesses at the next tokens           draftmodel.py    guesses of a small model
+    prompting.py     tokens of texts, gaps and pairs      tokenizing.py    long texts, in pieces
+    llama/           llama.cpp as objects
     pace.py          how much of prompts a step may take  cells.py         a slot's cells as bytes
     tally.py         counts and times                     keeping.py       a slot's cells, out and back in
     statefile.py     the files of them                    threads.py       how many threads a step gets

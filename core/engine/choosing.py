@@ -1,6 +1,6 @@
 """Choosing the next tokens after a decode, and telling them: text, probabilities, the end.
 
-    guess      tokens that may come next, for the next decode to confirm (drafting.py)
+    guess      tokens that may come next, for the next decode to confirm (drafting.py, draftmodel.py)
     extend     rows of logits ── Sampler ──> tokens ── TextOut ──> Pieces, or the end of the generation
 """
 
@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Optional, Union
 
+from core.engine.draftmodel import Wanted
 from core.engine.generation import Generation
 from core.engine.outcome import Piece
 from core.engine.running import Running
@@ -34,17 +35,26 @@ class Choosing:
         self._helpers.shutdown()
 
     def guess(self) -> None:
-        """Guess ahead where few streams are running: then a batch has rows to spare."""
-        running, settings = self._running, self._running.settings
-        streams = running.scheduler.streams()
-        if not running.model.drafts or 2 * len(streams) > settings.slots:
+        """Guess ahead: from the text, where few streams run and a batch has rows to spare; else by a draft model."""
+        resident, streams = self._running.model, self._running.scheduler.streams()
+        if not resident.drafts:
             return
-        most = min(settings.draft_max, settings.rows // settings.slots - 1)
-        n_ctx = running.model.context.n_ctx
-        for generation in streams:
-            left = generation.ask.max_tokens - generation.generated
-            room = min(left, n_ctx - len(generation.tokens)) - 1
-            generation.drafts = generation.lookup.guess(generation.tokens, max(0, min(most, room)))
+        if self._running.settings.draft_max and 2 * len(streams) <= self._running.settings.slots:
+            for generation in streams:
+                generation.drafts = generation.lookup.guess(generation.tokens, self._most(generation))
+        if resident.draft_model:
+            bare = [generation for generation in streams if not generation.drafts]
+            wanted = [Wanted(each.slot, each.tokens, self._most(each)) for each in bare]
+            guesses = resident.draft_model.guess(wanted)
+            for generation in bare:
+                generation.drafts = guesses[generation.slot]
+
+    def _most(self, generation: Generation) -> int:
+        """Return how many tokens may be guessed for a generation."""
+        settings = self._running.settings
+        left = generation.ask.max_tokens - generation.generated
+        room = min(left, self._running.model.context.n_ctx - len(generation.tokens)) - 1
+        return max(0, min(settings.guesses, settings.rows // settings.slots - 1, room))
 
     def extend(self, rows: Dict[Generation, int]) -> None:
         """Choose the next token of each generation from its row of the last decode; guesses' rows follow it."""

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Tuple
 
+from core.engine.draftmodel import DraftModel
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
 from core.engine.llama.model import Model
@@ -32,6 +33,7 @@ class Resident:
     def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
         self.settings = settings
         self.siding: Optional[Siding] = None
+        self.draft_model: Optional[DraftModel] = None
         self.described: Dict[int, Tuple[str, List[int]]] = {}  # tokens' texts and bytes, for all who tell probabilities
         self.slowest_batch = 0.0  # seconds that a full batch may take, judged by the self-test
         self.model = Model(file, settings, progress)
@@ -45,7 +47,17 @@ class Resident:
         except APIError:
             self.close()
             raise
-        self.drafts = settings.draft_max > 0 and self.model.forgets_partly  # whether to guess ahead
+        # Whether to guess ahead
+        self.drafts = settings.guesses > 0 and self.model.forgets_partly and not self.model.pooling
+        self.draft_model = self._load_draft_model() if self.drafts and settings.model_draft else None
+
+    def _load_draft_model(self) -> Optional[DraftModel]:
+        """Return the model that guesses; None where it does not fit: this one may be another than it was given for."""
+        try:
+            return DraftModel(self.settings, self.model)
+        except APIError as error:
+            log.warning("guesses come from the text alone: %s", error.message)
+            return None
 
     def renew_context(self) -> None:
         """Begin with empty cells, in a context of its own. Raises APIError 500 where memory is short."""
@@ -56,6 +68,8 @@ class Resident:
         """Free all of it."""
         if self.siding:
             self.siding.close()
+        if self.draft_model:
+            self.draft_model.close()
         self.context.close()
         self.model.close()
 
@@ -93,7 +107,7 @@ class Resident:
         wanted = settings.siding == "on" or (settings.siding == "auto" and halts_well(settings))
         if not wanted or settings.slots == 1 or not self.model.plain_cells or not self._cells_move():
             return None
-        settings = replace(settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=0, draft_max=0)
+        settings = replace(settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=0, draft_max=0, model_draft="")
         return Siding(Context(self.model, settings))
 
     def _cells_move(self) -> bool:

@@ -109,6 +109,8 @@ class Stepping:
         resident.context.set_threads(count)
         if resident.siding:
             resident.siding.threads = count
+        if resident.draft_model:
+            resident.draft_model.set_threads(count)
         self._running.tally.threads = count
 
     def _reuse(self, reuse: Reuse) -> None:

@@ -2,8 +2,12 @@
 
 import random
 
-from engines import DEMO, GREEDY, STORY, launch, run
+import pytest
+from conftest import in_parallel
+from engines import DEMO, GREEDY, STORY, cells_are_known, launch, run
+from gguf import write_recurrent, write_windowed
 
+import core.engine.draftmodel
 from core.engine.drafting import Lookup
 from core.sampling import Sampling
 
@@ -77,5 +81,100 @@ def test_many_streams_are_not_guessed_for():
     try:
         run(engine, model=DEMO, prompt=REPEATING, max_tokens=30)
         assert engine.tally.counts["drafts"] == 0
+    finally:
+        engine.stop()
+
+
+# ------------------------------------------------------------------------------------------- a small model's guesses
+
+
+@pytest.mark.parametrize("settings", [{}, {"draft_max": 8}, {"draft_p_min": 0.9}, {"slots": 1}], ids=str)
+def test_a_draft_model_changes_no_answer_and_saves_steps(settings):
+    plain, guessing = launch(), launch(model_draft=DEMO.path, **settings)
+    try:
+        for prompt in (REPEATING, STORY):
+            for sampling in (GREEDY, Sampling(temperature=0.7, seed=11), Sampling(temperature=1.5, seed=2), CHORUS):
+                expected = run(plain, prompt=prompt, max_tokens=60, sampling=sampling)
+                answer = run(guessing, prompt=prompt, max_tokens=60, sampling=sampling)
+                assert answer[:2] == expected[:2] and answer[2].reason == expected[2].reason
+        counts = guessing.tally.counts
+        assert 0 < counts["drafts_accepted"] <= counts["drafts"]
+        assert counts["steps"] + counts["drafts_accepted"] == plain.tally.counts["steps"]
+        assert cells_are_known(guessing)
+    finally:
+        plain.stop()
+        guessing.stop()
+
+
+def test_the_model_itself_guesses_what_it_says():
+    engine = launch(model_draft=DEMO.path)
+    try:
+        run(engine, max_tokens=60)
+        assert engine.tally.counts["drafts_accepted"] == engine.tally.counts["drafts"] > 30
+    finally:
+        engine.stop()
+
+
+def test_streams_side_by_side_are_guessed_for_together_and_long_texts_when_they_are_read(monkeypatch):
+    monkeypatch.setattr(core.engine.draftmodel, "_CATCH_UP", 16)
+    plain, guessing = launch(), launch(model_draft=DEMO.path)
+    prompts = [STORY * (1 + 3 * number) for number in range(4)]
+    try:
+        expected = [run(plain, prompt=prompt, max_tokens=40)[0] for prompt in prompts]
+        assert in_parallel(lambda prompt: run(guessing, prompt=prompt, max_tokens=40)[0], prompts) == expected
+        assert guessing.tally.counts["drafts_accepted"] > 0
+    finally:
+        plain.stop()
+        guessing.stop()
+
+
+def test_guesses_of_another_model_that_are_mostly_wrong_change_no_answer(tmp_path):
+    wrong = str(tmp_path / "wrong.gguf")
+    write_windowed(wrong)
+    plain, guessing = launch(), launch(model_draft=wrong)
+    try:
+        assert run(guessing, max_tokens=60)[:2] == run(plain, max_tokens=60)[:2]
+        counts = guessing.tally.counts
+        assert counts["drafts_accepted"] < counts["drafts"] / 2 and cells_are_known(guessing)
+    finally:
+        plain.stop()
+        guessing.stop()
+
+
+def write_stranger(path):
+    """Write the demo model with another text for one of its tokens."""
+    with open(DEMO.path, "rb") as file:
+        data = file.read()
+    at = data.index(b"ing", data.index(b"tokenizer.ggml.tokens"))
+    path.write_bytes(data[:at] + b"gni" + data[at + 3 :])
+
+
+@pytest.mark.parametrize(
+    "write, why",
+    [
+        (write_stranger, "its vocabulary is another one"),
+        (lambda path: write_recurrent(str(path)), "its cells can't be given up one by one"),
+        (lambda path: path.write_bytes(b"GGUF"), "can't be loaded"),
+    ],
+    ids=["another vocabulary", "one state", "no model"],
+)
+def test_a_model_that_can_not_guess_is_named_and_the_other_one_works_without(tmp_path, caplog, write, why):
+    write(tmp_path / "strange.gguf")
+    engine = launch(model_draft=str(tmp_path / "strange.gguf"))
+    try:
+        assert run(engine, max_tokens=10)[2].completion_tokens == 10
+        assert engine.tally.counts["drafts"] == 0
+        assert "strange.gguf" in caplog.text and why in caplog.text
+    finally:
+        engine.stop()
+
+
+def test_a_draft_model_that_breaks_costs_no_answer(monkeypatch):
+    engine = launch(model_draft=DEMO.path)
+    try:
+        expected = run(engine, max_tokens=20)[0]
+        draft = engine._running.resident.draft_model
+        monkeypatch.setattr(draft._context, "decode", lambda runs: (1, []))
+        assert run(engine, max_tokens=20)[0] == expected
     finally:
         engine.stop()
