@@ -16,8 +16,9 @@ import tempfile
 import time
 from typing import Iterator, Sequence, Tuple
 
-# The end of the lease, in seconds by time.monotonic(); the number of threads; whether it computes with others' threads
-_SEAT = struct.Struct("=dq?")
+# The end of the lease, in seconds by time.monotonic(); the number of threads; whether it computes with others' threads.
+# Its size is that of earlier versions: a backend that is upgraded reads the file that comeapi.py has made before.
+_SEAT = struct.Struct("=di?3x")
 _LINGER = 0.1  # seconds; whoever has just computed is likely to go on: a client reads its answer, and asks again
 _LOOK = 0.001  # seconds between two looks whether threads are back
 

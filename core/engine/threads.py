@@ -43,8 +43,8 @@ class Threads:
     def choose(self) -> int:
         """Return how many threads the next step gets; it takes its cores from now on.
 
-        Whoever has lent them waits until they are back: their owners' threads and theirs would be more than there are
-        cores, which takes both several times as long as one after the other.
+        If it has lent its own, it waits for the step that they are in, PATIENCE at most: with more threads than there
+        are cores, both steps take several times as long as one after the other.
         """
         if self._board:
             self._board.reclaim(_LEASE, PATIENCE)
