@@ -382,7 +382,7 @@ def main() -> None:
     config = activated(options.parse(Config, __doc__, POSITIONAL))
     process.warn_if_open(config)
     if config.one_core == "on" or (config.one_core == "auto" and not config.tls_cert):
-        hardware.stay_on_one_core(config.port)
+        hardware.stay_on_one_core(config.port or os.getpid())
     announce = process.Announcer(config.child, ready=("listening",))
     pulse = process.Pulse(announce).start()
     told = threading.Event()  # "listening" was announced: it comes before "up", as a reader of both expects
