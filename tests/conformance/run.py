@@ -36,6 +36,7 @@ WORKERS = 2
 FIRST_PORT = int(os.environ.get("PORT", "28090"))
 THEIR_WAY = {  # options that give llama-server's meaning
     "COMEAPI_SHARE_CTX": "1",
+    "COMEAPI_FLASH_ATTN": "on",
     "COMEAPI_DRAW": "llama.cpp",
     "COMEAPI_CORS_ORIGIN": "*",
     "COMEAPI_DRAIN_TIMEOUT": "1",  # their tests wait 5 s for a server's end
