@@ -1,5 +1,6 @@
 """Whether a backend has died under a request, and what that says of the request (quarantine.py)."""
 
+import time
 from typing import AbstractSet, Callable
 
 from core.balancing.counting import Counts
@@ -7,6 +8,8 @@ from core.balancing.credentials import Credentials
 from core.balancing.errand import Visit
 from core.balancing.quarantine import Quarantine, has_died, killed
 from core.http.client import Client
+
+_MOMENT = 0.2  # seconds
 
 
 class Deaths:
@@ -43,6 +46,8 @@ class Deaths:
         if not has_died(self._client, backend.url, self._credentials.own(backend.spec), ticket.life):
             return False
         self._count.deaths.inc("alone" if ticket.alone else "beside others")
+        if ticket.alone:
+            time.sleep(_MOMENT)  # where somebody ends all backends, the others' loss may be noted after this one's
         if self._quarantine.died(errand.fingerprint(self._quarantine), bool(ticket.alone), backend, self._lost()):
             raise killed("It may be what ends them; if so, it would end all others.")
         return True
