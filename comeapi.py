@@ -28,7 +28,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Dict, NoReturn, Sequence
 
-import core
 from core import hardware, memory, options, process, tuned
 from core.balancing.settings import RelaySettings
 from core.http import server
@@ -38,7 +37,7 @@ from core.notify import Notifier
 from core.opening import attempts
 from core.options import between, setting
 from core.settings import CarrySettings, ChatSettings, EngineSettings, FolderSettings, ResponseSettings
-from core.system.launch import own_environment
+from core.system.launch import ROOT, own_environment
 from core.system.plan import Plan, make_plan
 from core.system.supervisor import Supervisor
 
@@ -136,9 +135,9 @@ def _wait_for_model(folder: str, name: str, told: str) -> ModelFile:
 
 def _probe_build() -> Dict[str, Any]:
     """Return llama-cpp-python's `version`, and whether it can use a `gpu`. Ends the program without it."""
-    command, root = [sys.executable, "-m", "core.engine.llama.build"], os.path.dirname(os.path.dirname(core.__file__))
+    command = [sys.executable, "-m", "core.engine.llama.build"]
     probe = subprocess.run(
-        command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=own_environment(),
     )  # fmt: skip
     try:

@@ -35,10 +35,11 @@ from typing import Dict, Iterator, List, Tuple
 from core import hardware, options
 from core.commands.driving import Row, Stream, ask, drive
 from core.commands.plot import Bar, chart
-from core.commands.serving import ROOT, Service, advice, chosen, peer_served, served
+from core.commands.serving import Service, advice, chosen, peer_served, served
 from core.models import ModelFile
 from core.options import between, setting
 from core.settings import FolderSettings
+from core.system.launch import ROOT
 
 
 def _counts(text: str) -> str:

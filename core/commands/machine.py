@@ -5,10 +5,11 @@ import shutil
 import socket
 from typing import Dict, List, Optional
 
-from core.commands.trial import ROOT, Trial, trial
+from core.commands.trial import Trial, trial
 from core.http.client import Client
 from core.http.failures import Broken, Slow, TooLarge, Unreachable
 from core.http.messages import http_url, local_host
+from core.system.launch import ROOT
 
 _COMPILERS = ("c++", "g++", "clang++", "cl")
 

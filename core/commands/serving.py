@@ -24,8 +24,7 @@ from core.commands.driving import ask, numbers
 from core.http.client import Client
 from core.http.failures import Broken, Slow, Unreachable
 from core.models import BadModel, ModelFile, choose, locate
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from core.system.launch import ROOT
 
 
 @dataclass

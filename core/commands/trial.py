@@ -18,9 +18,8 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
-from core.system.launch import own_environment
+from core.system.launch import ROOT, own_environment
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SECONDS = 60.0
 _PROMPT = range(300, 332)  # any tokens
 

@@ -98,7 +98,7 @@ class Stepping:
         self._observe(len(chunks), streams, rows, time.monotonic() - started)
 
     def _time(self, resident: Resident, streams: int) -> float:
-        """Return the seconds that the step may take. Where no stream waits, only newcomers do; or who lends threads."""
+        """Return the seconds that the step may take: more where no stream and no owner of its threads waits."""
         target = self._running.settings.step_target
         if resident.siding and resident.siding.generation:
             target *= 0.5

@@ -3,6 +3,7 @@
     Launch(config, plan, programs).backend(index)     one backend's Command
     Launch(config, plan, programs).balancer(numbers)  the balancer's, with the descriptors that it inherits
     own_environment()                                 this process' environment, without options of ours
+    ROOT                                              where `python -m core.…` is started
 
 Keys go by the environment, since a command line would show them to every user of the machine.
 """
@@ -33,6 +34,9 @@ _BALANCER_OPTIONS = [each.name for each in dataclasses.fields(RelaySettings)] + 
     each.name for each in dataclasses.fields(server.ServerConfig) if each.name not in _OWN_OPTIONS
 ]
 _CARRY_SECRET = options.PREFIX + "CARRY_SECRET"
+
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the folder that core/ is in
 
 
 class Command(NamedTuple):
