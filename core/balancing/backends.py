@@ -52,6 +52,7 @@ class Backend:
         self.listed: Set[str] = set()  # their names as it spells them
         self.life: object = None  # changes when its process starts again
         self.restarts = 0  # how often it has come back as another process
+        self.ended = float("-inf")  # when its last process was lost, or, where nobody noticed, the next one was seen
         self.figures = Figures()
         self.carries = False  # it can go on with an answer that another one has begun
         self.stalled = False  # it says that its engine does not go on now
@@ -160,7 +161,10 @@ class Backend:
         if life is None:
             self.life = self.life or object()
             return
-        self.restarts += self._told_life not in (None, life)
+        if self._told_life not in (None, life):
+            self.restarts += 1
+            noticed = self.vitals.down_since > self.ended
+            self.ended = self.vitals.down_since if noticed else self._clock()
         self.life = self._told_life = life
 
     def note_told(self, told: Optional[Told], refused: bool = False) -> None:

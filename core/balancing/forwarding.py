@@ -80,7 +80,7 @@ class Forwarder:
         self._keeper = keeper
         self._budget = RetryBudget(config.retry_budget)
         self._quarantine = Quarantine()
-        self._deaths = Deaths(client, credentials, self._quarantine, count, pool.lost)
+        self._deaths = Deaths(client, credentials, self._quarantine, count, pool)
         self._courier = Courier(config, pool, client, credentials, self._deaths, count, carry_secret, name)
         self._admission = Admission(config, pool, self._quarantine, count, draining)
 

@@ -184,10 +184,14 @@ class Pool(Roster):
         return self.clock() - self._others_at < SHARED_SECONDS
 
     def failed(self, backend: Backend, why: str, lost: bool = True) -> None:
-        """A request did not get through. Where its connection was `lost`, the backend is suspect and probed at once."""
+        """A request did not get through. Where its connection was `lost`, the backend is suspect and probed at once.
+
+        Once is enough: the next probes come when it may be back, and not as often as requests were lost with it.
+        """
         with self.lock:
+            was_up = backend.vitals.up
             self._count_failure(backend, why, lost)
-            if lost:
+            if lost and was_up:
                 self._loners.place()
                 backend.next_probe = 0.0
                 self.probe_due.notify_all()

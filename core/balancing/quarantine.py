@@ -4,9 +4,10 @@
                               └─ ran to its end alone ──> forgotten
 
 So a request that ends every process it reaches ends two of them. One that dies alone in the same moment as a backend
-that never had it gets another chance, EXCUSES times: somebody ends them all. The requests that shared the first one
-with it are suspects, too: they run alone, and survive. Fingerprints are remembered, so that an equal request is
-recognized. A stream of which the client has seen a part is not sent again; it is a suspect when the client asks again.
+that did not have it then gets another chance, EXCUSES times: somebody ends them all. The requests that shared the
+first one with it are suspects, too: they run alone, and survive. Fingerprints are remembered, so that an equal request
+is recognized. A stream of which the client has seen a part is not sent again; it is a suspect when the client asks
+again.
 
     Quarantine    suspects and guilty requests, for a while      has_died    whether a backend's process has ended
 
@@ -21,9 +22,10 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import AbstractSet, Any, Callable, Dict, Set
+from typing import AbstractSet, Any, Callable, Dict
 
 from core.balancing.facts import life_of, read_facts
+from core.balancing.roster import MOMENT
 from core.errors import APIError
 from core.http.client import Client
 from core.http.failures import Broken, Slow, TooLarge, Unreachable
@@ -45,7 +47,7 @@ class _Known:
     guilty: bool = False
     until: float = 0.0  # when it is forgotten
     excuses: int = 0  # that it has had
-    places: Set[object] = field(default_factory=set)  # backends that have died under it
+    places: Dict[object, float] = field(default_factory=dict)  # backends that have died under it, and when
 
 
 class Quarantine:
@@ -90,11 +92,13 @@ class Quarantine:
         """
         with self._lock:
             known = self._known.setdefault(fingerprint, _Known())
-            known.places.add(place)
-            excused = alone and known.excuses < EXCUSES and not lost <= known.places
+            now = self._clock()
+            known.places[place] = now
+            under_it = {each for each, moment in known.places.items() if now - moment < MOMENT}
+            excused = alone and known.excuses < EXCUSES and not lost <= under_it
             known.excuses += excused
             known.guilty = known.guilty or (alone and not excused)
-            known.until = self._clock() + self._seconds
+            known.until = now + self._seconds
             self._known.move_to_end(fingerprint)
             while len(self._known) > self._size:
                 self._known.popitem(last=False)

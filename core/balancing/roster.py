@@ -1,7 +1,7 @@
 """The list of all backends under the one lock, and questions about it.
 
     any_up, hopeful              whether a backend is up, or may be soon
-    lost                         those that were up a moment ago
+    lost                         those that ended a moment ago
     describe, everyone, find     the backends themselves
     models, note_models          the models that they have
     knows, is_everywhere         whether one of them has a model, or all of them
@@ -65,10 +65,11 @@ class Roster:
             return any(backend.vitals.seen for backend in self.backends)
 
     def lost(self) -> Set[Backend]:
-        """Return the backends that are not up since a moment ago."""
+        """Return the backends that are not up since a moment ago, or that ended then and are back already."""
         with self.lock:
             since = self.clock() - MOMENT
-            return {each for each in self.backends if not each.vitals.up and each.vitals.down_since >= since}
+            down = {each for each in self.backends if not each.vitals.up and each.vitals.down_since >= since}
+            return down.union(each for each in self.backends if each.ended >= since)
 
     def describe(self) -> List[Dict[str, Any]]:
         """Return what /status says of each backend."""

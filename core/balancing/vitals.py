@@ -143,14 +143,22 @@ class Vitals:
             self._start_slowly(now)
 
     def request_failed(self, now: float, why: str, lost: bool) -> bool:
-        """A request failed. Where its connection was `lost`, the backend is suspect. Returns whether it is ejected."""
-        self._trouble, self._trouble_at, self.troubled = self.trouble(now) + 1.0, now, True
-        self._failures += 1
+        """A request failed. Where its connection was `lost`, the backend is suspect. Returns whether it is ejected.
+
+        What is lost with a backend, or tried at one that is gone, is no failure more: it says nothing of what follows.
+        """
+        gone = lost and self.state not in (UP, LOADING)
         if lost:
             self.why = why
             self._good_probes = 0
-            if self.state in (UP, LOADING):
+            if not gone:
                 self._leave(now, SUSPECT)
+        return not gone and self._counts_against_it(now)
+
+    def _counts_against_it(self, now: float) -> bool:
+        """Count a failure. Returns whether the backend is ejected for it."""
+        self._trouble, self._trouble_at, self.troubled = self.trouble(now) + 1.0, now, True
+        self._failures += 1
         if now < self._ejected_until or not (self.on_trial or self._failures >= EJECT_AFTER):
             return False
         self._ejected_until = now + self._ejection

@@ -13,6 +13,20 @@ def test_a_request_that_was_lost_makes_the_backend_suspect_and_its_probe_due_at_
     assert names(pool, 2) == "11"
 
 
+def test_requests_that_are_lost_together_make_one_probe_due():
+    clock = Clock()
+    pool = pool_of(1, clock=clock)
+    (backend,) = pool.everyone()
+    gone = Report(False, "refused")
+    for _ in range(8):
+        pool.failed(backend, "reset")
+        for due in pool.probing.due(0):
+            pool.probing.probed(due, gone, 30)
+    assert backend.vitals.state == "suspect"
+    clock.now += 1
+    assert pool.probing.due(0) == [backend]  # not later, after backing off
+
+
 def test_a_backend_is_not_probed_twice_at_once():
     clock = Clock()
     pool = pool_of(1, clock=clock)

@@ -79,6 +79,11 @@ def sent(balancer):
     return sum(each["requests"] for each in balancer.status()["backends"])
 
 
+def busy(balancer):
+    """Return the indices of the backends that have a request."""
+    return [index for index, each in enumerate(balancer.status()["backends"]) if each["in_flight"]]
+
+
 def killed(answer):
     return answer.status == 500 and answer.json["error"]["code"] == "backend_killed"
 
@@ -127,6 +132,21 @@ def test_a_stream_that_ends_its_backend_runs_alone_when_it_is_asked_for_again_an
     before = sent(balancer)
     assert killed(call(balancer.url + "/stream", POISON)) and sent(balancer) == before
     wait_until(lambda: deaths(backends) == 2)
+
+
+def test_a_suspect_survives_it_when_all_backends_are_ended_at_once_though_the_others_are_idle(front):
+    balancer, backends = front(3, lives=9)
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(call(balancer.url + "/plain", {"n": 7, "seconds": 1.5})))
+    asking.start()
+    wait_until(lambda: busy(balancer))
+    first = busy(balancer)
+    backends[first[0]].process.kill()
+    wait_until(lambda: busy(balancer) not in ([], first))
+    for backend in backends:
+        backend.process.kill()
+    asking.join()
+    assert (answers[0].status, answers[0].json["echo"]) == (200, 7)
 
 
 def test_deaths_and_refusals_are_counted(front):
@@ -265,6 +285,15 @@ def test_what_died_under_equal_requests_excuses_none_of_them():
     mark = quarantine.fingerprint("POST", "/x", b"{}")
     assert not quarantine.died(mark, False, "a") and not quarantine.died(mark, False, "b")
     assert quarantine.died(mark, True, "c", {"a", "b", "c"})
+
+
+def test_what_died_under_it_long_ago_is_no_reason_why_it_died_now():
+    clock = Clock()
+    quarantine = Quarantine(clock=clock)
+    mark = quarantine.fingerprint("POST", "/x", b"{}")
+    assert not quarantine.died(mark, False, "a")
+    clock.now = 3.0
+    assert not quarantine.died(mark, True, "b", {"a", "b"})
 
 
 def test_a_suspect_that_runs_to_its_end_is_none_any_more():

@@ -100,6 +100,18 @@ def test_five_failures_in_a_row_eject_a_backend_whose_probes_pass():
     assert vitals.up and vitals.out(0) and vitals.out(29.9) and vitals.label(0) == "ejected" and vitals.ejections == 1
 
 
+def test_requests_that_are_lost_together_or_tried_at_one_that_is_gone_are_one_failure():
+    vitals = healthy()
+    for _ in range(EJECT_AFTER):
+        assert not vitals.request_failed(0, "reset", lost=True)
+    vitals.probe_passed(1)
+    assert vitals.up and not vitals.out(1) and vitals.trouble(0) == 1
+    for moment in range(EJECT_AFTER - 2):
+        assert not vitals.request_failed(moment, "reset", lost=True)
+        vitals.probe_passed(moment)
+    assert vitals.request_failed(9, "reset", lost=True)  # it passes its probes, and breaks off again and again
+
+
 def test_after_its_ejection_one_trial_request_decides():
     vitals = ejected()
     assert not vitals.out(30)
