@@ -381,7 +381,7 @@ def main() -> None:
     _prepare_for_many_threads()
     config = activated(options.parse(Config, __doc__, POSITIONAL))
     process.warn_if_open(config)
-    if config.one_core:
+    if config.one_core == "on" or (config.one_core == "auto" and not config.tls_cert):
         hardware.stay_on_one_core(config.port or os.getpid())
     announce = process.Announcer(config.child, ready=("listening",))
     pulse = process.Pulse(announce).start()

@@ -403,11 +403,11 @@ def memory(pid):
     return int(facts["VmRSS"].split()[0]) / 1024, int(facts["Threads"])
 
 
-def keep_on_one_core(pid):
-    """Keep a balancer on one core, as `--one-core` does."""
+def let_it_roam(pid):
+    """Let a balancer run on all cores, as `--one-core off` does."""
     for thread in os.listdir("/proc/%d/task" % pid):
         with contextlib.suppress(ProcessLookupError):  # it has just ended
-            os.sched_setaffinity(int(thread), {0})
+            os.sched_setaffinity(int(thread), os.sched_getaffinity(0))
 
 
 class Setup:
@@ -445,8 +445,8 @@ def measure(which, setup):
         return latency(setup.port, setup.mock_port)
     if which == "rate":
         figures = dict(rate(setup.port), direct_requests_per_second=rate(setup.mock_port)["requests_per_second"])
-        keep_on_one_core(setup.balancer.pid)
-        return dict(figures, on_one_core_requests_per_second=rate(setup.port)["requests_per_second"])
+        let_it_roam(setup.balancer.pid)
+        return dict(figures, on_all_cores_requests_per_second=rate(setup.port)["requests_per_second"])
     if which == "burst":
         return {"bursts": [burst(setup.port, 64), burst(setup.port, 500)]}
     code = "import json, load; print(json.dumps(load.streams([%d])))" % setup.port

@@ -155,13 +155,13 @@ def break_off(connection):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux keeps a process on one core")
-@pytest.mark.parametrize("choice", [(), ("--one-core",)])
-def test_a_balancer_stays_on_one_core_where_it_is_told_to(start, choice):
-    balancer = start("balancer.py", "--child", "--port", 0, *choice)
+@pytest.mark.parametrize("choice", ["auto", "on", "off"])
+def test_a_balancer_stays_on_one_core_unless_it_is_told_otherwise(start, choice):
+    balancer = start("balancer.py", "--child", "--port", 0, "--one-core", choice)
     balancer.wait_for_event("listening")
     threads = os.listdir("/proc/%d/task" % balancer.pid)
     ours = os.sched_getaffinity(0)
-    assert {len(os.sched_getaffinity(int(thread))) for thread in threads} == {1 if choice else len(ours)}
+    assert {len(os.sched_getaffinity(int(thread))) for thread in threads} == {len(ours) if choice == "off" else 1}
 
 
 def test_row_1_an_unreachable_backend_is_passed_over(made, front):

@@ -68,11 +68,12 @@ class RelaySettings:
         "limits",
         check=between(0, 1000),
     )
-    one_core: bool = setting(
-        False,
-        "stay on one core, chosen by the port (Linux): Python's threads run one at a time, and changing cores costs "
-        "them a third of their speed",
+    one_core: str = setting(
+        "auto",
+        "stay on one core, chosen by the port: Python's threads run one at a time, and changing cores costs them half "
+        "of their speed; auto: on Linux, without TLS",
         "other",
+        check=one_of("auto", "on", "off"),
     )
     retry_budget: float = setting(
         0.2,
