@@ -4,6 +4,7 @@
     python comeapi.py bench --model NAME --json figures.json       another one; the figures into a file, too
     python comeapi.py bench --peer build/bin/llama-server          llama.cpp's own server in the same table
     python comeapi.py bench --company 1                            while one other process keeps a core busy
+    python comeapi.py bench --mixed 4                              every fourth prompt is a long one
     python comeapi.py bench --plot figures.svg                     a picture of them
 
 Every shape is measured with real processes and real HTTP, except the first, which shows what the hardware can do:
@@ -33,7 +34,7 @@ from dataclasses import asdict, dataclass
 from typing import Dict, Iterator, List, Tuple
 
 from core import hardware, options
-from core.commands.driving import Row, Stream, ask, drive
+from core.commands.driving import Load, Row, Stream, ask, drive
 from core.commands.plot import Bar, chart
 from core.commands.serving import Service, advice, chosen, peer_served, served
 from core.models import ModelFile
@@ -63,6 +64,12 @@ class Config(FolderSettings):
         "bench",
         check=between(64, 1 << 20),
     )
+    mixed: int = setting(
+        0,
+        "make every so-manieth prompt as long as the long one, as where some clients send documents; 0: none",
+        "bench",
+        check=between(0, 64),
+    )
     threads: int = setting(0, "CPU threads; 0 for all cores", "bench", flags=("-t",), check=between(0, 1024))
     safe_mode: bool = setting(False, "measure in safe mode", "bench")
     peer: str = setting("", "measure this llama-server, too", "bench", metavar="PROGRAM")
@@ -73,6 +80,11 @@ class Config(FolderSettings):
     json: str = setting("", "write the figures into this file, too", "bench", metavar="FILE")
     plot: str = setting("", "draw the tokens per second into this file, as SVG", "bench", metavar="FILE")
     bare: int = setting(0, "only run a bare decode loop of so many sequences", "other", check=between(0, 64))
+
+    @property
+    def load(self) -> Load:
+        """What each client asks for."""
+        return Load(self.requests, self.tokens, self.prompt_tokens, self.mixed, self.long_prompt)
 
 
 def main(argv: List[str]) -> None:
@@ -153,26 +165,26 @@ def _rows(model: ModelFile, config: Config, counts: List[int], threads: int) -> 
 
 def _one_by_one(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(threads, 1)]) as service:
-        yield drive("one by one", service, config, 1)
+        yield drive("one by one", service, config.load, 1)
 
 
 def _original_shape(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(1, 1)] * 5, balanced=True) as service:
-        yield drive("original shape", service, config, 5)
+        yield drive("original shape", service, config.load, 5)
 
 
 def _engine(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(threads, max(counts))]) as service:
         for count in counts:
             yield _bare_row(model, config, count)
-            yield drive("engine", service, config, count)
+            yield drive("engine", service, config.load, count)
 
 
 def _peer(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     if config.peer:
         with peer_served(model, config, threads, max(counts)) as service:
             for count in counts:
-                yield drive("llama-server", service, config, count)
+                yield drive("llama-server", service, config.load, count)
 
 
 def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
@@ -182,7 +194,7 @@ def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: 
     ]
     with served(model, config, shares, balanced=True) as service:
         for count in counts:
-            yield drive("whole system", service, config, count)
+            yield drive("whole system", service, config.load, count)
 
 
 def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:

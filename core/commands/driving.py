@@ -2,7 +2,7 @@
 
     numbers(start, count)                     a prompt that no other one shares its beginning with
     ask(url, prompt, tokens) ──> Stream       one answer
-    drive(shape, service, config, clients) ──> Row       so many clients at once
+    drive(shape, service, load, clients) ──> Row         so many clients at once
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import statistics
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Protocol
+from typing import Any, Dict, Iterator, List, Optional, Protocol
 
 from core import options
 from core.http.client import Client
@@ -44,6 +44,29 @@ class Row:
     peak_memory: int = 0
     python_share: float = 0.0  # of the engine's time: what neither decoding nor sampling took
     ratio: float = 0.0  # to one by one
+
+
+@dataclass(frozen=True)
+class Load:
+    """What each client asks for: so many requests of so many tokens; every `mixed`-th has a prompt of `long_prompt`."""
+
+    requests: int = 1
+    tokens: int = 32
+    prompt_tokens: int = 32
+    mixed: int = 0
+    long_prompt: int = 0
+
+
+def prompt_sizes(load: Load, index: int) -> Iterator[int]:
+    """Yield the tokens of each prompt of the client with this number."""
+    for number in range(load.requests):
+        long = load.mixed and (index + number) % load.mixed == 0
+        yield load.long_prompt if long else load.prompt_tokens
+
+
+def room(load: Load) -> int:
+    """Return the size of a context that holds each of the prompts and its answer; tokenizers differ."""
+    return 2 * max(load.prompt_tokens, load.long_prompt if load.mixed else 0) + load.tokens + 64
 
 
 class Served(Protocol):
@@ -87,20 +110,20 @@ def ask(url: str, prompt: str, tokens: int, begun: Optional[threading.Event] = N
     return stream
 
 
-def drive(shape: str, service: Served, config: Any, clients: int) -> Row:
-    """Measure one number of clients against a service that is running; `config` has requests, tokens, prompt_tokens."""
+def drive(shape: str, service: Served, load: Load, clients: int) -> Row:
+    """Measure one number of clients against a service that is running, under a load."""
     streams: List[Stream] = []
     before = service.engine_seconds()
-    threads = [threading.Thread(target=_client, args=(service, config, index, streams)) for index in range(clients)]
+    threads = [threading.Thread(target=_client, args=(service, load, index, streams)) for index in range(clients)]
     started = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     seconds = time.monotonic() - started
-    if len(streams) != clients * config.requests:
+    if len(streams) != clients * load.requests:
         options.fail(
-            "%s with %d clients: %d requests failed" % (shape, clients, clients * config.requests - len(streams))
+            "%s with %d clients: %d requests failed" % (shape, clients, clients * load.requests - len(streams))
         )
     generated = sum(stream.summary["tokens_predicted"] for stream in streams)
     rates = [stream.summary["timings"]["predicted_per_second"] for stream in streams]
@@ -119,11 +142,11 @@ def drive(shape: str, service: Served, config: Any, clients: int) -> Row:
     )
 
 
-def _client(service: Served, config: Any, index: int, streams: List[Stream]) -> None:
+def _client(service: Served, load: Load, index: int, streams: List[Stream]) -> None:
     """Send one request after another, each with a prompt of its own."""
-    for number in range(config.requests):
-        prompt = service.prompt(index * 7919 + number * 104729, config.prompt_tokens)
-        stream = ask(service.url, prompt, config.tokens)
+    for number, size in enumerate(prompt_sizes(load, index)):
+        prompt = service.prompt(index * 7919 + number * 104729, size)
+        stream = ask(service.url, prompt, load.tokens)
         if stream.summary:
             streams.append(stream)
 

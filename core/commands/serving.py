@@ -20,7 +20,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 from core import hardware, options
 from core.board import make_board
-from core.commands.driving import ask, numbers
+from core.commands.driving import ask, numbers, room
 from core.http.client import Client
 from core.http.failures import Broken, Slow, Unreachable
 from core.models import BadModel, ModelFile, choose, locate
@@ -71,7 +71,7 @@ def served(
 
     `more` are other settings of the backends, by their names.
     """
-    context = context or 2 * config.prompt_tokens + config.tokens + 64
+    context = context or room(config)
     running: List[subprocess.Popen] = []
     lends = sum(threads for threads, _ in shapes) <= hardware.cores()
     board = make_board([threads for threads, _ in shapes])
@@ -116,7 +116,7 @@ def _tokens_per_number(url: str) -> float:
 @contextlib.contextmanager
 def peer_served(model: ModelFile, config: Any, threads: int, slots: int, context: int = 0) -> Iterator[Service]:
     """Run llama-server, with the same threads, slots and context for each."""
-    context = context or 2 * config.prompt_tokens + config.tokens + 64
+    context = context or room(config)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from core import hardware, options, tuned
 from core.commands import machine
-from core.commands.driving import drive
+from core.commands.driving import Load, drive
 from core.commands.serving import chosen, served
 from core.models import ModelFile
 from core.options import between, setting
@@ -60,13 +60,10 @@ class Question:
 
 
 @dataclass(frozen=True)
-class _Load:
-    """What each client asks for while plans are compared."""
+class _Served(Load):
+    """How servers are started while plans are compared, and what each client asks for."""
 
     safe_mode: bool = False  # as chosen before
-    requests: int = 1
-    tokens: int = 32
-    prompt_tokens: int = 32
 
 
 _CLIENTS = ("1 client", "5 clients", "8 clients")
@@ -159,9 +156,9 @@ class Tuning:
         seen: Dict[Any, List[Figures]] = {backends: [] for backends in shapes}
         for _ in range(ROUNDS):
             for backends, shape in shapes.items():
-                with served(self._model, _Load(), shape, balanced=True, more=choices) as service:
+                with served(self._model, _Served(), shape, balanced=True, more=choices) as service:
                     figures = {
-                        name: drive("", service, _Load(), count).tokens_per_second
+                        name: drive("", service, _Served(), count).tokens_per_second
                         for name, count in zip(_CLIENTS, (1, 5, 8))
                     }
                 seen[backends].append(figures)
