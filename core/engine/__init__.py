@@ -28,7 +28,11 @@ README.md says how fast it is, what it needs, and which options it has.
 
 import os
 
-# How often OpenMP's threads look for the others before they sleep (GNU libgomp reads it when llama_cpp loads it). By
-# default they spin so long that they starve each other where another process takes a core. README.md has the figures.
+# How often OpenMP's threads look for the others before they sleep; the library reads it when llama_cpp loads it. By
+# default, GNU's spin so long that they starve each other where another process takes a core; with a siding, whose
+# threads count, too, they look 100 times, which is too little: "active" makes it 1,000. It would let LLVM's spin for
+# ever, but for KMP_BLOCKTIME, in milliseconds. README.md has the figures.
 if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "active"
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("KMP_BLOCKTIME", "200")
