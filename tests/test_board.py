@@ -67,6 +67,69 @@ def test_the_only_one_that_computes_lends_its_threads_as_soon_as_it_rests(path):
     wait_until(lambda: first.lent() == 4)
 
 
+@pytest.fixture
+def three(path):
+    """A backend with a long prompt, and two that compute."""
+    boards = [Board(path, seat, threads) for seat, threads in enumerate((2, 3, 1))]
+    boards[0].asks = True
+    for board in boards:
+        board.compute(PATIENCE)
+    return boards
+
+
+def in_background(work, *arguments):
+    thread = threading.Thread(target=work, args=arguments)
+    thread.start()
+    return thread
+
+
+def test_a_long_prompt_has_the_threads_of_all_that_give_way_for_one_turn(three):
+    first, second, third = three
+    taking = in_background(first.take_turn, PATIENCE, PATIENCE)
+    giving = [in_background(each.give_way, PATIENCE) for each in (second, third)]
+    taking.join(PATIENCE / 2)
+    assert not taking.is_alive() and all(each.is_alive() for each in giving)
+    assert (first.left(), first.lent()) == (4, 0)  # they are not idle: between two turns, they compute themselves
+    first.compute(PATIENCE)
+    for each in giving:
+        each.join(PATIENCE / 2)
+        assert not each.is_alive()
+    second.reclaim(PATIENCE, PATIENCE)
+    assert first.left() == 1
+
+
+def test_a_turn_begins_when_the_others_steps_are_over_or_after_a_while_without_them(three):
+    first, second, third = three
+    third.rest()
+    assert first.take_turn(PATIENCE, 0.01) == 0
+    taking = in_background(first.take_turn, PATIENCE, PATIENCE)
+    wait_until(lambda: first.left() == 1)
+    assert taking.is_alive()
+    in_background(second.give_way, 0.01).join(PATIENCE)
+    taking.join(PATIENCE / 2)
+    assert not taking.is_alive()
+
+
+def test_those_with_long_prompts_of_their_own_give_no_way_and_nobody_waits_for_them(three):
+    first, second, third = three
+    third.rest()
+    second.asks = True
+    second.compute(PATIENCE)
+    second.give_way(PATIENCE)
+    assert first.take_turn(PATIENCE, PATIENCE) in (0, 1)  # the third one's lease is just ending
+    assert first.left() <= 1
+
+
+def test_nobody_gives_way_for_long_to_one_that_has_ended(three):
+    first, second, _ = three
+    first.take_turn(0.01, 0)
+    second.give_way(PATIENCE)
+    second.compute(PATIENCE)
+    first.compute(0.01)
+    wait_until(lambda: second.left() == 2)
+    second.give_way(PATIENCE)
+
+
 def test_a_process_sees_what_another_one_notes(path):
     first = Board(path, 0, 2)
     process = multiprocessing.get_context("spawn").Process(target=_compute, args=(path,))

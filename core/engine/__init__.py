@@ -36,3 +36,6 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "active"
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("KMP_BLOCKTIME", "200")
+# No huge pages for numpy's large arrays, into which cells are copied: the first use of such pages may take half a
+# second, in which all streams stand still. numpy reads it when it is loaded.
+os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")

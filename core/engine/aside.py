@@ -5,6 +5,7 @@ import time
 
 from core.engine.generation import Generation
 from core.engine.running import Running
+from core.engine.threads import Threads
 
 log = logging.getLogger("comeapi.engine")
 
@@ -14,8 +15,9 @@ ASIDE_TOKENS = 128  # a prompt of which more are pending goes to the siding
 class Aside:
     """Gives the siding its prompts and its time. The engine's thread's."""
 
-    def __init__(self, running: Running):
+    def __init__(self, running: Running, threads: Threads):
         self._running = running
+        self._threads = threads
 
     def give_time(self, step: float) -> None:
         """Let a long prompt be evaluated in the siding, after a step that took so many seconds, until the next is due.
@@ -36,7 +38,9 @@ class Aside:
             siding.start(generation, resident.context.save(generation.slot) if generation.done else None)
         target = self._running.settings.step_target
         started = time.monotonic()
-        siding.run(max(target - step, target * 0.8, step))
+        siding.threads = self._threads.begin_aside(siding.used)
+        siding.run(max(target - step, target * 0.8, step), self._threads.wanted_back)
+        self._threads.end_aside()
         self._running.tally.seconds["siding"] += time.monotonic() - started
 
     def _come_back(self, generation: Generation) -> None:

@@ -71,7 +71,7 @@ class Engine:
         self._running = Running(settings)
         self._scheduler = self._running.scheduler
         self._stepping = Stepping(self._running)
-        self._aside = Aside(self._running)
+        self._aside = Aside(self._running, self._stepping.threads)
         self._keeping = Keeping(self._running)
         self._loading = Loading(self._running, on_event, self._goes_on)
         self._stopping = False

@@ -28,7 +28,7 @@ class Stepping:
 
     def __init__(self, running: Running):
         self._running = running
-        self._threads = Threads(running.settings)
+        self.threads = Threads(running.settings)
         self._choosing = Choosing(running)
         self._decoding = Decoding(running, self._choosing)
         self._shifting = Shifting(running)
@@ -38,11 +38,11 @@ class Stepping:
     def close(self) -> None:
         """End the helpers."""
         self._choosing.close()
-        self._threads.close()
+        self.threads.close()
 
     def rest(self) -> None:
         """There is nothing to step: other backends may have the cores."""
-        self._threads.rest()
+        self.threads.rest()
 
     def admit(self) -> None:
         """Give free slots to those who wait for the model that is loaded."""
@@ -84,15 +84,15 @@ class Stepping:
         self._running.scheduler.take_turn()
         self._choosing.guess()
         streams = len(self._running.scheduler.streams())
-        chunks = self._running.scheduler.plan(self._threads.pace.budget(streams, self._time(resident, streams)))
+        chunks = self._running.scheduler.plan(self.threads.pace.budget(streams, self._time(resident, streams)))
         if copy and not chunks:
             # llama.cpp copies cells when it decodes the next time; the siding would take them before that.
             chunks = [Chunk(copy.generation, copy.generation.done, 1)]
         if not chunks:
             return
         rows = sum(chunk.count for chunk in chunks) - streams
-        self.expected = self._threads.pace.expect(streams, rows) or resident.slowest_batch
-        self._threads.begin(self.expected)
+        self.expected = self.threads.pace.expect(streams, rows) or resident.slowest_batch
+        self.threads.begin(self.expected)
         started = time.monotonic()
         self._decoding.evaluate(chunks)
         self._observe(len(chunks), streams, rows, time.monotonic() - started)
@@ -102,13 +102,11 @@ class Stepping:
         target = self._running.settings.step_target
         if resident.siding and resident.siding.generation:
             target *= 0.5
-        return target if streams or self._threads.borrows else target * ALONE
+        return target if streams or self.threads.borrows else target * ALONE
 
     def _choose_threads(self, resident: Resident) -> None:
-        count = self._threads.choose()
+        count = self.threads.choose(bool(resident.siding and resident.siding.generation))
         resident.context.set_threads(count)
-        if resident.siding:
-            resident.siding.threads = count
         if resident.draft_model:
             resident.draft_model.set_threads(count)
         self._running.tally.threads = count
@@ -124,7 +122,7 @@ class Stepping:
 
     def _observe(self, sequences: int, streams: int, rows: int, seconds: float) -> None:
         """Learn from a step of so many sequences, of which some were streams and the others had so many prompt rows."""
-        self._threads.observe(streams, rows, seconds, self.expected)
+        self.threads.observe(streams, rows, seconds, self.expected)
         self._running.tally.step_seconds = seconds
         self._running.tally.count_batch(sequences)
         self._running.tally.counts["prompt_tokens"] += rows

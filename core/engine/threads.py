@@ -1,6 +1,7 @@
 """How many threads the next step gets: a backend's own, those that idle backends lend, less those that others need.
 
-    own share ── + Board.lent() ── − Company.held ──> Context.set_threads
+    own share ── + Board.lent() ── − Company.held ──> Context.set_threads    for a step
+              ── + Board.take_turn() ───────────────> Siding.threads         for a long prompt, between two steps
 
 What a step takes is learnt for each number of threads by a Pace of its own.
 """
@@ -15,6 +16,8 @@ from core.hardware import cores
 from core.settings import EngineSettings
 
 PATIENCE = 0.5  # seconds; steps with borrowed threads are planned to take half of it
+TURN = 0.25  # seconds, for which another backend's prompt may have the threads between two steps, at most
+_LOOK = 0.002  # seconds between two looks whether threads are wanted back
 _LEASE = 1.0  # seconds; a step rarely takes longer, and a lease is taken for as long as the step should take
 
 
@@ -31,6 +34,8 @@ class Threads:
         self._company = Company()
         self._most = self._own
         self._paces: Dict[int, Pace] = {}
+        self._borrowed_aside = 0
+        self._next_look = 0.0
         self.count = self._own
 
     @property
@@ -40,13 +45,16 @@ class Threads:
             self._paces[self.count] = Pace(self._settings.rows)
         return self._paces[self.count]
 
-    def choose(self) -> int:
+    def choose(self, has_prompt_aside: bool = False) -> int:
         """Return how many threads the next step gets; it takes its cores from now on.
 
-        If it has lent its own, it waits for the step that they are in, PATIENCE at most: with more threads than there
-        are cores, both steps take several times as long as one after the other.
+        Before that, another backend's long prompt gets its turn, unless this one has such a prompt, too. If it has lent
+        its own threads, it waits for the step that they are in, PATIENCE at most: with more threads than there are
+        cores, both steps take several times as long as one after the other.
         """
         if self._board:
+            self._board.asks = has_prompt_aside and not self._company.held
+            self._board.give_way(TURN)
             self._board.reclaim(_LEASE, PATIENCE)
         most = self._own + (self._board.lent() if self._board else 0)
         if most != self._most:
@@ -65,6 +73,33 @@ class Threads:
         """A step begins that should take so many seconds."""
         if self._board:
             self._board.compute(max(_LEASE, 3 * expected), self.borrows)
+
+    def begin_aside(self, used: int) -> int:
+        """A long prompt has its turn; return how many threads it may have.
+
+        `used` are those of the decode that goes on now, 0 for none. The others' are not asked for where cores are
+        missing anyway.
+        """
+        self._borrowed_aside = 0
+        if not self._board or self._company.held:
+            return self.count
+        self._board.asks = True
+        left = self._board.take_turn(_LEASE, TURN)
+        needed = max(0, (used or self._own + left) - self._own)
+        self._borrowed_aside = needed if left >= needed else 0  # else they are not there: it goes on without
+        return self._own + left
+
+    def wanted_back(self) -> bool:
+        """Whether others want to compute with the threads that the prompt has."""
+        now = time.monotonic()
+        if not self._borrowed_aside or not self._board or now < self._next_look:
+            return False
+        self._next_look = now + _LOOK
+        return self._board.left() < self._borrowed_aside
+
+    def end_aside(self) -> None:
+        """The long prompt's turn is over: whoever gave way may go on."""
+        self.begin(0.0)
 
     def rest(self) -> None:
         """There is nothing to compute."""

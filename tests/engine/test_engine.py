@@ -255,7 +255,7 @@ def held(patient, monkeypatch):
     """Let what comes to the siding begin, and then take no more turns but those in which it is told to give up."""
     siding, run, begun = patient._running.resident.siding, patient._running.resident.siding.run, []
 
-    def turn(seconds):
+    def turn(seconds, *_):
         if seconds == 0 or siding.generation not in begun:
             begun.append(siding.generation)
             run(0)

@@ -4,8 +4,8 @@ import os
 import threading
 
 import pytest
-from conftest import PATIENCE, wait_until
-from engines import launch, run
+from conftest import LASTING, PATIENCE, wait_until
+from engines import RAMBLING, asked, launch, next_event, run
 
 import core.engine.threads
 from core.board import Board, make_board
@@ -123,6 +123,52 @@ def test_an_engine_that_begins_waits_until_its_threads_are_back(board, monkeypat
     assert first.choose() == 1 and not first.borrows  # its next step
     beginning.join(PATIENCE)
     assert counts == [2]
+
+
+def test_a_long_prompt_has_the_threads_that_others_leave_until_they_want_them_back(board):
+    other = Board(board, 1, 2)
+    threads = Threads(EngineSettings(threads=1, board=board + ":0"))
+    assert threads.begin_aside(0) == 3 and not threads.wanted_back()
+    other.compute(60.0)
+    wait_until(threads.wanted_back)
+    threads.end_aside()
+    assert threads.choose(has_prompt_aside=True) == 1
+    assert threads.begin_aside(3) == 1 and not threads.wanted_back()  # what was begun with 3 goes on with 3
+
+
+def test_a_long_prompt_asks_nobody_for_threads_where_cores_are_missing(board):
+    other = Board(board, 1, 2)
+    threads = Threads(EngineSettings(threads=1, board=board + ":0"))
+    threads.choose()
+    threads._company.held = 1
+    threads.choose(has_prompt_aside=True)
+    assert threads.begin_aside(0) == 2
+    other.compute(60.0)
+    other.give_way(PATIENCE)
+    assert threads._board.left() == 0 and not threads.wanted_back()
+
+
+def test_streams_of_one_engine_give_way_to_a_long_prompt_of_another_and_go_on(board, monkeypatch):
+    turns = []
+    take_turn = Board.take_turn
+    monkeypatch.setattr(Board, "take_turn", lambda *arguments: turns.append(take_turn(*arguments)) or turns[-1])
+    settings = dict(LASTING, siding="on", step_target=0.02)
+    engines = [launch(threads=1, board=board + ":0", **settings), launch(threads=2, board=board + ":1", **settings)]
+    prompt = "The little fox went home. Ben saw a big red ball in the garden. " * 40
+    try:
+        alone = run(engines[0], prompt=prompt, max_tokens=5)[0]
+        stream = asked(max_tokens=8000, sampling=RAMBLING)
+        engines[1].submit(stream)
+        next_event(stream)
+        turns.clear()
+        assert run(engines[0], prompt=prompt, max_tokens=5, cache_prompt=False)[0] == alone
+        assert turns.count(2) > len(turns) / 2, turns
+        seen = stream.generated
+        wait_until(lambda: stream.generated > seen + 10)
+        engines[1].cancel(stream)
+    finally:
+        for engine in engines:
+            engine.stop()
 
 
 def test_answers_are_the_same_with_threads_that_are_lent(board, monkeypatch):

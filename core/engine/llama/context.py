@@ -34,6 +34,7 @@ class Context:
             message = "No context of %d x %d tokens for %s: %s" % (settings.slots, self.n_ctx, model.file.name, why)
             raise APIError(500, message, "no_context", "model_name")
         self.n_batch = int(llama_cpp.llama_n_batch(self._pointer))
+        self.n_ubatch = int(llama_cpp.llama_n_ubatch(self._pointer))  # rows that are computed at once, at most
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         if settings.context_shift and not model.pooling and not self._shifts(model):
             self.close()
@@ -122,10 +123,19 @@ class Context:
         """Free a slot's cells."""
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
-    def save(self, slot: int) -> SavedCells:
-        """Return a copy of a slot's cells, for load(). Raises APIError 500 where llama.cpp gives none."""
-        size = llama_cpp.llama_state_seq_get_size(self._pointer, slot)
-        buffer = numpy.zeros(size + SavedCells.SPARE, numpy.uint8)
+    def saved_size(self, slot: int) -> int:
+        """Return how many bytes save() needs for a slot's cells, as they are now."""
+        return int(llama_cpp.llama_state_seq_get_size(self._pointer, slot)) + SavedCells.SPARE
+
+    def save(self, slot: int, buffer: Any = None) -> SavedCells:
+        """Return a copy of a slot's cells, for load(): in a buffer, an array of bytes, where that is large enough.
+
+        Raises APIError 500 where llama.cpp gives none.
+        """
+        needed = self.saved_size(slot)
+        if buffer is None or len(buffer) < needed:
+            buffer = numpy.zeros(needed, numpy.uint8)
+        size = needed - SavedCells.SPARE
         if not size or llama_cpp.llama_state_seq_get_data(self._pointer, _bytes(buffer), size, slot) != size:
             raise APIError(500, "The cells of slot %d can't be copied." % slot, "cells_lost")
         return SavedCells(buffer, size, self._slots, slot)
