@@ -222,6 +222,7 @@ class Engine:
                 self._beat()
                 self._receive()
                 self._loading.switch()
+                self._stepping.choose_threads()
                 self._beat()
                 started = time.monotonic()
                 self._keeping.run()

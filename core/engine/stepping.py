@@ -1,7 +1,8 @@
 """One step of the engine: plan a batch, evaluate it, choose the next tokens. The engine's thread's.
 
-    admit    requests that wait get their slots, and cells that they can take over
-    step     shifting.py ── scheduler.plan ── decoding.py ── choosing.py; or embedding.py, for a model that embeds
+    choose_threads   those that are there; other backends' prompts have their turns first
+    admit            requests that wait get their slots, and cells that they can take over
+    step             shifting.py ── scheduler.plan ── decoding.py ── choosing.py; embedding.py, for models that embed
 """
 
 import time
@@ -44,6 +45,17 @@ class Stepping:
         """There is nothing to step: other backends may have the cores."""
         self.threads.rest()
 
+    def choose_threads(self) -> None:
+        """Choose how many threads the next step gets, if there is one. May wait for other backends that compute."""
+        resident, scheduler = self._running.resident, self._running.scheduler
+        if resident is None or not (scheduler.running or scheduler.waiting):
+            return
+        count = self.threads.choose(bool(resident.siding and resident.siding.generation))
+        resident.context.set_threads(count)
+        if resident.draft_model:
+            resident.draft_model.set_threads(count)
+        self._running.tally.threads = count
+
     def admit(self) -> None:
         """Give free slots to those who wait for the model that is loaded."""
         while True:
@@ -71,7 +83,6 @@ class Stepping:
         resident = self._running.resident
         if resident is None or not self._running.scheduler.running:
             return
-        self._choose_threads(resident)
         self.expected = resident.slowest_batch
         if resident.model.gives != TEXT:
             return self._embedding.step()
@@ -103,13 +114,6 @@ class Stepping:
         if resident.siding and resident.siding.generation:
             target *= 0.5
         return target if streams or self.threads.borrows else target * ALONE
-
-    def _choose_threads(self, resident: Resident) -> None:
-        count = self.threads.choose(bool(resident.siding and resident.siding.generation))
-        resident.context.set_threads(count)
-        if resident.draft_model:
-            resident.draft_model.set_threads(count)
-        self._running.tally.threads = count
 
     def _reuse(self, reuse: Reuse) -> None:
         """Take over cells that hold the beginning of a prompt."""
