@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from typing import Deque, Dict, List, Optional, Tuple
 
 from core.engine.generation import Generation, State
+from core.engine.pace import Pace
 
 Adapters = Tuple[float, ...]  # how much of each LoRA adapter; () for none
 
@@ -260,7 +261,8 @@ class Scheduler:
         """Return the next batch: every stream's one token, then `prompt_budget` rows of prompts, shared evenly.
 
         llama.cpp computes sequences of unequal lengths in parts of equal ones: beside streams, a row of each of them,
-        then what is left of the prompts. There it is what follows each prompt's first row that is counted.
+        then what is left of the prompts. There it is what follows each prompt's first row that is counted. A tail of
+        less than a block costs as much as a whole one: where only its own client waits, a prompt's comes along.
         """
         streams = self.streams()
         chunks = [Chunk(each, each.done, each.pending, tuple(each.drafts)) for each in streams]
@@ -268,6 +270,8 @@ class Scheduler:
         prompts.sort(key=lambda each: each.pending)
         prompts = prompts[: _power_of_two(len(prompts))]
         first = 1 if streams else 0
+        if not streams and len(prompts) == 1 and self._pending(prompts[0]) < prompt_budget + Pace.BLOCK:
+            prompt_budget += Pace.BLOCK - 1
         left = min(prompt_budget, self.n_batch - sum(chunk.rows for chunk in chunks) - first * len(prompts))
         for position, generation in enumerate(prompts):
             # What a short prompt leaves of its share goes to the longer ones after it.

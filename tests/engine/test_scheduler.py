@@ -388,6 +388,21 @@ def test_where_nothing_streams_the_rows_of_all_prompts_fill_blocks(waiting, leng
     assert [chunk.count for chunk in scheduler.plan(2 * Pace.BLOCK)] == lengths
 
 
+@pytest.mark.parametrize(
+    "length, streams, lengths", [(63, 0, [63]), (64, 0, [48, 16]), (48, 0, [48]), (63, 1, [49, 14])]
+)
+def test_a_prompts_tail_of_less_than_a_block_comes_along_where_no_stream_waits(length, streams, lengths):
+    scheduler = Scheduler(8, 512)
+    for _ in range(streams):
+        stream(scheduler)
+    sequence = prompt(length)
+    scheduler.submit(sequence)
+    taken = []
+    while not sequence.generating:
+        taken += [chunk.count for chunk in step(scheduler, 3 * Pace.BLOCK) if chunk.generation is sequence]
+    assert taken == lengths
+
+
 def test_the_pace_never_stops_taking_prompts_in():
     pace = Pace(512)
     pace.observe(4, 0, 0.4)  # the streams alone are over the target
@@ -479,10 +494,10 @@ def test_sets_that_come_again_and_again_starve_nobody():
 def test_a_prompt_waits_for_the_turn_of_its_set():
     scheduler = Scheduler(slots=2, n_batch=64)
     [stream_] = with_adapters(scheduler, ())
-    other = asking(list(range(500, 530)), adapters=(1.0,))
+    other = asking(list(range(500, 540)), adapters=(1.0,))
     scheduler.submit(other)
     batches = [step(scheduler, budget=10) for _ in range(6)]
-    assert sum(chunk.count for batch in batches for chunk in batch if chunk.generation is other) == 30
+    assert sum(chunk.count for batch in batches for chunk in batch if chunk.generation is other) == 40
     assert [len(batch) for batch in batches] == [1] * 6
     assert sum(batch[0].generation is stream_ for batch in batches) == 3
 
