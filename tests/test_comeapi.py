@@ -293,7 +293,7 @@ def test_the_bench_measures_every_shape_and_writes_its_figures(start, tmp_path):
     assert program.end() == 0, program.errors
     rows = json.loads(figures.read_text())["rows"]
     shapes = ["one by one", "original shape", "bare decode", "engine", "long prompt", "  and 4 streams"]
-    shapes += ["whole system"] * 2
+    shapes += ["whole system", "  and 4 streams"] + ["whole system"] * 2
     assert [row["shape"] for row in rows if row["clients"] != 2 or row["shape"] == "whole system"] == shapes
     served = [row for row in rows if row["peak_memory"]]
     assert len(served) == 6 and served[0]["ratio"] == 1

@@ -188,13 +188,15 @@ def _peer(model: ModelFile, config: Config, counts: List[int], threads: int) -> 
 
 
 def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
-    backends = 1 if threads == 1 else 2
-    shares = [
-        (threads // backends + (i < threads % backends), max(4, max(counts) // backends)) for i in range(backends)
-    ]
-    with served(model, config, shares, balanced=True) as service:
+    with served(model, config, _plan(threads, max(counts)), balanced=True) as service:
         for count in counts:
             yield drive("whole system", service, config.load, count)
+
+
+def _plan(threads: int, clients: int) -> List[Tuple[int, int]]:
+    """Return the threads and slots of each backend that comeapi.py would start, with room for so many clients."""
+    backends = 1 if threads == 1 else 2
+    return [(threads // backends + (i < threads % backends), max(4, clients // backends)) for i in range(backends)]
 
 
 def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
@@ -204,6 +206,8 @@ def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: i
     context = 2 * config.long_prompt + 64
     with served(model, config, [(threads, 5)], context=context) as service:
         yield from _beside("long prompt", service, config)
+    with served(model, config, _plan(threads, 5), balanced=True, context=context) as service:
+        yield from _beside("whole system", service, config)
     if config.peer:
         with peer_served(model, config, threads, 5, context) as service:
             yield from _beside("llama-server", service, config)
