@@ -7,8 +7,9 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Tuple
+from typing import Any, Callable, Tuple
 
+from core.adapters import Adapter, checked_adapters, read_adapters
 from core.bounds import BUDGET_MESSAGE
 from core.models import ModelFile, inspect
 from core.options import between, setting, whole_or
@@ -23,56 +24,6 @@ def one_of(*names: str) -> Callable[[str], str]:
         return text
 
     return check
-
-
-class Adapter(NamedTuple):
-    """A LoRA adapter. One that was given a name is used only where that is asked for."""
-
-    name: str
-    path: str
-    scale: float
-    named: bool
-
-    def text(self) -> str:
-        """Return it as the option takes it."""
-        return "%s%s:%g" % (self.name + "=" if self.named else "", self.path, self.scale)
-
-
-def read_adapters(text: str) -> Tuple[Adapter, ...]:
-    """Return the adapters of FILE, FILE:SCALE, NAME=FILE or NAME=FILE:SCALE, or of several with commas between them."""
-    parts = [text] if os.path.isfile(_scaled(text)[0]) else text.split(",")
-    return tuple(_adapter(part) for part in parts)
-
-
-def _adapter(text: str) -> Adapter:
-    name, _, file = text.partition("=")
-    named = bool(file) and bool(_ADAPTER_NAME.fullmatch(name)) and not os.path.isfile(_scaled(text)[0])
-    path, scale = _scaled(file if named else text)
-    return Adapter(name if named else os.path.splitext(os.path.basename(path))[0], os.path.abspath(path), scale, named)
-
-
-def _scaled(text: str) -> Tuple[str, float]:
-    """Return the path and the scale of FILE or FILE:SCALE; the scale is 1 where none is given."""
-    path, colon, scale = text.rpartition(":")
-    try:
-        return (path, float(scale)) if colon and not os.path.exists(text) else (text, 1.0)
-    except ValueError:  # C:\file
-        return text, 1.0
-
-
-def _lora(text: str) -> str:
-    """Return adapters with their whole paths. Raises ValueError where there is no such file."""
-    adapters = read_adapters(text)
-    for adapter in adapters:
-        if not os.path.isfile(adapter.path):
-            raise ValueError("there is no file %s" % adapter.path)
-        if not abs(adapter.scale) <= MOST_SCALE:
-            raise ValueError("the scale %g is not from -%g to %g" % (adapter.scale, MOST_SCALE, MOST_SCALE))
-    return ",".join(adapter.text() for adapter in adapters)
-
-
-MOST_SCALE = 1000.0  # of an adapter
-_ADAPTER_NAME = re.compile(r"[\w.-]+")
 
 
 POOLING = ("none", "mean", "cls", "last", "rank")
@@ -285,7 +236,7 @@ class EngineSettings:
         "for by the model's name MODEL:NAME; repeatable",
         "engine",
         many=True,
-        check=_lora,
+        check=checked_adapters,
         flags=("--lora-scaled",),
         metavar="FILE",
     )

@@ -18,7 +18,7 @@ TOP = {
 # What a package may reach, itself and the files beside it included, through whatever it imports.
 GROUND = {"errors", "bounds", "jsonbody", "options", "loops", "fields", "models", "hardware", "settings", "process"}
 GROUND |= {"opening", "output", "names", "carriage", "owners", "cookie", "memory", "needs", "terminal", "llamaserver"}
-GROUND |= {"board", "tuned", "notify", "handing", "places", "version"}
+GROUND |= {"board", "tuned", "notify", "handing", "places", "version", "adapters"}
 ASKED = {"ask", "sampling"}  # what an engine may be asked: those who ask need not know of one
 LAW = {
     "http": {"errors", "options"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Tuple
 from typing import Sequence as Many
 
 from core import fields
+from core.adapters import Adapter
 from core.apis.response_store import ResponseStore
 from core.apis.scales import read_scales
 from core.ask import RANKS, TEXT, UNLIMITED, Ask, Gap, Infill, Pair, Wanted, kind_of
@@ -21,7 +22,6 @@ from core.errors import APIError
 from core.models import ModelFile, ModelFolder, adapter_facts
 from core.names import Names, plain_name
 from core.sampling import Bias
-from core.settings import Adapter
 
 if TYPE_CHECKING:  # it needs llama_cpp
     from core.engine.engine import Engine

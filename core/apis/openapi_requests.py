@@ -7,6 +7,7 @@ README.md has every field with its reason; here are those that are served.
 from dataclasses import asdict
 from typing import Dict
 
+from core.adapters import MOST_SCALE
 from core.apis.openai_shapes import BUDGETS, DEFAULTS, EFFORTS
 from core.ask import UNLIMITED
 from core.bounds import (
@@ -46,7 +47,6 @@ from core.http.schemas import (
     whole,
 )  # fmt: skip
 from core.sampling import INTEGERS, NUMBERS, Sampling
-from core.settings import MOST_SCALE
 
 Fields = Dict[str, Schema]
 

@@ -3,9 +3,9 @@
 from typing import Any, Tuple
 
 from core import fields
+from core.adapters import MOST_SCALE
 from core.bounds import ADAPTERS
 from core.errors import APIError, json_type
-from core.settings import MOST_SCALE
 
 
 def read_scales(value: Any, count: int, field: str = "lora") -> Tuple[float, ...]:

@@ -6,10 +6,11 @@ import pytest
 from conftest import Program, call, wait_until
 from gguf import write_adapter
 
+from core.adapters import read_adapters
 from core.apis.scales import read_scales
 from core.carriage import CARRY, Frames, Notes, proof
 from core.errors import APIError
-from core.settings import EngineSettings, read_adapters
+from core.settings import EngineSettings
 
 STORY = "Once upon a time in a magical forest,"
 ASKED = {"prompt": STORY, "n_predict": 24, "temperature": 0}

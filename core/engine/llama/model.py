@@ -8,6 +8,7 @@ from typing import Sequence as Many
 
 import llama_cpp
 
+from core.adapters import Adapter
 from core.ask import Wanted, kind_of
 from core.bounds import TOKENS
 from core.engine.draws import OwnDraws, TheirDraws
@@ -17,7 +18,7 @@ from core.engine.tokenizing import PIECE, Closed, LongTexts, Readers, TooLong
 from core.errors import APIError
 from core.grammar.masks import Texts
 from core.models import ModelFile
-from core.settings import Adapter, EngineSettings
+from core.settings import EngineSettings
 
 log = logging.getLogger("comeapi.llama")
 
