@@ -55,8 +55,10 @@ def test_a_program_takes_the_address_of_the_socket_that_it_is_handed(third):
 
 
 @pytest.mark.parametrize(
-    "environ", [{}, given(pid=1), given(count=0), given(count="x"), {"LISTEN_FDS": "1"}], ids=str,
-)  # fmt: skip
+    "environ",
+    [{}, given(pid=1), given(count=0), given(count="x"), {"LISTEN_FDS": "1"}],
+    ids=["nothing", "another process", "no sockets", "no number", "no process"],
+)
 def test_variables_for_another_process_hand_nothing_on(environ):
     assert activated(ServerConfig(port=9000), dict(environ)) == ServerConfig(port=9000)
 
