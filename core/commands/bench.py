@@ -41,6 +41,7 @@ from core.models import ModelFile
 from core.options import between, setting
 from core.settings import FolderSettings
 from core.system.launch import ROOT
+from core.system.plan import shares
 
 
 def _counts(text: str) -> str:
@@ -196,7 +197,7 @@ def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: 
 def _plan(threads: int, clients: int) -> List[Tuple[int, int]]:
     """Return the threads and slots of each backend that comeapi.py would start, with room for so many clients."""
     backends = 1 if threads == 1 else 2
-    return [(threads // backends + (i < threads % backends), max(4, clients // backends)) for i in range(backends)]
+    return [(share, max(4, clients // backends)) for share in shares(threads, backends)]
 
 
 def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:

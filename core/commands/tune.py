@@ -31,6 +31,7 @@ from core.models import ModelFile
 from core.options import between, setting
 from core.settings import FolderSettings
 from core.system.launch import ROOT
+from core.system.plan import shares
 
 BETTER = 1.05  # times as fast as the default: else the default stays
 ROUNDS = 2
@@ -152,7 +153,7 @@ class Tuning:
         cores = hardware.cores()
         if cores == 1 or time.monotonic() > self._until:
             return {}
-        shapes = {2: [(cores - cores // 2, 4), (cores // 2, 4)], 1: [(cores, 8)]}
+        shapes = {2: [(share, 4) for share in shares(cores, 2)], 1: [(cores, 8)]}
         seen: Dict[Any, List[Figures]] = {backends: [] for backends in shapes}
         for _ in range(ROUNDS):
             for backends, shape in shapes.items():

@@ -3,14 +3,14 @@
 A decode can't be cut short, and in pieces small enough for nobody to notice a prompt takes two to four times as long
 (llama.cpp's CPU kernels want 64 rows and more). So a long prompt gets a context of its own, of one slot, and a thread
 of its own, in which it is decoded in large pieces; and between any two operations of its graph, which take from
-microseconds to tens of milliseconds, it halts when its time is up, until the engine has run a step for the streams.
-Each piece has as many threads as are there when it begins (threads.py):
+microseconds to tens of milliseconds, it halts when its time is up, until the engine has run a step for the streams:
 
     engine's thread   step ── run(seconds) ░░░░░░░░░░░ step ── run(seconds) ░░░░░ step ── collect()
     siding's thread           ▓▓▓▓▓▓▓▓▓▓▓ (halts)              ▓▓▓▓▓ (over)
 
-One of the two threads computes at any time. When the prompt is evaluated but for its last token, its cells are copied
-into its slot of the engine's context (172 MB, 0.1 s for 1,500 tokens of a 0.6B model), and it goes on as a stream.
+One of the two threads computes at any time. Each piece has as many cores as are there when it begins (threads.py).
+When the prompt is evaluated but for its last token, its cells are copied into its slot of the engine's context (172 MB,
+0.1 s for 1,500 tokens of a 0.6B model), and it goes on as a stream.
 The memory for that is taken while it is evaluated: all at once, it could hold the streams up for half a second.
 The thread ends with its prompt: OpenMP counts living threads and spins less when there are more than cores.
 """

@@ -47,7 +47,13 @@ def make_plan(config: Any, model: ModelFile, cores: int, memory: Optional[int], 
     if memory is not None and shared + each > memory:
         notes.append("⚠️  Even one backend may not fit; a smaller --ctx-size or fewer --slots need less.")
     lends = backends > 1 and not config.threads and not gpu and cores > 1
-    return Plan(_share(config.threads, cores, backends), slots, model, need, tuple(notes), lends)
+    threads = (config.threads,) * backends if config.threads else shares(cores, backends)
+    return Plan(threads, slots, model, need, tuple(notes), lends)
+
+
+def shares(cores: int, backends: int) -> Tuple[int, ...]:
+    """Share the cores out between the backends; each has at least one thread."""
+    return tuple(max(1, cores // backends + (i < cores % backends)) for i in range(backends))
 
 
 def _why(config: Any, backends: int, slots: int, cores: int, gpu: bool) -> str:
@@ -60,13 +66,6 @@ def _why(config: Any, backends: int, slots: int, cores: int, gpu: bool) -> str:
         return "Plan: %s: one core." % shape
     why = "%d cores; requests share a batch, which reads the weights once, and two keep the service up when one dies"
     return "Plan: %s: %s." % (shape, why % cores)
-
-
-def _share(threads: int, cores: int, backends: int) -> Tuple[int, ...]:
-    """Share the cores out between the backends; each has at least one thread."""
-    if threads:
-        return (threads,) * backends
-    return tuple(max(1, cores // backends + (i < cores % backends)) for i in range(backends))
 
 
 def _count(number: int, what: str) -> str:
