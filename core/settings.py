@@ -89,7 +89,8 @@ def _seat(text: str) -> str:
 
 
 _LEAST_ROWS = 8
-_DRAFTED = 3  # tokens, as in llama.cpp
+_FROM_TEXT = 15  # tokens: with the one before them a block of llama.cpp's kernels, 16 rows
+_BY_MODEL = 3  # tokens, as in llama.cpp
 _SCORES = 1 << 22  # of each head, that are in memory at once: 17 MB; for 128 rows up to a context of 32,768 tokens
 
 
@@ -187,12 +188,12 @@ class EngineSettings:
         64, "requests that may wait for a slot of one backend; more get 503", "limits", check=between(0, 1 << 20)
     )
     draft_max: int = setting(
-        0,
-        "most tokens to guess ahead from the text so far, for answers that repeat their prompt; 0 for none, or 3 with "
-        "--model-draft",
+        -1,
+        "most tokens to guess ahead, from the text so far where the times of steps say that it pays, and by "
+        "--model-draft; -1: 15 from the text, 3 by the model; 0: none",
         "engine",
         flags=("--draft", "--draft-n", "--spec-draft-n-max"),
-        check=between(0, 64),
+        check=between(-1, 64),
         variables=("LLAMA_ARG_SPEC_DRAFT_N_MAX",),
     )
     model_draft: str = setting(
@@ -310,9 +311,25 @@ class EngineSettings:
         return self.pooling if self.pooling != "model" else model.pooling or "none"
 
     @property
-    def guesses(self) -> int:
-        """How many tokens are guessed ahead at most."""
-        return self.draft_max or (_DRAFTED if self.model_draft else 0)
+    def guesses_from_text(self) -> int:
+        """How many tokens are guessed ahead at most by what the text says already."""
+        return _FROM_TEXT if self.draft_max < 0 else self.draft_max
+
+    @property
+    def guesses_by_model(self) -> int:
+        """How many tokens a draft model guesses ahead at most; 0 where there is none."""
+        most = _BY_MODEL if self.draft_max < 0 else self.draft_max
+        return most if self.model_draft else 0
+
+    @property
+    def guesses_at_once(self) -> int:
+        """How many guesses from texts one batch may hold: those for two streams."""
+        return self.guesses_from_text * min(self.slots, 2)
+
+    @property
+    def outputs(self) -> int:
+        """How many rows of a batch may want logits: a token of every slot, and guesses."""
+        return self.slots * (1 + self.guesses_by_model) + self.guesses_at_once
 
     @property
     def draft_file(self) -> ModelFile:

@@ -1,16 +1,19 @@
 """Choosing the next tokens after a decode, and telling them: text, probabilities, the end.
 
-    guess      tokens that may come next, for the next decode to confirm (drafting.py, draftmodel.py)
+    guess      tokens that may come next, as far as it pays, for the next decode to confirm (drafting.py, draftmodel.py)
     extend     rows of logits ── Sampler ──> tokens ── TextOut ──> Pieces, or the end of the generation
 """
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Optional, Union
 
+from core.engine.drafting import worthwhile
 from core.engine.draftmodel import Wanted
 from core.engine.generation import Generation
 from core.engine.outcome import Piece
+from core.engine.pace import Pace
 from core.engine.running import Running
 from core.errors import APIError
 from core.hardware import cores
@@ -34,27 +37,44 @@ class Choosing:
         """End the helpers."""
         self._helpers.shutdown()
 
-    def guess(self) -> None:
-        """Guess ahead: from the text, where few streams run and a batch has rows to spare; else by a draft model."""
+    def guess(self, pace: Pace) -> None:
+        """Guess ahead: from the text, where the times of steps so far say that it pays; else by a draft model."""
         resident, streams = self._running.model, self._running.scheduler.streams()
         if not resident.drafts:
             return
-        if self._running.settings.draft_max and 2 * len(streams) <= self._running.settings.slots:
-            for generation in streams:
-                generation.drafts = generation.lookup.guess(generation.tokens, self._most(generation))
+        self._guess_from_texts(streams, pace)
         if resident.draft_model:
             bare = [generation for generation in streams if not generation.drafts]
-            wanted = [Wanted(each.slot, each.tokens, self._most(each)) for each in bare]
+            most = self._running.settings.guesses_by_model
+            wanted = [Wanted(each.slot, each.tokens, self._room(each, most)) for each in bare]
             guesses = resident.draft_model.guess(wanted)
             for generation in bare:
                 generation.drafts = guesses[generation.slot]
 
-    def _most(self, generation: Generation) -> int:
-        """Return how many tokens may be guessed for a generation."""
+    def _guess_from_texts(self, streams: List[Generation], pace: Pace) -> None:
+        """Guess what follows in each stream's text by that text, as far as it pays for all of them together."""
+        settings = self._running.settings
+        if not pace.price(len(streams), 1):
+            return
+        longest = settings.step_target if len(streams) > 1 else math.inf  # others wait for the step, too
+
+        def price(guesses: int) -> float:
+            seconds = pace.price(len(streams), guesses)
+            allowed = seconds <= longest and guesses <= settings.guesses_at_once
+            return seconds if allowed or not guesses else math.inf
+
+        rooms = [self._room(each, settings.guesses_from_text) for each in streams]
+        found = [each.lookup.guess(each.tokens, room) for each, room in zip(streams, rooms)]
+        chances = [each.lookup.chances(len(guesses)) for each, guesses in zip(streams, found)]
+        for generation, guesses, count in zip(streams, found, worthwhile(chances, price)):
+            generation.drafts = guesses[:count]
+
+    def _room(self, generation: Generation, most: int) -> int:
+        """Return how many tokens may be guessed for a generation, of `most`."""
         settings = self._running.settings
         left = generation.ask.max_tokens - generation.generated
         room = min(left, self._running.model.context.n_ctx - len(generation.tokens)) - 1
-        return max(0, min(settings.guesses, settings.rows // settings.slots - 1, room))
+        return max(0, min(most, settings.rows // settings.slots - 1, room))
 
     def extend(self, rows: Dict[Generation, int]) -> None:
         """Choose the next token of each generation from its row of the last decode; guesses' rows follow it."""
@@ -88,6 +108,7 @@ class Choosing:
         """Add a chosen token to a generation, and one more for each guess that the choice confirms."""
         counts = self._running.tally.counts
         drafts, generation.drafts = generation.drafts, []
+        generation.guessed += len(drafts)
         for offset in range(len(drafts) + 1):
             token = self._sample(generation, row + offset) if offset else token
             self._add(generation, token, row + offset)
@@ -95,6 +116,7 @@ class Choosing:
             if ended or offset == len(drafts) or token != drafts[offset]:
                 break
             generation.done += 1  # the guess is in its cell already
+            generation.confirmed += 1
             counts["drafts_accepted"] += 1
         if drafts:
             counts["drafts"] += len(drafts)

@@ -27,6 +27,7 @@ class Step(NamedTuple):
     prompt_rows: int
     seconds: float
     expected: float  # seconds that it should have taken; 0 where that is not known
+    guesses: int = 0  # at the streams' next tokens, a row for each
 
 
 class Company:
@@ -57,7 +58,7 @@ class Company:
             self._hold(self.held + 1, now)
         elif step.prompt_rows or not step.streams:
             self._give_up_trial(now)
-        else:
+        elif not step.guesses:
             self._weigh(step, most, now)
         return not slow or self._slow > 2
 

@@ -80,6 +80,7 @@ class Generation:
         self.pool: Any = None  # what is computed of its embedding so far (embedding.py)
         self.lookup = Lookup()
         self.drafts: List[int] = []  # guesses at the tokens after these, for the next batch
+        self.guessed = self.confirmed = 0  # how many guesses were checked so far, and came true
         # For the reader:
         self.text = TextOut(ask.stop)
         self.replayed: List[Piece] = []  # what it would have told before it was begun in the middle
@@ -205,6 +206,7 @@ class Generation:
         predicted_ms = round((now - first) * 1e3, 3)
         # The first token comes with the prompt's last step, so predicted_ms is the time of the others.
         steps = max(0, self.generated - len(self.begun) - 1)
+        guesses = {"draft_n": self.guessed, "draft_n_accepted": self.confirmed} if self.guessed else {}
         return {
             "queue_ms": round((admitted - self.times["submitted"]) * 1e3, 3),
             "cache_n": self.cached_tokens,
@@ -216,6 +218,7 @@ class Generation:
             "predicted_ms": predicted_ms,
             "predicted_per_token_ms": _ratio(predicted_ms, steps),
             "predicted_per_second": _ratio(steps * 1e3, predicted_ms),
+            **guesses,
         }
 
 

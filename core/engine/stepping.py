@@ -10,6 +10,7 @@ import time
 from core.ask import TEXT
 from core.engine.admission import make_ready
 from core.engine.choosing import Choosing
+from core.engine.company import Step
 from core.engine.decoding import Decoding
 from core.engine.embedding import Embedding
 from core.engine.generation import Generation
@@ -93,20 +94,22 @@ class Stepping:
         for generation in self._running.scheduler.running:
             generation.paused = generation.generating and generation.channel.full
         self._running.scheduler.take_turn()
-        self._choosing.guess()
-        streams = len(self._running.scheduler.streams())
-        chunks = self._running.scheduler.plan(self.threads.pace.budget(streams, self._time(resident, streams)))
+        self._choosing.guess(self.threads.pace)
+        running = self._running.scheduler.streams()
+        streams, guesses = len(running), sum(len(each.drafts) for each in running)
+        budget = self.threads.pace.budget(streams, self._time(resident, streams), guesses)
+        chunks = self._running.scheduler.plan(budget)
         if copy and not chunks:
             # llama.cpp copies cells when it decodes the next time; the siding would take them before that.
             chunks = [Chunk(copy.generation, copy.generation.done, 1)]
         if not chunks:
             return
         rows = sum(chunk.count for chunk in chunks) - streams
-        self.expected = self.threads.pace.expect(streams, rows) or resident.slowest_batch
+        self.expected = self.threads.pace.expect(streams, rows, guesses) or resident.slowest_batch
         self.threads.begin(self.expected)
         started = time.monotonic()
         self._decoding.evaluate(chunks)
-        self._observe(len(chunks), streams, rows, time.monotonic() - started)
+        self._observe(len(chunks), streams, rows, guesses, time.monotonic() - started)
 
     def _time(self, resident: Resident, streams: int) -> float:
         """Return the seconds that the step may take: more where no stream and no owner of its threads waits."""
@@ -124,9 +127,9 @@ class Stepping:
         counts["cached_tokens"] += count
         counts["cache_hits"] += count > 0
 
-    def _observe(self, sequences: int, streams: int, rows: int, seconds: float) -> None:
+    def _observe(self, sequences: int, streams: int, rows: int, guesses: int, seconds: float) -> None:
         """Learn from a step of so many sequences, of which some were streams and the others had so many prompt rows."""
-        self.threads.observe(streams, rows, seconds, self.expected)
+        self.threads.observe(Step(streams, rows, seconds, self.expected, guesses))
         self._running.tally.step_seconds = seconds
         self._running.tally.count_batch(sequences)
         self._running.tally.counts["prompt_tokens"] += rows

@@ -106,11 +106,10 @@ class Threads:
         if self._board:
             self._board.rest()
 
-    def observe(self, streams: int, prompt_rows: int, seconds: float, expected: float) -> None:
-        """Learn from a step that was made, and should have taken `expected` seconds."""
-        step = Step(streams, prompt_rows, seconds, expected)
+    def observe(self, step: Step) -> None:
+        """Learn from a step that was made."""
         if self._company.observe(step, self._most, time.monotonic()):
-            self.pace.observe(streams, prompt_rows, seconds)
+            self.pace.observe(step.streams, step.prompt_rows, step.seconds, step.guesses)
 
     def close(self) -> None:
         """Lend the cores, for good."""

@@ -14,6 +14,7 @@ from gguf import WINDOW, write_hybrid, write_recurrent, write_windowed
 
 from core.engine.aside import ASIDE_TOKENS
 from core.engine.drafting import Lookup
+from core.engine.pace import Pace
 from core.models import ModelFile, inspect
 from core.sampling import Sampling
 
@@ -159,6 +160,8 @@ def test_guessing_ahead_changes_no_answer_and_is_left_to_models_that_can_take_gu
         return (tokens[len(known) - end.prompt_tokens :][:2] + [5, 5])[:most]
 
     monkeypatch.setattr(Lookup, "guess", half_right)
+    monkeypatch.setattr(Lookup, "chances", lambda _lookup, count: [1.0] * count)
+    monkeypatch.setattr(Pace, "price", lambda _pace, _streams, _guesses: 0.01)
     engine = start(draft_max=4)
     assert ask(engine, STORY, 60)[0] == tokens and cells_are_known(engine)
     drafts, accepted = engine.tally.counts["drafts"], engine.tally.counts["drafts_accepted"]

@@ -28,9 +28,7 @@ def _set_sizes(params: Any, settings: EngineSettings, n_ctx: int) -> None:
     params.n_batch = settings.rows
     params.n_ubatch = settings.rows_at_once(n_ctx, uses_gpu(settings))
     params.n_seq_max = settings.slots
-    params.n_outputs_max = settings.slots * (
-        1 + settings.guesses
-    )  # else logits are reserved for a whole batch: 300 MB for large vocabularies
+    params.n_outputs_max = settings.outputs  # else logits are reserved for a whole batch: 300 MB for large vocabularies
     params.n_threads = settings.threads or cores()
     params.n_threads_batch = settings.threads_batch or params.n_threads
     params.kv_unified = False  # attention does not walk the other sequences' cells
