@@ -190,7 +190,7 @@ class EngineSettings:
     draft_max: int = setting(
         -1,
         "most tokens to guess ahead, from the text so far where the times of steps say that it pays, and by "
-        "--model-draft; -1: 15 from the text, 3 by the model; 0: none",
+        "--model-draft; -1: 15 from the text for requests that name no seed, 3 by the model; 0: none",
         "engine",
         flags=("--draft", "--draft-n", "--spec-draft-n-max"),
         check=between(-1, 64),
@@ -310,10 +310,15 @@ class EngineSettings:
             return ""
         return self.pooling if self.pooling != "model" else model.pooling or "none"
 
-    @property
-    def guesses_from_text(self) -> int:
-        """How many tokens are guessed ahead at most by what the text says already."""
-        return _FROM_TEXT if self.draft_max < 0 else self.draft_max
+    def guesses_from_text(self, names_seed: bool) -> int:
+        """Return how many tokens are guessed ahead at most by what the text says already.
+
+        Guesses change the last digits of llama.cpp's arithmetic, and which ones are made goes by steps' times. So a
+        request that names its seed gets none unless --draft-max says otherwise.
+        """
+        if self.draft_max >= 0:
+            return self.draft_max
+        return 0 if names_seed else _FROM_TEXT
 
     @property
     def guesses_by_model(self) -> int:
@@ -324,7 +329,7 @@ class EngineSettings:
     @property
     def guesses_at_once(self) -> int:
         """How many guesses from texts one batch may hold: those for two streams."""
-        return self.guesses_from_text * min(self.slots, 2)
+        return self.guesses_from_text(False) * min(self.slots, 2)
 
     @property
     def outputs(self) -> int:

@@ -63,7 +63,7 @@ class Choosing:
             allowed = seconds <= longest and guesses <= settings.guesses_at_once
             return seconds if allowed or not guesses else math.inf
 
-        rooms = [self._room(each, settings.guesses_from_text) for each in streams]
+        rooms = [self._room(each, settings.guesses_from_text(each.names_seed)) for each in streams]
         found = [each.lookup.guess(each.tokens, room) for each, room in zip(streams, rooms)]
         chances = [each.lookup.chances(len(guesses)) for each, guesses in zip(streams, found)]
         for generation, guesses, count in zip(streams, found, worthwhile(chances, price)):

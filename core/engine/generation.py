@@ -63,8 +63,8 @@ class Generation:
         self.begun = tuple(begun)
         self.ended = ended
         self.cancelled = False  # nobody wants it any more; set by any thread
-        known = 0 <= ask.sampling.seed < RANDOM_SEED
-        self.seed = ask.sampling.seed if known else secrets.randbelow(RANDOM_SEED)
+        self.names_seed = 0 <= ask.sampling.seed < RANDOM_SEED  # it should get the same answer again
+        self.seed = ask.sampling.seed if self.names_seed else secrets.randbelow(RANDOM_SEED)
         self._state = State.WAITING
         # Tokens, and where they are:
         self.tokens: List[int] = []

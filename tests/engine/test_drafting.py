@@ -135,7 +135,8 @@ def price(monkeypatch):
 
 
 REPEATING = "The fox said: I like the red apple. The owl said: I like the red apple. The bear said: I like"
-CHORUS = Sampling(temperature=0.9, seed=3, grammar='root ::= ("The red fox ran home" [.!] " ")+')
+CHORUS = Sampling(temperature=0, grammar='root ::= ("The red fox ran home" [.!] " ")+')
+SEEDED = Sampling(temperature=0.9, seed=3, grammar=CHORUS.grammar)
 
 
 @pytest.mark.parametrize("settings", [{}, {"draft_max": 8}, {"slots": 1}], ids=str)
@@ -143,7 +144,7 @@ def test_guessing_changes_no_answer_and_saves_steps(settings, price):
     plain, guessing = launch(draft_max=0), launch(**settings)
     try:
         for prompt in (REPEATING, STORY, "1 2 3 4 5 6 1 2 3 4 5 6 1 2 3"):
-            for sampling in (GREEDY, Sampling(temperature=0.7, seed=11), CHORUS):
+            for sampling in (GREEDY, Sampling(temperature=0.7, seed=11), CHORUS, SEEDED):
                 expected = run(plain, prompt=prompt, max_tokens=60, sampling=sampling)
                 answer = run(guessing, prompt=prompt, max_tokens=60, sampling=sampling)
                 assert answer[:2] == expected[:2] and answer[2].reason == expected[2].reason
@@ -168,11 +169,11 @@ def test_streams_side_by_side_are_guessed_for_and_answered_as_without(price):
         guessing.stop()
 
 
-def drafts(**settings):
+def drafts(sampling=CHORUS, **settings):
     """Return how many tokens an engine guesses in an answer that repeats its prompt."""
     engine = launch(**settings)
     try:
-        run(engine, prompt=REPEATING, max_tokens=30, sampling=CHORUS)
+        run(engine, prompt=REPEATING, max_tokens=30, sampling=sampling)
         return engine.tally.counts["drafts"]
     finally:
         engine.stop()
@@ -182,6 +183,10 @@ def test_nothing_is_guessed_where_it_costs_more_than_it_wins_or_is_turned_off(pr
     assert drafts() > 0 and drafts(draft_max=0) == 0
     price(lambda streams, guesses: 0.01 * (streams + guesses))
     assert drafts() == 0
+
+
+def test_a_request_that_names_a_seed_is_guessed_for_only_where_the_option_says_so(price):
+    assert drafts(SEEDED) == 0 and drafts(SEEDED, draft_max=8) > 0
 
 
 def test_a_step_that_others_wait_for_gets_no_guesses_that_make_it_longer_than_it_should_be(price):
@@ -228,7 +233,7 @@ def test_a_draft_model_changes_no_answer_and_saves_steps(settings):
     plain, guessing = launch(draft_max=0), launch(model_draft=DEMO.path, **settings)
     try:
         for prompt in (REPEATING, STORY):
-            for sampling in (GREEDY, Sampling(temperature=0.7, seed=11), Sampling(temperature=1.5, seed=2), CHORUS):
+            for sampling in (GREEDY, Sampling(temperature=0.7, seed=11), Sampling(temperature=1.5, seed=2), SEEDED):
                 expected = run(plain, prompt=prompt, max_tokens=60, sampling=sampling)
                 answer = run(guessing, prompt=prompt, max_tokens=60, sampling=sampling)
                 assert answer[:2] == expected[:2] and answer[2].reason == expected[2].reason
