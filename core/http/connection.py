@@ -34,6 +34,8 @@ log = logging.getLogger("comeapi.http")
 _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 _PHRASES.update({413: "Content Too Large", 499: "Client Closed Request"})
 _MAX_HEAD = 32 << 10
+FIRST_REQUEST = 1.0  # seconds that a server which stops waits for the first request of a new connection
+_NEXT_REQUEST = 0.1  # seconds that it waits for another one
 _now = (0, "")  # the current second and its Date header: formatting it for every reply would cost more than the rest
 
 
@@ -90,10 +92,12 @@ class Connection(BaseHTTPRequestHandler):
     def handle(self) -> None:
         """Answer requests until the client or an error ends the connection."""
         self.close_connection = False
+        left = FIRST_REQUEST
         while not self.close_connection:
-            patience = 0.1 if self.service.leaving.begun else self.service.config.idle_timeout
+            patience = left if self.service.leaving.begun else self.service.config.idle_timeout
             if not self.wire.wait(time.monotonic() + patience):
                 return
+            left = _NEXT_REQUEST
             self.service.connections.begins(self.request)
             try:
                 self.handle_one_request()

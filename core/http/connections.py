@@ -20,7 +20,7 @@ class Connections:
         self.most = most
         self._changed = threading.Condition()  # guards all below; notified when a request or a connection ends
         self._open: Dict[socket.socket, Optional[Wire]] = {}  # None until the connection's thread has begun
-        self._idle: Dict[socket.socket, None] = {}  # those that wait for a request, the longest waiting first
+        self._idle: Dict[socket.socket, bool] = {}  # waiting for a request, the longest first: had it an answer before?
         self._active = 0
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class Connections:
         """Count a connection in: when it is accepted, and again when its thread has begun."""
         with self._changed:
             self._open[sock] = wire
-            self._idle[sock] = None
+            self._idle[sock] = False
 
     def closed(self, sock: socket.socket) -> None:
         """Count a connection out."""
@@ -53,7 +53,7 @@ class Connections:
         """Count a request as ended; the connection waits for the next one."""
         with self._changed:
             self._active -= 1
-            self._idle[sock] = None
+            self._idle[sock] = True
             self._changed.notify_all()
 
     def has_room(self) -> bool:
@@ -68,11 +68,14 @@ class Connections:
                 return False
             return self._changed.wait_for(lambda: len(self._open) < before, _CLOSING_SECONDS)
 
-    def end_idle(self) -> None:
-        """Close the connections that wait for a next request."""
+    def end_idle(self, newcomers: bool = False) -> None:
+        """Close the connections that wait for a next request; with `newcomers`, those that wait for their first, too.
+
+        Their clients count on an answer. Those without a Wire have just been accepted, and are never closed here.
+        """
         with self._changed:
-            for sock in list(self._idle):
-                if self._open[sock]:  # those without a Wire have just been accepted: their clients count on an answer
+            for sock, answered in list(self._idle.items()):
+                if self._open[sock] and (answered or newcomers):
                     self._end(sock)
 
     def wait_until_closed(self, timeout: float) -> None:

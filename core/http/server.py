@@ -27,7 +27,7 @@ from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
 from core.errors import APIError, HangUp, TimedOut
 from core.http.access import KeyLimits, check_key, key_error, key_is_one_of, presented_key
 from core.http.bodies import BodyBudget
-from core.http.connection import Connection, framed, reply_head
+from core.http.connection import FIRST_REQUEST, Connection, framed, reply_head
 from core.http.connections import Connections
 from core.http.counting import HTTPMetrics
 from core.http.descriptors import is_short, room
@@ -388,7 +388,9 @@ class Service:
             self._server.accept_the_rest()
             self._server.server_close()
         self.connections.end_idle()
-        self.connections.wait_until_closed(timeout)
+        self.connections.wait_until_closed(min(timeout, FIRST_REQUEST))
+        self.connections.end_idle(newcomers=True)
+        self.connections.wait_until_closed(timeout - FIRST_REQUEST)
         return self.connections.cut()
 
     # ---- counting

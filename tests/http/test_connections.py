@@ -267,6 +267,44 @@ def test_a_drain_waits_for_a_connection_whose_thread_has_yet_to_start(serve, con
     assert drained.result(PATIENCE) == 0
 
 
+@pytest.mark.parametrize("when", ["before the drain", "in it"])
+def test_a_client_that_has_connected_may_send_its_first_request_a_moment_later(
+    serve, connect, background, monkeypatch, when
+):
+    monkeypatch.setattr(connection, "_NEXT_REQUEST", 0.0)
+    service = serve()
+    end_idle, accept_the_rest = service.connections.end_idle, service._server.accept_the_rest
+    ended, clients = threading.Event(), []
+
+    def come_and_be_accepted():
+        if not clients:
+            clients.append(connect(service))
+        accept_the_rest()
+
+    def end(**options):
+        end_idle(**options)
+        ended.set()
+
+    monkeypatch.setattr(service._server, "accept_the_rest", come_and_be_accepted)
+    monkeypatch.setattr(service.connections, "end_idle", end)
+    if when == "before the drain":
+        clients.append(connect(service))
+        eventually(lambda: service.connections_open() == 1)
+    drained = background(service.drain, PATIENCE)
+    assert ended.wait(PATIENCE)
+    clients[0].send(request())
+    assert clients[0].answer().status == 200
+    assert drained.result(PATIENCE) == 0
+
+
+def test_a_client_that_never_sends_its_first_request_does_not_hold_up_a_drain(serve, connect, background):
+    service = serve()
+    client = connect(service)
+    eventually(lambda: service.connections_open() == 1)
+    drained = background(service.drain, 3600)
+    assert client.rest() == b"" and drained.result(PATIENCE) == 0
+
+
 def test_a_request_that_has_just_arrived_is_still_answered_by_a_drain(serve, connect, background, monkeypatch):
     service = serve()
     held, holding, handle = threading.Event(), threading.Event(), connection.Connection.handle
