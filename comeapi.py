@@ -100,9 +100,7 @@ def _first_model(config: Config, notifier: Notifier) -> ModelFile:
         folder, name = locate(config.models, config.model)
         return choose(folder, name)
     except BrokenModel as problem:
-        print("🟠 %s. Waiting for a good file; Ctrl-C stops." % problem, flush=True)
-        notifier.ready("waiting for a good model file: %s" % problem)
-        return _wait_for_model(folder, name, str(problem))
+        return _wait_for_model(folder, name, str(problem), notifier)
     except BadModel as problem:
         options.fail("%s%s" % (problem, _model_advice(config)))
 
@@ -117,9 +115,12 @@ def _model_advice(config: Config) -> str:
     return "; get one: python comeapi.py pull Qwen/Qwen3-4B-GGUF:Q4_K_M%s" % folder
 
 
-def _wait_for_model(folder: str, name: str, told: str) -> ModelFile:
+def _wait_for_model(folder: str, name: str, told: str, notifier: Notifier) -> ModelFile:
+    """Return the model as soon as its file is good; `told` says what is wrong with it. Ctrl-C ends the program."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     try:
+        print("🟠 %s. Waiting for a good file; Ctrl-C stops." % told, flush=True)
+        notifier.ready("waiting for a good model file: %s" % told)
         for _ in attempts(folder):
             try:
                 return choose(folder, name)
