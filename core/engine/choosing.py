@@ -64,7 +64,7 @@ class Choosing:
             return seconds if allowed or not guesses else math.inf
 
         rooms = [self._room(each, settings.guesses_from_text(each.names_seed)) for each in streams]
-        found = [each.lookup.guess(each.tokens, room) for each, room in zip(streams, rooms)]
+        found = [each.lookup.guess(each.tokens, room) if room else [] for each, room in zip(streams, rooms)]
         chances = [each.lookup.chances(len(guesses)) for each, guesses in zip(streams, found)]
         for generation, guesses, count in zip(streams, found, worthwhile(chances, price)):
             generation.drafts = guesses[:count]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import hasty
 import pytest
@@ -81,6 +82,7 @@ def test_a_step_that_does_not_end_is_noticed_and_forgotten_when_it_does(engine, 
 
 def test_a_step_that_lasts_much_longer_than_its_like_stalls_long_before_it_hangs(engine, gate, monkeypatch):
     monkeypatch.setattr("core.engine.engine.STALL_SECONDS", 0.3)
+    monkeypatch.setattr(engine, "settings", replace(engine.settings, step_timeout=60.0))
     end_of(submit(engine))
     gate.clear()
     generation = submit(engine)
