@@ -310,6 +310,11 @@ class EngineSettings:
             return ""
         return self.pooling if self.pooling != "model" else model.pooling or "none"
 
+    @property
+    def guesses_ahead(self) -> bool:
+        """Whether tokens are guessed ahead at all."""
+        return self.draft_max != 0
+
     def guesses_from_text(self, names_seed: bool) -> int:
         """Return how many tokens are guessed ahead at most by what the text says already.
 

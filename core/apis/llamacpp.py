@@ -250,7 +250,7 @@ class NativeRoutes:
             "id": 0,
             "id_task": -1,
             "n_ctx": engine.context_size(),
-            "speculative": engine.settings.draft_max != 0,
+            "speculative": engine.settings.guesses_ahead,
             "is_processing": False,
             "params": settings_body(defaults.over(DEFAULTS), defaults.limit(UNLIMITED), (), False),
         }
@@ -287,7 +287,7 @@ class NativeRoutes:
             "id": index,
             "id_task": -1 if generation is None else generation.order,
             "n_ctx": engine.context_size(),
-            "speculative": engine.settings.draft_max != 0,
+            "speculative": engine.settings.guesses_ahead,
             "is_processing": generation is not None,
         }
         if generation is not None:

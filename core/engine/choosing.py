@@ -54,8 +54,8 @@ class Choosing:
     def _guess_from_texts(self, streams: List[Generation], pace: Pace) -> None:
         """Guess what follows in each stream's text by that text, as far as it pays for all of them together."""
         settings = self._running.settings
-        if not pace.price(len(streams), 1):
-            return
+        if not pace.price(len(streams), 0):
+            return  # no step of streams has been seen yet
         longest = settings.step_target if len(streams) > 1 else math.inf  # others wait for the step, too
 
         def price(guesses: int) -> float:

@@ -58,7 +58,7 @@ class Company:
             self._hold(self.held + 1, now)
         elif step.prompt_rows or not step.streams:
             self._give_up_trial(now)
-        elif not step.guesses:
+        elif not step.guesses:  # what such a step computes is not what the others did
             self._weigh(step, most, now)
         return not slow or self._slow > 2
 

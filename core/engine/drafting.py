@@ -32,8 +32,7 @@ class Lookup:
         self._seen = 0
         self._next = 0  # where the token stands that should come next; 0 where nothing is known of it
         self._run = 0
-        self._recent: Deque[int] = collections.deque()  # the last runs' lengths
-        self._sorted: List[int] = []  # the same
+        self._recent: Deque[int] = collections.deque(maxlen=_RUNS)  # the last runs' lengths
 
     def guess(self, tokens: List[int], most: int) -> List[int]:
         """Return at most `most` tokens that may come next; none where the last tokens have not occurred before."""
@@ -45,15 +44,11 @@ class Lookup:
 
     def chances(self, count: int) -> List[float]:
         """Return for each of the next `count` guesses how likely it and all before it come true, from 0 to 1."""
-        known, run = self._lasting(self._run), self._run + 1
+        runs, run = sorted(self._recent), self._run + 1
+        lasting = [len(runs) - bisect.bisect_left(runs, self._run + each) for each in range(count + 1)]
         return [
-            (_PRIOR * run / (run + each) + self._lasting(self._run + each)) / (_PRIOR + known)
-            for each in range(1, count + 1)
+            (_PRIOR * run / (run + each) + lasting[each]) / (_PRIOR + lasting[0]) for each in range(1, count + 1)
         ]
-
-    def _lasting(self, length: int) -> int:
-        """Return how many of the last runs were so long."""
-        return len(self._sorted) - bisect.bisect_left(self._sorted, length)
 
     def _read(self, tokens: List[int], end: int) -> None:
         """Take in the token before `end`."""
@@ -72,10 +67,7 @@ class Lookup:
             self._next += 1
             self._run += 1
             return
-        bisect.insort(self._sorted, self._run)
         self._recent.append(self._run)
-        if len(self._recent) > _RUNS:
-            self._sorted.remove(self._recent.popleft())
         self._next = self._run = 0
 
 

@@ -38,13 +38,11 @@ class Pace:
         return self.price(streams, guesses) + prompt_rows * self._row
 
     def price(self, streams: int, guesses: int) -> float:
-        """Return the seconds that streams take with so many guesses; 0 where nothing is known of streams or of rows.
+        """Return the seconds that streams take with so many guesses.
 
         What was never tried is held to cost what prompts' rows do, the cheapest there are: so it is tried once.
         """
         alone = self._seconds(streams)
-        if not (guesses and alone and self._row):
-            return 0.0 if guesses else alone
         return self._guesses.get((streams, guesses), alone + guesses * self._row)
 
     def observe(self, streams: int, prompt_rows: int, seconds: float, guesses: int = 0) -> None:

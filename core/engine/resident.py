@@ -48,7 +48,7 @@ class Resident:
             self.close()
             raise
         # Whether to guess ahead
-        self.drafts = settings.draft_max != 0 and self.model.forgets_partly and not self.model.pooling
+        self.drafts = settings.guesses_ahead and self.model.forgets_partly and not self.model.pooling
         self.draft_model = self._load_draft_model() if self.drafts and settings.model_draft else None
 
     def _load_draft_model(self) -> Optional[DraftModel]:

@@ -109,7 +109,7 @@ class Stepping:
         self.threads.begin(self.expected)
         started = time.monotonic()
         self._decoding.evaluate(chunks)
-        self._observe(len(chunks), streams, rows, guesses, time.monotonic() - started)
+        self._observe(len(chunks), Step(streams, rows, time.monotonic() - started, self.expected, guesses))
 
     def _time(self, resident: Resident, streams: int) -> float:
         """Return the seconds that the step may take: more where no stream and no owner of its threads waits."""
@@ -127,9 +127,9 @@ class Stepping:
         counts["cached_tokens"] += count
         counts["cache_hits"] += count > 0
 
-    def _observe(self, sequences: int, streams: int, rows: int, guesses: int, seconds: float) -> None:
-        """Learn from a step of so many sequences, of which some were streams and the others had so many prompt rows."""
-        self.threads.observe(Step(streams, rows, seconds, self.expected, guesses))
-        self._running.tally.step_seconds = seconds
+    def _observe(self, sequences: int, step: Step) -> None:
+        """Learn from a step of so many sequences, the streams among them."""
+        self.threads.observe(step)
+        self._running.tally.step_seconds = step.seconds
         self._running.tally.count_batch(sequences)
-        self._running.tally.counts["prompt_tokens"] += rows
+        self._running.tally.counts["prompt_tokens"] += step.prompt_rows

@@ -71,7 +71,7 @@ class Connections:
     def end_idle(self, newcomers: bool = False) -> None:
         """Close the connections that wait for a next request; with `newcomers`, those that wait for their first, too.
 
-        Their clients count on an answer. Those without a Wire have just been accepted, and are never closed here.
+        New clients count on an answer. Connections without a Wire have just been accepted, and are not closed here.
         """
         with self._changed:
             for sock, answered in list(self._idle.items()):
