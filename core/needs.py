@@ -52,9 +52,9 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
     if gpu and settings.gpu_layers:
         return Need(PROCESS_BYTES, 0, 0)  # the rest is the GPU's memory
     cells = _cells(settings, model, slots)
-    aside = _cells(settings, model, 1) if slots > 1 and settings.siding != "off" else 0
+    aside = aside_bytes(settings, model, gpu) if slots > 1 and settings.siding != "off" else 0
     rows = context_of(settings, model) if model.embeds and not model.causal else min(settings.batch_size, 512)
-    buffers = rows * BUFFER_BYTES * _widest(model) + (2 if aside else 1) * _scores(settings, model, gpu)
+    buffers = rows * BUFFER_BYTES * _widest(model) + _scores(settings, model, gpu)
     draft = _draft(settings, slots)
     own, least = PROCESS_BYTES + cells + aside + buffers + draft, 0 if model.mixed or model.embeds else cells
     if settings.no_mmap or settings.mlock:
@@ -64,6 +64,11 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
     # Embeddings, and weights that stand in for those in other types, stay as they are: half is a safe guess.
     repacked = model.size // 2 if model.quantization in _ALWAYS_REPACKED else 0
     return Need(own + model.size, 0, least + repacked, model.size)
+
+
+def aside_bytes(settings: Any, model: ModelFile, gpu: bool) -> int:
+    """Return what the context takes in which long prompts are evaluated. It is there once the first has come."""
+    return _cells(settings, model, 1) + _scores(settings, model, gpu)
 
 
 def context_of(settings: Any, model: ModelFile) -> int:

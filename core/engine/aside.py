@@ -2,10 +2,13 @@
 
 import logging
 import time
+from typing import Optional
 
 from core.engine.generation import Generation
 from core.engine.running import Running
+from core.engine.siding import LazySiding, Siding
 from core.engine.threads import Threads
+from core.errors import APIError
 
 log = logging.getLogger("comeapi.engine")
 
@@ -25,17 +28,31 @@ class Aside:
         Where steps are long, it gets as much time as they do: it comes to its end, too.
         """
         resident = self._running.resident
-        siding = resident.siding if resident else None
-        if not siding or not resident:
+        if not resident or not resident.lazy_siding:
             return
-        if siding.generation and siding.over:
-            return self._come_back(siding.generation)
-        generation = siding.generation or self._running.scheduler.next_aside()
-        if generation is None:
-            return
-        if not siding.generation:
+        siding = resident.siding
+        if not siding or not siding.generation:
+            generation = self._running.scheduler.next_aside()
+            siding = self._get(resident.lazy_siding, generation) if generation else None
+            if not siding or not generation:
+                return
             generation.tell_progress()
             siding.start(generation, resident.context.save(generation.slot) if generation.done else None)
+        elif siding.over:
+            return self._come_back(siding.generation)
+        self._run(siding, step)
+
+    def _get(self, lazy: LazySiding, generation: Generation) -> Optional[Siding]:
+        """Return the siding, or None where it is being made. Where it can't be, evaluate the prompt in batches."""
+        scheduler = self._running.scheduler
+        try:
+            return lazy.get(0 if scheduler.streams() else self._running.settings.step_target)
+        except APIError as error:
+            log.warning("a prompt of %d tokens is evaluated in batches: %s", len(generation.tokens), error.message)
+            scheduler.returned(generation, generation.done)
+            return None
+
+    def _run(self, siding: Siding, step: float) -> None:
         target = self._running.settings.step_target
         started = time.monotonic()
         siding.threads = self._threads.begin_aside(siding.used)

@@ -96,7 +96,7 @@ class Loading:
         scheduler.copy_cost = max(16, resident.context.n_ctx // 128)
         shifts = self._running.settings.context_shift and not resident.model.pooling
         scheduler.room = resident.context.n_ctx - 1 if shifts else None
-        scheduler.aside = ASIDE_TOKENS if resident.siding else 0
+        scheduler.aside = ASIDE_TOKENS if resident.lazy_siding else 0
         self._running.resident = resident
 
     def unload(self) -> None:

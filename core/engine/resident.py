@@ -5,15 +5,17 @@ import time
 from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Tuple
 
+from core import memory
 from core.engine.draftmodel import DraftModel
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
 from core.engine.llama.model import Model
-from core.engine.llama.native import halts_well
+from core.engine.llama.native import halts_well, uses_gpu
 from core.engine.sampler import Sampler
-from core.engine.siding import Siding
+from core.engine.siding import LazySiding, Siding
 from core.errors import APIError
 from core.models import ModelFile
+from core.needs import aside_bytes, gb
 from core.sampling import Sampling
 from core.settings import EngineSettings
 
@@ -32,7 +34,7 @@ class Resident:
 
     def __init__(self, file: ModelFile, settings: EngineSettings, progress: Callable[[float], bool]):
         self.settings = settings
-        self.siding: Optional[Siding] = None
+        self.lazy_siding: Optional[LazySiding] = None
         self.draft_model: Optional[DraftModel] = None
         self.described: Dict[int, Tuple[str, List[int]]] = {}  # tokens' texts and bytes, for all who tell probabilities
         self.slowest_batch = 0.0  # seconds that a full batch may take, judged by the self-test
@@ -59,6 +61,11 @@ class Resident:
             log.warning("guesses come from the text alone: %s", error.message)
             return None
 
+    @property
+    def siding(self) -> Optional[Siding]:
+        """Where long prompts are evaluated, once one has come."""
+        return self.lazy_siding.siding if self.lazy_siding else None
+
     def renew_context(self) -> None:
         """Begin with empty cells, in a context of its own. Raises APIError 500 where memory is short."""
         self.context.close()
@@ -66,8 +73,8 @@ class Resident:
 
     def close(self) -> None:
         """Free all of it."""
-        if self.siding:
-            self.siding.close()
+        if self.lazy_siding:
+            self.lazy_siding.close()
         if self.draft_model:
             self.draft_model.close()
         self.context.close()
@@ -93,7 +100,8 @@ class Resident:
             sampler = Sampler(self.model, Sampling(temperature=0), 0, self.context.n_ctx)
             sampler.sample(self.context, rows[0], 0)
             sampler.close()
-            self.siding = self._make_siding()  # now, while slot 0 holds cells to try it with
+            if self._can_set_aside():  # asked now, while slot 0 holds cells to try it with
+                self.lazy_siding = LazySiding(self._context_aside)
         self.context.forget(0)
 
     def _passed(self, status: int) -> None:
@@ -101,14 +109,20 @@ class Resident:
             message = "%s fails its self-test: llama_decode answers %d." % (self.model.file.name, status)
             raise APIError(500, message, "model_broken", "model_name")
 
-    def _make_siding(self) -> Optional[Siding]:
-        """Return a siding where llama.cpp can halt a decode, and this model's cells can be moved."""
+    def _can_set_aside(self) -> bool:
+        """Whether llama.cpp can halt a decode, and this model's cells can be moved."""
         settings = self.settings
         wanted = settings.siding == "on" or (settings.siding == "auto" and halts_well(settings))
-        if not wanted or settings.slots == 1 or not self.model.plain_cells or not self._cells_move():
-            return None
-        settings = replace(settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=0, draft_max=0, model_draft="")
-        return Siding(Context(self.model, settings))
+        return wanted and settings.slots > 1 and self.model.plain_cells and self._cells_move()
+
+    def _context_aside(self) -> Context:
+        """Return a context for a siding. Raises APIError where memory is short: the system might kill this process."""
+        need = aside_bytes(self.settings, self.model.file, uses_gpu(self.settings))
+        spare = memory.spare_memory()
+        if spare is not None and spare < need:
+            raise APIError(503, "it needs %s of memory, %s are free" % (gb(need), gb(spare)), "out_of_memory")
+        settings = replace(self.settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=0, draft_max=0, model_draft="")
+        return Context(self.model, settings)
 
     def _cells_move(self) -> bool:
         """Whether slot 0's cells can be copied by way of a buffer."""

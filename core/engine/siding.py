@@ -13,8 +13,13 @@ When the prompt is evaluated but for its last token, its cells are copied into i
 0.1 s for 1,500 tokens of a 0.6B model), and it goes on as a stream.
 The memory for that is taken while it is evaluated: all at once, it could hold the streams up for half a second.
 The thread ends with its prompt: OpenMP counts living threads and spins less when there are more than cores.
+
+The siding is made when the first long prompt comes, while the streams' steps pass (LazySiding): a server starts sooner
+without it, and one that gets no long prompt needs no memory for it.
 """
 
+import concurrent.futures
+import contextlib
 import mmap
 import threading
 import time
@@ -26,6 +31,7 @@ from core.engine.cells import SavedCells
 from core.engine.generation import Generation
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
+from core.errors import APIError
 
 
 class Siding:
@@ -131,3 +137,51 @@ class Siding:
             self._back.release()
             self._go.acquire()
         return self._abandoned
+
+
+class LazySiding:
+    """A siding that is made when it is first asked for. For the engine's thread.
+
+    `make` makes the siding's context. It is called in a thread of its own, and may raise APIError.
+    """
+
+    def __init__(self, make: Callable[[], Context]):
+        self.siding: Optional[Siding] = None
+        self._make = make
+        self._making: "Optional[concurrent.futures.Future[Context]]" = None
+
+    def get(self, seconds: float) -> Optional[Siding]:
+        """Return the siding; wait for it that long, at most. None where it takes longer.
+
+        Raises APIError where it can't be made; the next call tries again.
+        """
+        if self.siding is None:
+            context = self._context(seconds)
+            self.siding = Siding(context) if context else None
+        return self.siding
+
+    def close(self) -> None:
+        """Free the siding, once it is made if that has begun."""
+        if self._making:
+            with contextlib.suppress(APIError):
+                self.get(threading.TIMEOUT_MAX)
+        if self.siding:
+            self.siding.close()
+
+    def _context(self, seconds: float) -> Optional[Context]:
+        if self._making is None:
+            self._making = concurrent.futures.Future()
+            threading.Thread(target=self._prepare, args=(self._making,), name="siding's context", daemon=True).start()
+        try:
+            return self._making.result(seconds)
+        except concurrent.futures.TimeoutError:
+            return None
+        except APIError:
+            self._making = None
+            raise
+
+    def _prepare(self, making: "concurrent.futures.Future[Context]") -> None:
+        try:
+            making.set_result(self._make())
+        except Exception as error:
+            making.set_exception(error)

@@ -253,7 +253,8 @@ def patient():
 @pytest.fixture
 def held(patient, monkeypatch):
     """Let what comes to the siding begin, and then take no more turns but those in which it is told to give up."""
-    siding, run, begun = patient._running.resident.siding, patient._running.resident.siding.run, []
+    siding = patient._running.resident.lazy_siding.get(PATIENCE)
+    run, begun = siding.run, []
 
     def turn(seconds, *_):
         if seconds == 0 or siding.generation not in begun:
@@ -358,7 +359,7 @@ def test_where_cells_can_not_be_moved_there_is_no_siding(monkeypatch):
     monkeypatch.setattr(core.engine.llama.context.llama_cpp, "llama_state_seq_get_data", lambda *_: 0)
     engine = launch(siding="on")
     try:
-        assert engine._running.resident.siding is None
+        assert engine._running.resident.lazy_siding is None
         assert run(engine, prompt=LONG, max_tokens=3)[2].completion_tokens == 3
     finally:
         engine.stop()

@@ -171,7 +171,7 @@ def test_guessing_ahead_changes_no_answer_and_is_left_to_models_that_can_take_gu
 
 def test_long_prompts_beside_a_stream_are_answered_as_if_alone(kind, start, expected):
     engine = start(siding="on", step_target=0.01)
-    assert (engine._running.resident.siding is not None) == kind.plain
+    assert (engine._running.resident.lazy_siding is not None) == kind.plain
     stream = submit(engine, TAILS[0], 900, sampling=RAMBLING)
     next_event(stream)
     prompts = [LONG + TAILS[0], TAILS[1] + LONG, LONG + TAILS[2]]
