@@ -1,7 +1,7 @@
 """Cores that backends lend each other: a file that all backends of one plan map, in which each says when it computes.
 
-    make_board(threads) ──> path     by whoever starts them, and removes the file
-    Board(path, seat, threads)   ── compute(seconds): a lease ──> the others see it
+    BoardFile(threads).name ──> name     by whoever starts them; they inherit its descriptors
+    Board(name, seat, threads)   ── compute(seconds): a lease ──> the others see it
                                  ── lent(): the threads of those that have nothing to compute
                                  ── reclaim(): a lease, and a wait for who computes with threads that were lent
 
@@ -19,7 +19,7 @@ import os
 import struct
 import tempfile
 import time
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import IO, Callable, Iterator, NamedTuple, Sequence, Tuple
 
 # The size is that of earlier versions: a backend that is upgraded reads the file that comeapi.py has made before.
 _SEAT = struct.Struct("=di????")
@@ -40,14 +40,18 @@ class _Seat(NamedTuple):
 
 
 class Board:
-    """One backend's view of the file. `threads` are its own share of the cores. Raises OSError, ValueError."""
+    """One backend's view of the file. `threads` are its own share of the cores. Raises OSError, ValueError.
 
-    def __init__(self, path: str, seat: int, threads: int):
-        with open(path, "r+b") as file:
+    `name` is the file's path, or the number of an inherited descriptor.
+    """
+
+    def __init__(self, name: str, seat: int, threads: int):
+        inherited = name.isdigit()
+        with open(int(name) if inherited else name, "r+b", closefd=not inherited) as file:
             self._seats = os.fstat(file.fileno()).st_size // _SEAT.size
             self._map = mmap.mmap(file.fileno(), self._seats * _SEAT.size)
         if not 0 <= seat < self._seats:
-            raise ValueError("%s has %d seats: there is no seat %d" % (path, self._seats, seat))
+            raise ValueError("%s has %d seats: there is no seat %d" % (name, self._seats, seat))
         self._seat = seat
         self._threads = threads
         self._computes = False
@@ -130,9 +134,40 @@ class Board:
         _SEAT.pack_into(self._map, self._seat * _SEAT.size, *seat)
 
 
-def make_board(threads: Sequence[int]) -> str:
-    """Make a file with a seat for each backend, by their threads, and return its path. Raises OSError."""
-    file, path = tempfile.mkstemp(prefix="comeapi-", suffix=".board")
-    with os.fdopen(file, "wb") as board:
-        board.write(b"".join(_SEAT.pack(*_Seat(0.0, each)) for each in threads))
-    return path
+class BoardFile:
+    """The file, with a seat for each backend, by their threads, as who starts them has it. Raises OSError.
+
+    Where descriptors are inherited, the file is in no folder: nobody removes it, as systemd-tmpfiles does with what is
+    old, before a backend is started again; and nothing is left of it after a SIGKILL. Elsewhere it has a path.
+    """
+
+    def __init__(self, threads: Sequence[int]):
+        self._file = _file_of_no_folder() if os.name == "posix" else _file_with_path()
+        self._file.write(b"".join(_SEAT.pack(*_Seat(0.0, each)) for each in threads))
+        self._file.flush()
+
+    @property
+    def name(self) -> str:
+        """What the backends' --board calls it."""
+        return str(self._file.name)
+
+    @property
+    def descriptors(self) -> Tuple[int, ...]:
+        """What the backends are to inherit."""
+        return (self._file.fileno(),) if self.name.isdigit() else ()
+
+    def close(self) -> None:
+        """Remove it. Backends that still map it may go on."""
+        self._file.close()
+        if not self.name.isdigit():
+            os.remove(self.name)
+
+
+def _file_of_no_folder() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):  # Linux; works also where every folder is read-only
+        return os.fdopen(os.memfd_create("comeapi-board", os.MFD_CLOEXEC), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _file_with_path() -> IO[bytes]:
+    return tempfile.NamedTemporaryFile(prefix="comeapi-", suffix=".board", delete=False)

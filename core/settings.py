@@ -135,8 +135,8 @@ class EngineSettings:
     )  # fmt: skip
     board: str = setting(
         "",
-        "where the backends of one plan note who computes, so that idle ones lend their threads: a file, and this "
-        "backend's place in it (comeapi.py makes it)",
+        "where the backends of one plan note who computes, so that idle ones lend their threads: a file, or the number "
+        "of an inherited descriptor, and this backend's place in it (comeapi.py makes it)",
         "engine",
         check=_seat,
         metavar="FILE:N",

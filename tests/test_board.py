@@ -1,24 +1,29 @@
 """Cores that idle backends lend each other, by a file that all of them map."""
 
-import multiprocessing
-import os
+import subprocess
+import sys
 import threading
 
 import pytest
-from conftest import PATIENCE, wait_until
+from conftest import PATIENCE, ROOT, wait_until
 
-from core.board import Board, make_board
+from core.board import Board, BoardFile
 
 
 @pytest.fixture
-def path():
-    path = make_board((2, 3, 1))
-    yield path
-    os.remove(path)
+def file():
+    file = BoardFile((2, 3, 1))
+    yield file
+    file.close()
 
 
-def test_those_who_do_not_compute_lend_all_their_threads(path):
-    first, second = Board(path, 0, 2), Board(path, 1, 3)
+@pytest.fixture
+def board(file):
+    return file.name
+
+
+def test_those_who_do_not_compute_lend_all_their_threads(board):
+    first, second = Board(board, 0, 2), Board(board, 1, 3)
     assert (first.lent(), second.lent()) == (4, 3)
     second.compute(PATIENCE)
     assert (first.lent(), second.lent()) == (1, 3)
@@ -26,14 +31,14 @@ def test_those_who_do_not_compute_lend_all_their_threads(path):
     wait_until(lambda: first.lent() == 4)
 
 
-def test_a_lease_ends_by_itself(path):
-    first, second = Board(path, 0, 2), Board(path, 1, 3)
+def test_a_lease_ends_by_itself(board):
+    first, second = Board(board, 0, 2), Board(board, 1, 3)
     second.compute(0.01)
     wait_until(lambda: first.lent() == 4)
 
 
-def test_whoever_begins_waits_for_those_who_compute_with_its_threads(path):
-    first, second = Board(path, 0, 2), Board(path, 1, 3)
+def test_whoever_begins_waits_for_those_who_compute_with_its_threads(board):
+    first, second = Board(board, 0, 2), Board(board, 1, 3)
     first.compute(PATIENCE, borrows=True)
     waiting = threading.Thread(target=second.reclaim, args=(PATIENCE, PATIENCE))
     waiting.start()
@@ -48,15 +53,15 @@ def test_whoever_begins_waits_for_those_who_compute_with_its_threads(path):
 
 
 @pytest.mark.parametrize("lease, patience", [(0.01, PATIENCE), (PATIENCE, 0.01)])
-def test_nobody_waits_longer_than_the_lease_or_its_own_patience(path, lease, patience):
-    first, second = Board(path, 0, 2), Board(path, 1, 3)
+def test_nobody_waits_longer_than_the_lease_or_its_own_patience(board, lease, patience):
+    first, second = Board(board, 0, 2), Board(board, 1, 3)
     first.compute(lease, borrows=True)
     second.reclaim(PATIENCE, patience)
     assert first.lent() == 1
 
 
-def test_the_only_one_that_computes_lends_its_threads_as_soon_as_it_rests(path):
-    first, second = Board(path, 0, 2), Board(path, 1, 3)
+def test_the_only_one_that_computes_lends_its_threads_as_soon_as_it_rests(board):
+    first, second = Board(board, 0, 2), Board(board, 1, 3)
     second.compute(PATIENCE)
     second.rest()
     assert first.lent() == 4
@@ -68,9 +73,9 @@ def test_the_only_one_that_computes_lends_its_threads_as_soon_as_it_rests(path):
 
 
 @pytest.fixture
-def three(path):
+def three(board):
     """A backend with a long prompt, and two that compute."""
-    boards = [Board(path, seat, threads) for seat, threads in enumerate((2, 3, 1))]
+    boards = [Board(board, seat, threads) for seat, threads in enumerate((2, 3, 1))]
     boards[0].asks = True
     for board in boards:
         board.compute(PATIENCE)
@@ -130,28 +135,24 @@ def test_nobody_gives_way_for_long_to_one_that_has_ended(three):
     second.give_way(PATIENCE)
 
 
-def test_a_process_sees_what_another_one_notes(path):
-    first = Board(path, 0, 2)
-    process = multiprocessing.get_context("spawn").Process(target=_compute, args=(path,))
-    process.start()
-    process.join(PATIENCE)
+def test_a_process_sees_what_another_one_notes(file):
+    first = Board(file.name, 0, 2)
+    code = "import sys, core.board; core.board.Board(sys.argv[1], 1, 3).compute(%d)" % PATIENCE
+    command = [sys.executable, "-c", code, file.name]
+    subprocess.run(command, cwd=ROOT, timeout=PATIENCE, check=True, pass_fds=file.descriptors)
     assert first.lent() == 1
 
 
-def _compute(path):
-    Board(path, 1, 3).compute(PATIENCE)
-
-
-def test_one_that_starts_again_or_leaves_has_no_lease(path):
-    first, second = Board(path, 0, 2), Board(path, 1, 3)
+def test_one_that_starts_again_or_leaves_has_no_lease(board):
+    first, second = Board(board, 0, 2), Board(board, 1, 3)
     second.compute(PATIENCE)
-    Board(path, 1, 3)
+    Board(board, 1, 3)
     assert first.lent() == 4
     second.compute(PATIENCE)
     second.close()
     assert first.lent() == 4
 
 
-def test_there_is_no_seat_beyond_the_last(path):
+def test_there_is_no_seat_beyond_the_last(board):
     with pytest.raises(ValueError, match="no seat 3"):
-        Board(path, 3, 2)
+        Board(board, 3, 2)

@@ -16,10 +16,10 @@ import sys
 import time
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from core import hardware, options
-from core.board import make_board
+from core.board import BoardFile
 from core.commands.driving import ask, numbers, room
 from core.http.client import Client
 from core.http.failures import Broken, Slow, Unreachable
@@ -74,7 +74,7 @@ def served(
     context = context or room(config)
     running: List[subprocess.Popen] = []
     lends = sum(threads for threads, _ in shapes) <= hardware.cores()
-    board = make_board([threads for threads, _ in shapes])
+    board = BoardFile([threads for threads, _ in shapes])
     try:
         urls = []
         for index, (threads, slots) in enumerate(shapes):
@@ -82,8 +82,8 @@ def served(
             arguments += ["--threads=%d" % threads, "--slots=%d" % slots, "--ctx-size=%d" % context]
             arguments += ["--safe-mode"] if config.safe_mode else []
             arguments += ["--" + _flag(name, value) for name, value in more.items() if value is not False]
-            arguments += ["--board=%s:%d" % (board, index)] if lends else []
-            running.append(_start("backend.py", arguments))
+            arguments += ["--board=%s:%d" % (board.name, index)] if lends else []
+            running.append(_start("backend.py", arguments, board.descriptors))
         for process in running:
             urls.append(_wait_for(process, "listening")["url"])
             _wait_for(process, "ready")
@@ -94,7 +94,7 @@ def served(
             _wait_for_all(url, len(urls))
         yield Service(url, [process.pid for process in running], _tokens_per_number(urls[0]), urls[0])
     finally:
-        os.remove(board)
+        board.close()
         for process in reversed(running):
             if process.stdin:
                 process.stdin.close()
@@ -146,9 +146,9 @@ def _answers(process: subprocess.Popen, url: str) -> bool:
     return False
 
 
-def _start(program: str, arguments: List[str]) -> subprocess.Popen:
+def _start(program: str, arguments: List[str], descriptors: Sequence[int] = ()) -> subprocess.Popen:
     command = [sys.executable, os.path.join(ROOT, program), "--child", "--drain-timeout=0"] + arguments
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors)
 
 
 def _wait_for(process: subprocess.Popen, what: str) -> Dict[str, Any]:

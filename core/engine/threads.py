@@ -22,15 +22,18 @@ _LEASE = 1.0  # seconds; a step rarely takes longer, and a lease is taken for as
 
 
 class Threads:
-    """Decides how many threads compute. The engine's thread's. Raises OSError, ValueError where there is no board."""
+    """Decides how many threads compute. The engine's thread's. Raises ValueError where there is no board."""
 
     def __init__(self, settings: EngineSettings):
         self._settings = settings
         self._own = settings.threads or cores()
         self._board: Optional[Board] = None
         if settings.board:
-            path, _, seat = settings.board.rpartition(":")
-            self._board = Board(path, int(seat), self._own)
+            name, _, seat = settings.board.rpartition(":")
+            try:
+                self._board = Board(name, int(seat), self._own)
+            except (OSError, ValueError) as error:
+                raise ValueError("--board=%s: %s" % (settings.board, error)) from error
         self._company = Company()
         self._most = self._own
         self._paces: Dict[int, Pace] = {}

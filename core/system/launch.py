@@ -49,7 +49,8 @@ class Command(NamedTuple):
 class Launch:
     """Makes the commands of one plan. `config` is comeapi.py's, `programs` the folder of backend.py and balancer.py.
 
-    `board` is the file in which the backends note who computes (core/board.py); "" where they lend no threads.
+    `board` is the name of the file in which the backends note who computes (BoardFile in core/board.py), which they
+    inherit; "" where they lend no threads.
     """
 
     def __init__(self, config: Any, plan: Plan, programs: str, board: str = ""):

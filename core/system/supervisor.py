@@ -25,7 +25,7 @@ import traceback
 from typing import Any, Dict, List, Sequence, Set, Union
 
 from core import process
-from core.board import make_board
+from core.board import BoardFile
 from core.models import inspect
 from core.notify import Notifier
 from core.opening import loaded
@@ -61,10 +61,12 @@ class Supervisor:
         self._console = Console()
         self._dashboard = Dashboard(self._console)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._board = make_board(plan.threads) if plan.lends else ""
-        launch = Launch(config, plan, programs, self._board)
+        self._board = BoardFile(plan.threads) if plan.lends else None
+        launch = Launch(config, plan, programs, self._board.name if self._board else "")
+        inherited = self._board.descriptors if self._board else ()
         self._backends = [
-            Child("Backend %d" % (index + 1), *launch.backend(index), self._events) for index in range(plan.backends)
+            Child("Backend %d" % (index + 1), *launch.backend(index), self._events, descriptors=inherited)
+            for index in range(plan.backends)
         ]
         self._listening = listening
         self._notifier = notifier
@@ -109,7 +111,7 @@ class Supervisor:
             if self._holder:
                 self._holder.close()
             if self._board:
-                os.remove(self._board)
+                self._board.close()
 
     def _children(self) -> List[Child]:
         return self._backends + [self._balancer]

@@ -1,6 +1,5 @@
 """How many threads a step gets: those that others lend, and fewer where other processes want the cores."""
 
-import os
 import threading
 
 import pytest
@@ -8,7 +7,7 @@ from conftest import LASTING, PATIENCE, wait_until
 from engines import RAMBLING, asked, launch, next_event, run
 
 import core.engine.threads
-from core.board import Board, make_board
+from core.board import Board, BoardFile
 from core.engine.company import FIRST_PERIOD, LONGEST_PERIOD, Company, Step
 from core.engine.threads import Threads
 from core.settings import EngineSettings
@@ -95,9 +94,9 @@ def test_a_step_that_is_much_too_slow_teaches_nothing_until_it_is_the_rule():
 
 @pytest.fixture
 def board():
-    path = make_board((1, 2))
-    yield path
-    os.remove(path)
+    file = BoardFile((1, 2))
+    yield file.name
+    file.close()
 
 
 def test_an_engine_takes_the_threads_that_idle_backends_lend_and_gives_them_back(board):

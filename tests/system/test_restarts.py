@@ -126,6 +126,20 @@ def test_a_balancer_whose_parent_is_killed_leaves_the_port(system):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the backends share a file that has a path")
+def test_a_folder_for_temporary_files_that_is_emptied_is_no_loss(system, tmp_path):
+    """As systemd-tmpfiles does with what is ten days old."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    made = system("--threads", 0, "--backends", 2, TMPDIR=str(folder))
+    for path in folder.iterdir():
+        path.unlink()
+    os.kill(made.pids()["Backend 2"], signal.SIGKILL)
+    made.wait_for("🟢 Backend 2")
+    made.program.process.send_signal(signal.SIGINT)
+    assert made.program.end() == 0 and not made.program.errors
+
+
 def test_a_rolling_restart_under_load_fails_no_request_and_all_backends_are_new(system):
     made = system("--backends", 2)
     before = made.pids()
