@@ -67,7 +67,12 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
 
 
 def aside_bytes(settings: Any, model: ModelFile, gpu: bool) -> int:
-    """Return what the context takes in which long prompts are evaluated. It is there once the first has come."""
+    """Return the bytes of memory that the context takes in which long prompts are evaluated, once the first has come.
+
+    On a GPU it is the GPU's memory.
+    """
+    if gpu and settings.gpu_layers:
+        return 0
     return _cells(settings, model, 1) + _scores(settings, model, gpu)
 
 

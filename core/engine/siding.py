@@ -31,7 +31,6 @@ from core.engine.cells import SavedCells
 from core.engine.generation import Generation
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
-from core.errors import APIError
 
 
 class Siding:
@@ -163,20 +162,21 @@ class LazySiding:
     def close(self) -> None:
         """Free the siding, once it is made if that has begun."""
         if self._making:
-            with contextlib.suppress(APIError):
+            with contextlib.suppress(Exception):  # what can't be made needs no freeing
                 self.get(threading.TIMEOUT_MAX)
         if self.siding:
             self.siding.close()
 
     def _context(self, seconds: float) -> Optional[Context]:
         if self._making is None:
-            self._making = concurrent.futures.Future()
-            threading.Thread(target=self._prepare, args=(self._making,), name="siding's context", daemon=True).start()
+            making: "concurrent.futures.Future[Context]" = concurrent.futures.Future()
+            threading.Thread(target=self._prepare, args=(making,), name="siding's context", daemon=True).start()
+            self._making = making
         try:
             return self._making.result(seconds)
         except concurrent.futures.TimeoutError:
             return None
-        except APIError:
+        except Exception:
             self._making = None
             raise
 
