@@ -168,7 +168,9 @@ def test_a_child_that_prints_nonsense_is_heard_all_the_same(child):
 
 def test_a_backend_that_has_served_is_never_given_up(system):
     made = system(before='sys.exit(print("the disk is on fire", file=sys.stderr) or 78) if 2 <= lives <= 4 else 0')
-    os.kill(pid_in(made.wait_for("🟢 Backend 1")), signal.SIGKILL)
+    pid = pid_in(made.wait_for("🟢 Backend 1"))
+    made.wait_for("🚀")
+    os.kill(pid, signal.SIGKILL)
     assert "SIGKILL" in made.wait_for("died")
     assert "the disk is on fire. Starting it again in 0.4 s" in made.wait_for("died")
     assert "died in the same way, 2 times in a row now" in made.wait_for("died")
