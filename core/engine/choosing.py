@@ -52,10 +52,13 @@ class Choosing:
                 generation.drafts = guesses[generation.slot]
 
     def _guess_from_texts(self, streams: List[Generation], pace: Pace) -> None:
-        """Guess what follows in each stream's text by that text, as far as it pays for all of them together."""
+        """Guess what follows in each stream's text by that text, as far as it pays for all of them together.
+
+        Not beside prompts: llama.cpp computes texts of many lengths in as many parts, and what they cost is not known.
+        """
         settings = self._running.settings
-        if not pace.price(len(streams), 0):
-            return  # no step of streams has been seen yet
+        if self._running.scheduler.prompts() or not pace.price(len(streams), 0):
+            return  # the price is of steps without prompts, and one of them must have been seen
         longest = settings.step_target if len(streams) > 1 else math.inf  # others wait for the step, too
 
         def price(guesses: int) -> float:

@@ -19,6 +19,7 @@ class Pace:
         self._n_batch = n_batch
         self._streams: Dict[int, float] = {}  # seconds, by how many there are
         self._guesses: Dict[Tuple[int, int], float] = {}  # seconds, by the streams and their guesses
+        self._guess: Dict[int, float] = {}  # seconds that a guess adds, by the streams, where they are several
         self._row = 0.0
         self._steps = 0
 
@@ -40,21 +41,26 @@ class Pace:
     def price(self, streams: int, guesses: int) -> float:
         """Return the seconds that streams take with so many guesses.
 
-        What was never tried is held to cost what prompts' rows do, the cheapest there are: so it is tried once.
+        What was never tried is held to cost what prompts' rows do, the cheapest there are: so it is tried once. With
+        several streams the same number hardly comes again: there, what was never tried is held to cost what others did.
         """
         alone = self._seconds(streams)
-        return self._guesses.get((streams, guesses), alone + guesses * self._row)
+        return self._guesses.get((streams, guesses), alone + guesses * self._guess.get(streams, self._row))
 
     def observe(self, streams: int, prompt_rows: int, seconds: float, guesses: int = 0) -> None:
         """Learn from a step of so many rows that took so long."""
         self._steps += 1
         if self._steps % self.LASTING == 0:
             self._guesses.clear()
+            self._guess.clear()
         if prompt_rows >= self.FLOOR:
             rest = seconds - self.price(streams, guesses)
             self._row = _blend(self._row, max(rest, seconds * 0.1) / prompt_rows)
         elif guesses and not prompt_rows:
             self._guesses[streams, guesses] = _blend(self._guesses.get((streams, guesses), 0.0), seconds)
+            if streams > 1:
+                more = max(seconds - self._seconds(streams), 0.0) / guesses
+                self._guess[streams] = _blend(self._guess.get(streams, 0.0), more)
         elif not prompt_rows:
             self._streams[streams] = _blend(self._streams.get(streams, 0.0), seconds)
 

@@ -257,6 +257,10 @@ class Scheduler:
         """Return the generations that generate and are not paused, of those whose turn it is."""
         return [each for each in self._streams() if each.adapters == self.turn]
 
+    def prompts(self) -> List[Generation]:
+        """Return the generations whose prompts are evaluated in batches, of those whose turn it is."""
+        return [each for each in self._prompts() if each.adapters == self.turn and not self._goes_aside(each)]
+
     def plan(self, prompt_budget: int) -> List[Chunk]:
         """Return the next batch: every stream's one token, then `prompt_budget` rows of prompts, shared evenly.
 
@@ -266,8 +270,7 @@ class Scheduler:
         """
         streams = self.streams()
         chunks = [Chunk(each, each.done, each.pending, tuple(each.drafts)) for each in streams]
-        prompts = [each for each in self._prompts() if each.adapters == self.turn and not self._goes_aside(each)]
-        prompts.sort(key=lambda each: each.pending)
+        prompts = sorted(self.prompts(), key=lambda each: each.pending)
         prompts = prompts[: _power_of_two(len(prompts))]
         first = 1 if streams else 0
         if not streams and len(prompts) == 1 and self._pending(prompts[0]) < prompt_budget + Pace.BLOCK:

@@ -11,6 +11,7 @@ import core.engine.drafting
 import core.engine.draftmodel
 from core.engine.drafting import Lookup, worthwhile
 from core.engine.pace import Pace
+from core.engine.stepping import Stepping
 from core.sampling import Sampling
 
 
@@ -120,6 +121,18 @@ def test_guesses_cost_what_they_were_seen_to_cost_and_prompts_rows_before_that()
     assert pace.price(1, 3) == pytest.approx(0.035)  # a new try
 
 
+def test_with_several_streams_guesses_cost_what_another_number_of_them_did():
+    pace = Pace(512)
+    pace.observe(4, 0, 0.1)
+    pace.observe(0, 64, 0.32)
+    assert pace.price(4, 12) == pytest.approx(0.16)
+    pace.observe(4, 0, 0.3, guesses=10)
+    assert (pace.price(4, 10), pace.price(4, 12)) == (0.3, pytest.approx(0.34))
+    for _ in range(Pace.LASTING):
+        pace.observe(4, 0, 0.1)
+    assert pace.price(4, 12) == pytest.approx(0.16)
+
+
 # ------------------------------------------------------------------------------------------- in the engine
 
 
@@ -167,6 +180,19 @@ def test_streams_side_by_side_are_guessed_for_and_answered_as_without(price):
     finally:
         plain.stop()
         guessing.stop()
+
+
+def test_nothing_is_guessed_beside_prompts(price, monkeypatch):
+    steps, observe = [], Stepping._observe
+    monkeypatch.setattr(Stepping, "_observe", lambda *given: steps.append(given[-1]) or observe(*given))
+    engine = launch(siding="off")
+    prompts = [REPEATING + " the %d apple. I like" % number for number in range(16)]
+    try:
+        in_parallel(lambda prompt: run(engine, prompt=prompt, max_tokens=40, sampling=CHORUS), prompts)
+    finally:
+        engine.stop()
+    beside = [step for step in steps if step.streams and step.prompt_rows]
+    assert beside and not any(step.guesses for step in beside) and any(step.guesses for step in steps)
 
 
 def drafts(sampling=CHORUS, **settings):
