@@ -22,7 +22,7 @@ CERTIFICATES = "the certificates are the reader's; tests/http/test_trust.py trie
 FOR_MINUTES = "it takes minutes; tests/commands/ tries it"
 REBUILD = ".venv/bin/pip install --force-reinstall --no-cache-dir llama-cpp-python"
 NOT_RUN = {
-    ".venv/bin/pip install pytest pytest-xdist && .venv/bin/python -m pytest -n 3": TESTS,
+    ".venv/bin/pip install pytest pytest-xdist && .venv/bin/python -m pytest -n 2": TESTS,
     "sudo apt install build-essential cmake": PACKAGES,
     "sudo dnf install gcc-c++ cmake": PACKAGES,
     "CFLAGS=-mno-amx-int8 CXXFLAGS=-mno-amx-int8 " + REBUILD: PACKAGES,
