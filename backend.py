@@ -139,8 +139,7 @@ class Backend:
     """One model server. start() binds and begins to load; stop() lets running requests finish.
 
     `announce(what, sentence, **facts)` is told what happens; `on_failure(message, status)` is called, in the engine's
-    thread, when the engine ended by a defect. Raises ValueError and OSError where there is no such chat template, or no
-    such board.
+    thread, when the engine ended by a defect. Raises ValueError where there is no such chat template, or no such board.
     """
 
     def __init__(
@@ -389,7 +388,7 @@ def main() -> None:
     process.warn_if_open(config)
     try:
         backend = Backend(config, announce, _die)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         options.fail(str(error), BOOT_FAILURE)
     pulse.look = backend.look
     reasons = process.reasons_to_stop()

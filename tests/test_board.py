@@ -77,8 +77,8 @@ def three(board):
     """A backend with a long prompt, and two that compute."""
     boards = [Board(board, seat, threads) for seat, threads in enumerate((2, 3, 1))]
     boards[0].asks = True
-    for board in boards:
-        board.compute(PATIENCE)
+    for each in boards:
+        each.compute(PATIENCE)
     return boards
 
 

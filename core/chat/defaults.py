@@ -27,10 +27,14 @@ class ChatDefaults:
 
     @classmethod
     def of(cls, settings: ChatSettings) -> "ChatDefaults":
-        """Return what the options say. Raises ValueError and OSError where there is no such template."""
+        """Return what the options say. Raises ValueError where there is no such template."""
         options = json.loads(settings.chat_template_kwargs or "{}")
         if settings.reasoning_budget == 0 or settings.reasoning != "auto":
             thinks = settings.reasoning == "on" and settings.reasoning_budget != 0
             options = dict({"enable_thinking": thinks}, **options)
-        source, apart = template_source(settings.chat_template), settings.reasoning_format != "none"
+        try:
+            source = template_source(settings.chat_template)
+        except (OSError, ValueError) as error:
+            raise ValueError("--chat-template: %s" % error) from error
+        apart = settings.reasoning_format != "none"
         return cls(source, options, apart, settings.reasoning_budget, settings.reasoning_budget_message)

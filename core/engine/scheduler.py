@@ -236,8 +236,7 @@ class Scheduler:
 
     def take_turn(self) -> None:
         """Let those with other adapters have their turn: a batch is computed with one set of them."""
-        prompts = [each for each in self._prompts() if not self._goes_aside(each)]
-        ready = {each.adapters for each in prompts + self._streams()} or {self.turn}
+        ready = {each.adapters for each in self._in_batches() + self._streams()} or {self.turn}
         latest = max(self._turns.values(), default=0)
         self._turns = {adapters: self._turns.get(adapters, latest) for adapters in ready}  # who is new, is the last
         self.turn = min(ready, key=lambda adapters: (self._turns[adapters], adapters == self.turn))
@@ -245,6 +244,9 @@ class Scheduler:
 
     def _prompts(self) -> List[Generation]:
         return [each for each in self.running if not each.generating and each.source < 0]
+
+    def _in_batches(self) -> List[Generation]:
+        return [each for each in self._prompts() if not self._goes_aside(each)]
 
     def _streams(self) -> List[Generation]:
         return [each for each in self.running if each.generating and not each.paused]
@@ -259,7 +261,7 @@ class Scheduler:
 
     def prompts(self) -> List[Generation]:
         """Return the generations whose prompts are evaluated in batches, of those whose turn it is."""
-        return [each for each in self._prompts() if each.adapters == self.turn and not self._goes_aside(each)]
+        return [each for each in self._in_batches() if each.adapters == self.turn]
 
     def plan(self, prompt_budget: int) -> List[Chunk]:
         """Return the next batch: every stream's one token, then `prompt_budget` rows of prompts, shared evenly.

@@ -125,7 +125,6 @@ def test_a_balancer_whose_parent_is_killed_leaves_the_port(system):
 # ------------------------------------------------------------------------------------------ all backends are restarted
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the backends share a file that has a path")
 def test_a_folder_for_temporary_files_that_is_emptied_is_no_loss(system, tmp_path):
     """As systemd-tmpfiles does with what is ten days old."""
@@ -140,6 +139,7 @@ def test_a_folder_for_temporary_files_that_is_emptied_is_no_loss(system, tmp_pat
     assert made.program.end() == 0 and not made.program.errors
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
 def test_a_rolling_restart_under_load_fails_no_request_and_all_backends_are_new(system):
     made = system("--backends", 2)
     before = made.pids()
