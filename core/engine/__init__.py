@@ -9,14 +9,15 @@
     siding.py        where a long prompt is evaluated     aside.py         when it is, and how it comes back
     sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
     thought.py       a thought, and its end where it has a budget
-    draws.py         chance without a memory              defaults.py      what requests begin with
+    draws.py         chance without a memory              likeliest.py     the likeliest tokens, without sorting
+    defaults.py      what requests begin with             tally.py         counts and times
     drafting.py      guesses at the next tokens           draftmodel.py    guesses of a small model
     prompting.py     tokens of texts, gaps and pairs      tokenizing.py    long texts, in pieces
     llama/           llama.cpp as objects
     pace.py          how much of prompts a step may take  cells.py         a slot's cells as bytes
-    tally.py         counts and times                     keeping.py       a slot's cells, out and back in
-    statefile.py     the files of them                    threads.py       how many threads a step gets
-    company.py       fewer, where others want the cores   shifting.py      room in a context that is full
+    keeping.py       a slot's cells, out and back in      statefile.py     the files of them
+    threads.py       how many threads a step gets         company.py       fewer, where others want the cores
+    shifting.py      room in a context that is full
 
 Words. A slot: the place of one generation in the context (llama.cpp: a sequence). Cells: a slot's part of the key-value
 cache. A row: one token in a batch. A chunk: consecutive tokens of one generation in a batch. A draft: a guess at the

@@ -19,7 +19,7 @@ from core.errors import APIError
 from core.hardware import cores
 from core.sampling import Sampling
 
-LARGE_VOCABULARY = 32768  # tokens; from here on choosing one takes longer than handing the work to another thread
+LARGE_VOCABULARY = 32768  # tokens; from here on looking at all takes longer than handing the work to another thread
 _LEAST = -9999.0  # a log probability that stands for minus infinity, which JSON does not have
 
 Choice = Union[int, APIError, None]  # the token that was chosen; why none could be; None where the request leaves none
@@ -90,9 +90,9 @@ class Choosing:
     # ---- choosing
 
     def _choose(self, rows: Dict[Generation, int]) -> List[Choice]:
-        """Choose each one's next token; side by side, since over a large vocabulary that takes a while."""
+        """Choose each one's next token; side by side where several look at all tokens of a large vocabulary."""
         model, context = self._running.model.model, self._running.model.context
-        if len(rows) < 2 or model.vocabulary < LARGE_VOCABULARY:
+        if sum(not each.sampler.narrow for each in rows) < 2 or model.vocabulary < LARGE_VOCABULARY:
             return [self._sample(generation, row) for generation, row in rows.items()]
         context.settle()
         return list(self._helpers.map(self._sample, rows.keys(), rows.values()))

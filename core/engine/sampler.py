@@ -48,12 +48,18 @@ class Sampler:
         self._thought = thought
         self._biases = _arrays(biases_of(model, sampling))
         self._guide = guide
-        # Where only cuts can take tokens away, llama.cpp chooses by itself: the fastest way, and most of what a grammar
-        # gets is right. But it also lets its samplers learn from the choice, which a grammar may yet refuse.
+        self._chain = Chain(model, sampling, seed, longest)
+        # Where only cuts can take tokens away, llama.cpp may choose by itself: the fastest way where all tokens count,
+        # and most of what a grammar gets is right. But it also lets its samplers learn from the choice, which a grammar
+        # may yet refuse.
         learns = sampling.penalizes or sampling.learns
         asks_more = sampling.dynatemp_range or sampling.post_sampling_probs
-        self._plain = not self._biases and not asks_more and not (guide and learns)
-        self._chain = Chain(model, sampling, seed, longest)
+        self._plain = not (self._chain.narrow or self._biases or asks_more or (guide and learns))
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it looks at few tokens, and so is fast."""
+        return self._chain.narrow
 
     @classmethod
     def make(

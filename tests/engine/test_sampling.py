@@ -10,6 +10,7 @@ from conftest import in_parallel
 from engines import STORY, asked, launch, next_event, run
 
 import core.engine.engine
+import core.engine.llama.chain
 import core.engine.llama.context
 from core.errors import APIError
 from core.sampling import Sampling, read_sampling
@@ -277,9 +278,30 @@ def test_probabilities_of_the_likeliest_tokens_are_told(engine):
         assert bytes(each["bytes"]).decode("utf-8", "replace") == each["token"]
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"temperature": 0},
+        {"ignore_eos": True},
+        {"repeat_penalty": 1.3, "repeat_last_n": -1},
+        {"temperature": 0, "presence_penalty": 1.0, "frequency_penalty": 0.5},
+        {"presence_penalty": -2.0, "top_k": 3},
+        {"dry_multiplier": 2.0, "dry_allowed_length": 1},
+        {"repeat_penalty": 1.3, "samplers": ("top_k", "penalties", "temperature")},
+        {"xtc_probability": 0.5, "xtc_threshold": 0.05},
+        {"grammar": "root ::= [a-m ]{60}"},
+    ],
+)
+def test_the_few_likeliest_tokens_give_the_answer_that_all_give(engine, monkeypatch, sampling):
+    narrow = text_with(engine, **sampling)
+    monkeypatch.setattr(core.engine.llama.chain, "FEW", 0)
+    assert text_with(engine, **sampling) == narrow
+
+
 def test_rows_sampled_side_by_side_give_the_same_answers(engine, monkeypatch):
     prompts = [STORY, "Hello, how are you?", "むかしむかし、", "One day, a bear"]
-    sampling = Sampling(temperature=0.9, seed=5)
+    sampling = Sampling(temperature=0.9, top_k=0, seed=5)
     expected = [run(engine, prompt=prompt, max_tokens=40, sampling=sampling)[0] for prompt in prompts]
     monkeypatch.setattr(core.engine.choosing, "LARGE_VOCABULARY", 0)
     answers = in_parallel(lambda prompt: run(engine, prompt=prompt, max_tokens=40, sampling=sampling), prompts)

@@ -9,6 +9,7 @@ import llama_cpp
 import numpy
 
 from core.engine.cells import SavedCells
+from core.engine.likeliest import likeliest
 from core.engine.llama import native
 from core.engine.llama.batch import Batch, Run
 from core.engine.llama.model import Model
@@ -167,7 +168,7 @@ class Context:
         logits = self.logits(row, vocabulary).astype(numpy.float64)
         logits -= logits.max()
         logits -= math.log(numpy.exp(logits).sum())
-        top = numpy.argpartition(logits, -min(most, vocabulary))[-min(most, vocabulary) :]
+        top = likeliest(logits, most)
         top = top[numpy.argsort(-logits[top], kind="stable")]
         return float(logits[token]), [(int(each), float(logits[each])) for each in top]
 
