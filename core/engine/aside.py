@@ -1,4 +1,8 @@
-"""When a long prompt is evaluated in the siding (siding.py), and how it comes back."""
+"""When a prompt is evaluated in the siding (siding.py), and how it comes back.
+
+    long prompts     always; the first one waits until the siding is made
+    short prompts    where the siding is there, and quick, and has no long one; else in batches
+"""
 
 import logging
 import time
@@ -6,13 +10,11 @@ from typing import Optional
 
 from core.engine.generation import Generation
 from core.engine.running import Running
-from core.engine.siding import LazySiding, Siding
+from core.engine.siding import SHORT, LazySiding, Siding
 from core.engine.threads import Threads
 from core.errors import APIError
 
 log = logging.getLogger("comeapi.engine")
-
-ASIDE_TOKENS = 128  # a prompt of which more are pending goes to the siding
 
 
 class Aside:
@@ -23,15 +25,17 @@ class Aside:
         self._threads = threads
 
     def give_time(self, step: float) -> None:
-        """Let a long prompt be evaluated in the siding, after a step that took so many seconds, until the next is due.
+        """Let a prompt be evaluated in the siding, after a step that took so many seconds, until the next is due.
 
         Where steps are long, it gets as much time as they do: it comes to its end, too.
         """
         resident = self._running.resident
         if not resident or not resident.lazy_siding:
             return
+        self._admit_short_ones(resident.lazy_siding)
         siding = resident.siding
-        if not siding or not siding.generation:
+        generation = siding.generation if siding else None
+        if not siding or not generation:
             generation = self._running.scheduler.next_aside()
             siding = self._get(resident.lazy_siding, generation) if generation else None
             if not siding or not generation:
@@ -39,8 +43,18 @@ class Aside:
             generation.tell_progress()
             siding.start(generation, resident.context.save(generation.slot) if generation.done else None)
         elif siding.over:
-            return self._come_back(siding.generation)
+            return self._come_back(siding, generation)
         self._run(siding, step)
+        if siding.over and not siding.has_long:  # the copy of a long one has a turn of its own
+            self._come_back(siding, generation)
+
+    def _admit_short_ones(self, lazy: LazySiding) -> None:
+        """Let short prompts go to a quick siding, too, but not wait behind a long one, nor until it is made."""
+        scheduler, siding = self._running.scheduler, lazy.siding
+        if siding:
+            scheduler.aside_short = SHORT if siding.quick and not siding.has_long else 0
+        elif lazy.quick and any(each.prompt_tokens > SHORT for each in scheduler.running):
+            lazy.prepare()
 
     def _get(self, lazy: LazySiding, generation: Generation) -> Optional[Siding]:
         """Return the siding, or None where it is being made. Where it can't be, evaluate the prompt in batches."""
@@ -55,15 +69,15 @@ class Aside:
     def _run(self, siding: Siding, step: float) -> None:
         target = self._running.settings.step_target
         started = time.monotonic()
-        siding.threads = self._threads.begin_aside(siding.used)
+        siding.threads = self._threads.begin_aside(siding.used, siding.has_long)
         siding.run(max(target - step, target * 0.8, step), self._threads.wanted_back)
         self._threads.end_aside()
         self._running.tally.seconds["siding"] += time.monotonic() - started
 
-    def _come_back(self, generation: Generation) -> None:
+    def _come_back(self, siding: Siding, generation: Generation) -> None:
         """Put what was evaluated aside into its generation's slot; where that fails, it begins anew, in batches."""
         resident, counts = self._running.model, self._running.tally.counts
-        cells = resident.siding.collect() if resident.siding else None
+        cells = siding.collect()
         done = len(generation.tokens) - 1
         if cells and resident.context.load(generation.slot, cells):
             counts["prompt_tokens"] += done - generation.done

@@ -10,10 +10,10 @@ import time
 from typing import Callable, Optional
 
 from core import memory
-from core.engine.aside import ASIDE_TOKENS
 from core.engine.llama.native import uses_gpu
 from core.engine.resident import Resident
 from core.engine.running import Running
+from core.engine.siding import LONG
 from core.errors import APIError
 from core.models import ModelFile
 from core.needs import lacks_memory, need_of, verdict
@@ -96,7 +96,7 @@ class Loading:
         scheduler.copy_cost = max(16, resident.context.n_ctx // 128)
         shifts = self._running.settings.context_shift and not resident.model.pooling
         scheduler.room = resident.context.n_ctx - 1 if shifts else None
-        scheduler.aside = ASIDE_TOKENS if resident.lazy_siding else 0
+        scheduler.aside, scheduler.aside_short = LONG if resident.lazy_siding else 0, 0
         self._running.resident = resident
 
     def unload(self) -> None:

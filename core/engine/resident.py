@@ -1,6 +1,7 @@
 """A model that is loaded, with what it needs to run: loading, the self-test, and the way out."""
 
 import logging
+import os
 import time
 from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Tuple
@@ -10,7 +11,7 @@ from core.engine.draftmodel import DraftModel
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
 from core.engine.llama.model import Model
-from core.engine.llama.native import halts_well, uses_gpu
+from core.engine.llama.native import halts_well, repacks_prompts_slower, uses_gpu
 from core.engine.sampler import Sampler
 from core.engine.siding import LazySiding, Siding
 from core.errors import APIError
@@ -101,7 +102,8 @@ class Resident:
             sampler.sample(self.context, rows[0], 0)
             sampler.close()
             if self._can_set_aside():  # asked now, while slot 0 holds cells to try it with
-                self.lazy_siding = LazySiding(self._context_aside)
+                quick = repacks_prompts_slower(self.settings, self.model.file)
+                self.lazy_siding = LazySiding(self._make_siding, quick)
         self.context.forget(0)
 
     def _passed(self, status: int) -> None:
@@ -115,14 +117,31 @@ class Resident:
         wanted = settings.siding == "on" or (settings.siding == "auto" and halts_well(settings))
         return wanted and settings.slots > 1 and self.model.plain_cells and self._cells_move()
 
-    def _context_aside(self) -> Context:
-        """Return a context for a siding. Raises APIError where memory is short: the system might kill this process."""
-        need = aside_bytes(self.settings, self.model.file, uses_gpu(self.settings))
-        spare = memory.spare_memory()
+    def _make_siding(self) -> Siding:
+        """Return a siding. Raises APIError where memory is short: the system might kill this process."""
+        file, spare = self.model.file, memory.spare_memory()
+        need = aside_bytes(self.settings, file, uses_gpu(self.settings))
         if spare is not None and spare < need:
             raise APIError(503, "it needs %s of memory, %s are free" % (gb(need), gb(spare)), "out_of_memory")
         settings = replace(self.settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=0, draft_max=0, model_draft="")
-        return Context(self.model, settings)
+        roomy = spare is None or spare >= need + file.size
+        weights = self._weights_aside(settings) if self.lazy_siding and self.lazy_siding.quick and roomy else None
+        try:
+            return Siding(Context(weights or self.model, settings), weights)
+        except APIError:
+            if weights:
+                weights.close()
+            raise
+
+    def _weights_aside(self, settings: EngineSettings) -> Optional[Model]:
+        """Return the model as it is in its file, not repacked; None where that is another file by now."""
+        file = self.model.file
+        try:
+            if os.stat(file.path).st_mtime == file.modified:
+                return Model(file, replace(settings, safe_mode=True, no_mmap=False, mlock=False), lambda share: True)
+        except (OSError, APIError) as error:
+            log.warning("prompts are evaluated with repacked weights: %s", error)
+        return None
 
     def _cells_move(self) -> bool:
         """Whether slot 0's cells can be copied by way of a buffer."""

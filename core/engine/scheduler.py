@@ -5,7 +5,7 @@ One thread owns a Scheduler. Each step of the engine is:
     admit()      requests that wait get the slots that are free, first come first served
     next_reuse() cells that a new request can take over instead of evaluating its prompt
     take_turn()  which LoRA adapters the next batch is computed with
-    next_aside() a long prompt that is evaluated aside, in siding.py, and comes back by returned()
+    next_aside() a prompt that is evaluated aside, in siding.py, and comes back by returned()
     plan()       chunks for a batch: first a token of every running stream, then pieces of prompts up to a budget
     commit()     what was evaluated counts as done
     release()    a finished generation gives its slot back; its cells stay, for others to reuse
@@ -38,6 +38,7 @@ from core.engine.generation import Generation, State
 from core.engine.pace import Pace
 
 Adapters = Tuple[float, ...]  # how much of each LoRA adapter; () for none
+COPIED = 8  # tokens that are copied, there and back, in the time that the siding gains by evaluating one; about
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,16 @@ class Scheduler:
     """Slots, the line of those who wait for one, and the next batch.
 
     `copy_cost` is what a copy costs, in tokens. Prompts of which more than `aside` tokens are pending are never planned
-    but offered by next_aside(); 0 where there is no siding. `whole_only`: a slot's cells can't be taken over in part.
-    `room` is how many tokens of one generation may be evaluated before its context must be shifted; None: any number.
+    but offered by next_aside(); 0 where there is no siding. So are those of more than `aside_short`, if that is not 0;
+    but not where little is pending after a long beginning, which would have to be copied, there and back. `whole_only`:
+    a slot's cells can't be taken over in part. `room` is how many tokens of one generation may be evaluated before its
+    context must be shifted; None: any number.
     """
 
     def __init__(self, slots: int, n_batch: int, copy_cost: int = 32):
         self.n_batch = n_batch
         self.copy_cost = copy_cost
-        self.aside = 0
+        self.aside = self.aside_short = 0
         self.whole_only = False
         self.room: Optional[int] = None
         self.waiting: Deque[Generation] = collections.deque()
@@ -225,7 +228,7 @@ class Scheduler:
     # ---- steps
 
     def next_aside(self) -> Optional[Generation]:
-        """Return the long prompt that was admitted first, or None."""
+        """Return the prompt for the siding that was admitted first, or None."""
         prompts = [each for each in self._prompts() if self._goes_aside(each)]
         return min(prompts, key=lambda each: each.order, default=None)
 
@@ -252,8 +255,10 @@ class Scheduler:
         return [each for each in self.running if each.generating and not each.paused]
 
     def _goes_aside(self, generation: Generation) -> bool:
-        fits = self.room is None or len(generation.tokens) <= self.room
-        return bool(self.aside) and fits and not generation.in_batches and generation.pending > self.aside
+        if not self.aside or generation.in_batches or (self.room is not None and len(generation.tokens) > self.room):
+            return False
+        short = bool(self.aside_short) and generation.pending > max(self.aside_short, generation.done // COPIED)
+        return short or generation.pending > self.aside
 
     def streams(self) -> List[Generation]:
         """Return the generations that generate and are not paused, of those whose turn it is."""

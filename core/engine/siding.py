@@ -8,14 +8,17 @@ microseconds to tens of milliseconds, it halts when its time is up, until the en
     engine's thread   step ── run(seconds) ░░░░░░░░░░░ step ── run(seconds) ░░░░░ step ── collect()
     siding's thread           ▓▓▓▓▓▓▓▓▓▓▓ (halts)              ▓▓▓▓▓ (over)
 
+Where llama.cpp computes many rows faster with weights that are not repacked (llama/native.py), the siding has weights
+of its own: the file's, mapped, which all processes share. Such a siding is quick, and takes short prompts, too.
+
 One of the two threads computes at any time. Each piece has as many cores as are there when it begins (threads.py).
 When the prompt is evaluated but for its last token, its cells are copied into its slot of the engine's context (172 MB,
 0.1 s for 1,500 tokens of a 0.6B model), and it goes on as a stream.
 The memory for that is taken while it is evaluated: all at once, it could hold the streams up for half a second.
 The thread ends with its prompt: OpenMP counts living threads and spins less when there are more than cores.
 
-The siding is made when the first long prompt comes, while the streams' steps pass (LazySiding): a server starts sooner
-without it, and one that gets no long prompt needs no memory for it.
+The siding is made when the first prompt comes that it is for, while the streams' steps pass (LazySiding): a server
+starts sooner without it, and one that gets no such prompt needs no memory for it.
 """
 
 import concurrent.futures
@@ -31,15 +34,24 @@ from core.engine.cells import SavedCells
 from core.engine.generation import Generation
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
+from core.engine.llama.model import Model
+
+LONG = 128  # tokens; a prompt of which more are pending goes to the siding
+SHORT = 32  # the same for one that is quick
 
 
 class Siding:
-    """A context of one slot in which one long prompt at a time is evaluated. For the engine's thread."""
+    """A context of one slot in which one prompt at a time is evaluated. For the engine's thread.
 
-    def __init__(self, context: Context):
+    `weights` are its own, where it has some; it frees them.
+    """
+
+    def __init__(self, context: Context, weights: Optional[Model] = None):
         self.generation: Optional[Generation] = None  # what is being evaluated
+        self.quick = weights is not None
         self.threads = 0  # that it may have in its next decode; 0 for what the context has
         self.used = 0  # that the decode has which goes on now; 0 where none does
+        self._weights = weights
         self._context = context
         self._context.call_between(self._halt)
         self._thread: Optional[threading.Thread] = None
@@ -52,6 +64,11 @@ class Siding:
         self._cells: Optional[SavedCells] = None
         self._buffer: Any = None  # for a copy of the cells
         self._touched = 0  # bytes of it that are there, in memory
+
+    @property
+    def has_long(self) -> bool:
+        """Whether a long prompt is being evaluated."""
+        return self.generation is not None and self.generation.pending > LONG
 
     def start(self, generation: Generation, cells: Optional[SavedCells]) -> None:
         """Take a prompt in, whose first `done` tokens are evaluated already: in `cells`, if there are any."""
@@ -85,9 +102,11 @@ class Siding:
             self.collect()
 
     def close(self) -> None:
-        """Stop evaluating, and free the context."""
+        """Stop evaluating, and free the context, and the weights."""
         self.abandon()
         self._context.close()
+        if self._weights:
+            self._weights.close()
 
     # ---- the siding's thread
 
@@ -95,8 +114,9 @@ class Siding:
         self._go.acquire()
         try:
             if self._evaluate(generation, cells):
-                self._until = 0.0  # a turn of its own for the copy
-                self._halt()
+                if self.has_long:
+                    self._until = 0.0  # a turn of its own for the copy
+                    self._halt()
                 self._cells = self._context.save(0, self._buffer)
         finally:
             self._buffer = None
@@ -141,22 +161,42 @@ class Siding:
 class LazySiding:
     """A siding that is made when it is first asked for. For the engine's thread.
 
-    `make` makes the siding's context. It is called in a thread of its own, and may raise APIError.
+    `make` is called in a thread of its own, and may raise APIError. `quick`: it should make a quick one.
     """
 
-    def __init__(self, make: Callable[[], Context]):
+    def __init__(self, make: Callable[[], Siding], quick: bool = False):
         self.siding: Optional[Siding] = None
+        self.quick = quick
         self._make = make
-        self._making: "Optional[concurrent.futures.Future[Context]]" = None
+        self._making: "Optional[concurrent.futures.Future[Siding]]" = None
+
+    @property
+    def being_made(self) -> bool:
+        """Whether a thread makes it now; steps take longer meanwhile."""
+        return self._making is not None and not self._making.done()
+
+    def prepare(self) -> None:
+        """Let the siding be made. Where it can't be, the next get() says so."""
+        if self._making is None:
+            self._making = concurrent.futures.Future()
+            threading.Thread(target=self._prepare, args=(self._making,), name="siding's maker", daemon=True).start()
+        elif self.siding is None and self._making.done() and not self._making.exception():
+            self.siding = self._making.result()
 
     def get(self, seconds: float) -> Optional[Siding]:
         """Return the siding; wait for it that long, at most. None where it takes longer.
 
         Raises APIError where it can't be made; the next call tries again.
         """
-        if self.siding is None:
-            context = self._context(seconds)
-            self.siding = Siding(context) if context else None
+        self.prepare()
+        if self.siding is None and self._making:
+            try:
+                self.siding = self._making.result(seconds)
+            except concurrent.futures.TimeoutError:
+                return None
+            except Exception:
+                self._making = None
+                raise
         return self.siding
 
     def close(self) -> None:
@@ -167,20 +207,7 @@ class LazySiding:
         if self.siding:
             self.siding.close()
 
-    def _context(self, seconds: float) -> Optional[Context]:
-        if self._making is None:
-            making: "concurrent.futures.Future[Context]" = concurrent.futures.Future()
-            threading.Thread(target=self._prepare, args=(making,), name="siding's context", daemon=True).start()
-            self._making = making
-        try:
-            return self._making.result(seconds)
-        except concurrent.futures.TimeoutError:
-            return None
-        except Exception:
-            self._making = None
-            raise
-
-    def _prepare(self, making: "concurrent.futures.Future[Context]") -> None:
+    def _prepare(self, making: "concurrent.futures.Future[Siding]") -> None:
         try:
             making.set_result(self._make())
         except Exception as error:

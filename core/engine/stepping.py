@@ -51,7 +51,7 @@ class Stepping:
         resident, scheduler = self._running.resident, self._running.scheduler
         if resident is None or not (scheduler.running or scheduler.waiting):
             return
-        count = self.threads.choose(bool(resident.siding and resident.siding.generation))
+        count = self.threads.choose(bool(resident.siding and resident.siding.has_long))
         resident.context.set_threads(count)
         if resident.draft_model:
             resident.draft_model.set_threads(count)
@@ -129,7 +129,9 @@ class Stepping:
 
     def _observe(self, sequences: int, step: Step) -> None:
         """Learn from a step of so many sequences, the streams among them."""
-        self.threads.observe(step)
+        lazy = self._running.model.lazy_siding
+        if not (lazy and lazy.being_made):
+            self.threads.observe(step)
         self._running.tally.step_seconds = step.seconds
         self._running.tally.count_batch(sequences)
         self._running.tally.counts["prompt_tokens"] += step.prompt_rows

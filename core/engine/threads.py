@@ -77,17 +77,17 @@ class Threads:
         if self._board:
             self._board.compute(max(_LEASE, 3 * expected), self.borrows)
 
-    def begin_aside(self, used: int) -> int:
-        """A long prompt has its turn; return how many threads it may have.
+    def begin_aside(self, used: int, asks: bool) -> int:
+        """A prompt aside has its turn; return how many threads it may have.
 
-        `used` are those of the decode that goes on now, 0 for none. The others' are not asked for where cores are
-        missing anyway.
+        `used` are those of the decode that goes on now, 0 for none. One that `asks` gets those of backends that
+        compute, too: they give way. Cores that are missing anyway are not asked for.
         """
         self._borrowed_aside = 0
         if not self._board or self._company.held:
             return self.count
-        self._board.asks = True
-        left = self._board.take_turn(_LEASE, TURN)
+        self._board.asks = asks
+        left = self._board.take_turn(_LEASE, TURN) if asks else max(0, self.count - self._own)
         needed = max(0, (used or self._own + left) - self._own)
         self._borrowed_aside = needed if left >= needed else 0  # else they are not there: it goes on without
         return self._own + left
@@ -101,7 +101,7 @@ class Threads:
         return self._board.left() < self._borrowed_aside
 
     def end_aside(self) -> None:
-        """The long prompt's turn is over: whoever gave way may go on."""
+        """The prompt's turn is over: whoever gave way may go on."""
         self.begin(0.0)
 
     def rest(self) -> None:

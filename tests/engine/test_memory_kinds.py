@@ -12,7 +12,7 @@ from conftest import wait_until
 from engines import DEMO, RAMBLING, asked, cells_are_known, launch, next_event, result
 from gguf import WINDOW, write_hybrid, write_recurrent, write_windowed
 
-from core.engine.aside import ASIDE_TOKENS
+from core.engine import siding
 from core.engine.drafting import Lookup
 from core.engine.pace import Pace
 from core.models import ModelFile, inspect
@@ -177,7 +177,7 @@ def test_long_prompts_beside_a_stream_are_answered_as_if_alone(kind, start, expe
     prompts = [LONG + TAILS[0], TAILS[1] + LONG, LONG + TAILS[2]]
     generations = [submit(engine, prompt) for prompt in prompts]
     assert [result(generation)[1] for generation in generations] == expected(*prompts)
-    assert all(generation.prompt_tokens > ASIDE_TOKENS for generation in generations)
+    assert all(generation.prompt_tokens > siding.LONG for generation in generations)
     assert (engine.tally.counts["prompts_aside"] > 0) == kind.plain
     assert kind.forgets_partly or not any(generation.cached_tokens for generation in generations)
     engine.cancel(stream)

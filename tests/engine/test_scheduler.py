@@ -107,6 +107,22 @@ def test_long_prompts_are_offered_for_the_siding_first_come_first_served_and_nev
     assert [chunk.count for chunk in step(scheduler) if chunk.generation is first] == [1]
 
 
+def test_short_prompts_go_to_a_quick_siding_but_not_what_little_is_left_after_a_long_beginning():
+    scheduler = Scheduler(4, 512)
+    scheduler.aside, scheduler.aside_short = 128, 32
+    short, tiny, rest = prompt(33), prompt(32), prompt(900)
+    for sequence in (short, tiny, rest):
+        scheduler.submit(sequence)
+    admit(scheduler)
+    rest.done = 850
+    assert scheduler.next_aside() is short
+    assert {chunk.generation for chunk in step(scheduler, budget=512)} == {tiny, rest}
+    rest.done = 300
+    scheduler.aside_short = 0
+    scheduler.returned(short, 32)
+    assert scheduler.next_aside() is None
+
+
 def test_two_that_share_more_than_an_idle_slot_holds_do_not_wait_for_each_other():
     scheduler = Scheduler(3, 512)
     busy = stream(scheduler)

@@ -1,13 +1,16 @@
-"""The siding is made when the first long prompt comes."""
+"""The siding: it is made when the first prompt comes for it, and a quick one takes short ones, too."""
 
+import os
+import shutil
 import threading
 
 import pytest
 from conftest import LASTING, PATIENCE, wait_until
-from engines import RAMBLING, asked, launch, next_event, result, run
+from engines import DEMO, RAMBLING, STORY, asked, launch, next_event, result, run
 
 from core import memory
-from core.engine.aside import ASIDE_TOKENS
+from core.models import inspect
+from core.engine import resident, siding
 
 LONG = "The little fox went home. Ben saw a big red ball in the garden. " * 20
 
@@ -36,7 +39,7 @@ def is_made(engine):
 def test_short_prompts_make_no_siding_and_the_first_long_one_does(engine):
     run(engine, max_tokens=2)
     assert not is_made(engine)
-    assert run(engine, prompt=LONG, max_tokens=2)[2].prompt_tokens > ASIDE_TOKENS
+    assert run(engine, prompt=LONG, max_tokens=2)[2].prompt_tokens > siding.LONG
     assert is_made(engine) and engine.tally.counts["prompts_aside"] == 1
 
 
@@ -65,7 +68,7 @@ def test_a_long_prompt_can_be_cancelled_while_the_siding_is_made(engine, slow):
 def test_an_engine_that_stops_while_the_siding_is_made_frees_it(engine, slow):
     long = asked(prompt=LONG, max_tokens=2)
     engine.submit(long)
-    wait_until(lambda: [thread for thread in threading.enumerate() if thread.name == "siding's context"])
+    wait_until(lambda: [thread for thread in threading.enumerate() if thread.name == "siding's maker"])
     assert not engine.stop(timeout=0)
     assert next_event(long).code == "engine_down"
     slow.set()
@@ -80,3 +83,100 @@ def test_where_memory_is_short_a_long_prompt_is_evaluated_in_batches_and_the_nex
     monkeypatch.undo()
     assert run(engine, prompt=LONG, max_tokens=8, cache_prompt=False)[0] == expected
     assert engine.tally.counts["prompts_aside"] == 1
+
+
+# ---- with weights of its own
+
+
+SHORTS = [
+    STORY + " there was a %s who lived in a small house by the big blue sea. One day the %s went to the garden. "
+    "The sun was warm, and there was a big tree with red apples. They" % (who, who)
+    for who in ("fox", "bear", "girl", "boy", "king")
+]
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Return an engine as where prompts are faster with weights that are not repacked, and its model's file."""
+    monkeypatch.setattr(resident, "repacks_prompts_slower", lambda settings, file: True)
+    path = shutil.copy(DEMO.path, str(tmp_path))
+    engine = launch(inspect(path), siding="on", **LASTING)
+    yield engine, path
+    engine.stop()
+
+
+def told(engine, path, prompt, **ask):
+    return run(engine, model=inspect(path), prompt=prompt, max_tokens=8, cache_prompt=False, **ask)
+
+
+def ready(engine):
+    """Wait until the siding is there, whose making the first prompt has begun."""
+    lazy = engine._running.resident.lazy_siding
+    wait_until(lambda: lazy._making is not None and lazy._making.done())
+
+
+def test_the_first_short_prompt_does_not_wait_for_the_siding_and_those_after_it_go_there(quick):
+    engine, path = quick
+    expected = [told(engine, path, prompt)[0] for prompt in SHORTS[:1]]
+    assert engine.tally.counts["prompts_aside"] == 0
+    ready(engine)
+    assert engine._scheduler.aside_short == 0
+    assert siding.SHORT < told(engine, path, SHORTS[0])[2].prompt_tokens < siding.LONG
+    assert [told(engine, path, prompt)[0] for prompt in SHORTS[:1]] == expected
+    assert engine._running.resident.siding.quick and engine.tally.counts["prompts_aside"] > 0
+
+
+def test_short_prompts_that_come_together_are_answered_as_if_alone(quick):
+    engine, path = quick
+    alone = [told(engine, path, prompt)[0] for prompt in SHORTS]
+    ready(engine)
+    before = engine.tally.counts["prompts_aside"]
+    generations = [asked(model=inspect(path), prompt=prompt, max_tokens=8, cache_prompt=False) for prompt in SHORTS]
+    for generation in generations:
+        engine.submit(generation)
+    assert [result(generation)[0] for generation in generations] == alone
+    assert engine.tally.counts["prompts_aside"] == before + len(SHORTS)
+
+
+def test_short_prompts_do_not_wait_behind_a_long_one(quick, monkeypatch):
+    engine, path = quick
+    told(engine, path, SHORTS[0])
+    ready(engine)
+    told(engine, path, SHORTS[0])
+    halted = threading.Event()
+    monkeypatch.setattr(engine._running.resident.siding, "run", lambda seconds, back: halted.set())
+    long = asked(model=inspect(path), prompt=LONG, max_tokens=2)
+    engine.submit(long)
+    assert halted.wait(PATIENCE)
+    assert told(engine, path, SHORTS[1])[2].completion_tokens == 8
+    assert engine._running.resident.siding.generation is long
+    monkeypatch.undo()
+    assert result(long)[2].completion_tokens == 2
+
+
+def test_little_of_a_prompt_after_a_long_beginning_is_evaluated_in_batches(quick):
+    engine, path = quick
+    told(engine, path, LONG)
+    before = engine.tally.counts["prompts_aside"]
+    for _ in range(2):
+        end = run(engine, model=inspect(path), prompt=LONG + SHORTS[0][:60], max_tokens=1)[2]
+    assert 0 < end.prompt_tokens - end.cached_tokens < end.cached_tokens // 8
+    assert engine.tally.counts["prompts_aside"] <= before + 1
+
+
+@pytest.mark.parametrize("what", ["replaced", "gone"])
+def test_where_the_models_file_is_another_one_by_now_the_siding_has_the_weights_that_are_loaded(quick, what):
+    engine, path = quick
+    model = inspect(path)
+    os.utime(path, (1, 1)) if what == "replaced" else os.remove(path)
+    end = run(engine, model=model, prompt=LONG, max_tokens=2)[2]
+    assert end.completion_tokens == 2 and engine.tally.counts["prompts_aside"] == 1
+    assert not engine._running.resident.siding.quick
+
+
+def test_where_there_is_no_memory_for_its_weights_the_siding_has_those_that_are_loaded(quick, monkeypatch):
+    engine, path = quick
+    need = resident.aside_bytes(engine.settings, inspect(path), False)
+    monkeypatch.setattr(memory, "spare_memory", lambda: need + os.path.getsize(path) - 1)
+    assert told(engine, path, LONG)[1]
+    assert engine.tally.counts["prompts_aside"] == 1 and not engine._running.resident.siding.quick

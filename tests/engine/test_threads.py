@@ -127,12 +127,23 @@ def test_an_engine_that_begins_waits_until_its_threads_are_back(board, monkeypat
 def test_a_long_prompt_has_the_threads_that_others_leave_until_they_want_them_back(board):
     other = Board(board, 1, 2)
     threads = Threads(EngineSettings(threads=1, board=board + ":0"))
-    assert threads.begin_aside(0) == 3 and not threads.wanted_back()
+    assert threads.begin_aside(0, True) == 3 and not threads.wanted_back()
     other.compute(60.0)
     wait_until(threads.wanted_back)
     threads.end_aside()
     assert threads.choose(has_prompt_aside=True) == 1
-    assert threads.begin_aside(3) == 1 and not threads.wanted_back()  # what was begun with 3 goes on with 3
+    assert threads.begin_aside(3, True) == 1 and not threads.wanted_back()  # what was begun with 3 goes on with 3
+
+
+def test_a_short_prompt_aside_has_what_idle_ones_lend_and_asks_those_that_compute_for_nothing(board):
+    other = Board(board, 1, 2)
+    threads = Threads(EngineSettings(threads=1, board=board + ":0"))
+    assert threads.choose() == 3 and threads.begin_aside(0, False) == 3
+    other.compute(60.0)
+    wait_until(threads.wanted_back)
+    assert threads.choose() == 1 and threads.begin_aside(0, False) == 1
+    other.give_way(PATIENCE)
+    assert threads._board.left() == 0  # the other one computes on
 
 
 def test_a_long_prompt_asks_nobody_for_threads_where_cores_are_missing(board):
@@ -141,7 +152,7 @@ def test_a_long_prompt_asks_nobody_for_threads_where_cores_are_missing(board):
     threads.choose()
     threads._company.held = 1
     threads.choose(has_prompt_aside=True)
-    assert threads.begin_aside(0) == 2
+    assert threads.begin_aside(0, True) == 2
     other.compute(60.0)
     other.give_way(PATIENCE)
     assert threads._board.left() == 0 and not threads.wanted_back()

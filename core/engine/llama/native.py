@@ -1,4 +1,4 @@
-"""llama.cpp as a library: its start in this process, its log; whether it uses a GPU; quantizing a file with it."""
+"""llama.cpp as a library: its start in this process, its log; what it does well here; quantizing a file with it."""
 
 import collections
 import ctypes
@@ -10,6 +10,7 @@ import llama_cpp
 
 from core.errors import APIError
 from core.hardware import cores
+from core.models import ModelFile
 from core.settings import EngineSettings
 
 log = logging.getLogger("comeapi.llama")
@@ -38,6 +39,17 @@ def halts_well(settings: EngineSettings) -> bool:
     if uses_gpu(settings):
         return False
     return ((settings.threads or cores()) == 1 and not settings.board) or _loaded("libgomp")
+
+
+def repacks_prompts_slower(settings: EngineSettings, file: ModelFile) -> bool:
+    """Whether repacked weights of a model are the slower ones for prompts, of more than some 20 tokens.
+
+    llama.cpp has tiled kernels for many rows (ggml-cpu/tiled, x86), but not for weights that it has repacked when it
+    loaded them (ggml-cpu/repack.cpp), which are the faster ones for few rows. On x86, Q4_K is what has both.
+    """
+    repacked = not (settings.safe_mode or uses_gpu(settings))
+    avx2 = b"AVX2 = 1" in llama_cpp.llama_print_system_info()
+    return repacked and avx2 and file.quantization == "Q4_K" and not file.sparse
 
 
 def _loaded(library: str) -> bool:
