@@ -11,7 +11,7 @@ from core.engine.draftmodel import DraftModel
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
 from core.engine.llama.model import Model
-from core.engine.llama.native import halts_well, repacks_prompts_slower, uses_gpu
+from core.engine.llama.native import halts_well, maps_for_prompts, uses_gpu
 from core.engine.sampler import Sampler
 from core.engine.siding import LazySiding, Siding
 from core.errors import APIError
@@ -102,7 +102,7 @@ class Resident:
             sampler.sample(self.context, rows[0], 0)
             sampler.close()
             if self._can_set_aside():  # asked now, while slot 0 holds cells to try it with
-                quick = repacks_prompts_slower(self.settings, self.model.file)
+                quick = maps_for_prompts(self.settings, self.model.file)
                 self.lazy_siding = LazySiding(self._make_siding, quick)
         self.context.forget(0)
 
@@ -138,7 +138,7 @@ class Resident:
         file = self.model.file
         try:
             if os.stat(file.path).st_mtime == file.modified:
-                return Model(file, replace(settings, safe_mode=True, no_mmap=False, mlock=False), lambda share: True)
+                return Model(file, replace(settings, safe_mode=True), lambda share: True)
         except (OSError, APIError) as error:
             log.warning("prompts are evaluated with repacked weights: %s", error)
         return None

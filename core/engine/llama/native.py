@@ -41,15 +41,15 @@ def halts_well(settings: EngineSettings) -> bool:
     return ((settings.threads or cores()) == 1 and not settings.board) or _loaded("libgomp")
 
 
-def repacks_prompts_slower(settings: EngineSettings, file: ModelFile) -> bool:
-    """Whether repacked weights of a model are the slower ones for prompts, of more than some 20 tokens.
+def maps_for_prompts(settings: EngineSettings, file: ModelFile) -> bool:
+    """Whether prompts of more than some 20 tokens are faster with weights as they are in the file, which may be mapped.
 
     llama.cpp has tiled kernels for many rows (ggml-cpu/tiled, x86), but not for weights that it has repacked when it
     loaded them (ggml-cpu/repack.cpp), which are the faster ones for few rows. On x86, Q4_K is what has both.
     """
-    repacked = not (settings.safe_mode or uses_gpu(settings))
-    avx2 = b"AVX2 = 1" in llama_cpp.llama_print_system_info()
-    return repacked and avx2 and file.quantization == "Q4_K" and not file.sparse
+    repacked = not (settings.safe_mode or uses_gpu(settings)) and file.quantization == "Q4_K" and not file.sparse
+    may_map = not (settings.no_mmap or settings.mlock)  # whoever asks for these wants no other copy in the page cache
+    return repacked and may_map and b"AVX2 = 1" in llama_cpp.llama_print_system_info()
 
 
 def _loaded(library: str) -> bool:
