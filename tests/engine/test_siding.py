@@ -109,27 +109,28 @@ def told(engine, path, prompt, **ask):
     return run(engine, model=inspect(path), prompt=prompt, max_tokens=8, cache_prompt=False, **ask)
 
 
-def ready(engine):
-    """Wait until the siding is there, whose making the first prompt has begun."""
-    lazy = engine._running.resident.lazy_siding
-    wait_until(lambda: lazy._making is not None and lazy._making.done())
+def ready(engine, path):
+    """Wait until the siding is there, whose making the first short prompt begins, and takes short ones."""
+    told(engine, path, SHORTS[0])
+    wait_until(engine._running.resident.lazy_siding._making.done)
+    told(engine, path, SHORTS[0])  # while it runs, the engine finds what was made
+    assert engine._scheduler.aside_short == siding.SHORT
 
 
 def test_the_first_short_prompt_does_not_wait_for_the_siding_and_those_after_it_go_there(quick):
     engine, path = quick
-    expected = [told(engine, path, prompt)[0] for prompt in SHORTS[:1]]
-    assert engine.tally.counts["prompts_aside"] == 0
-    ready(engine)
-    assert engine._scheduler.aside_short == 0
-    assert siding.SHORT < told(engine, path, SHORTS[0])[2].prompt_tokens < siding.LONG
-    assert [told(engine, path, prompt)[0] for prompt in SHORTS[:1]] == expected
-    assert engine._running.resident.siding.quick and engine.tally.counts["prompts_aside"] > 0
+    expected, _, end = told(engine, path, SHORTS[0])
+    assert siding.SHORT < end.prompt_tokens < siding.LONG and engine.tally.counts["prompts_aside"] == 0
+    ready(engine, path)
+    before = engine.tally.counts["prompts_aside"]
+    assert told(engine, path, SHORTS[0])[0] == expected
+    assert engine._running.resident.siding.quick and engine.tally.counts["prompts_aside"] == before + 1
 
 
 def test_short_prompts_that_come_together_are_answered_as_if_alone(quick):
     engine, path = quick
+    ready(engine, path)
     alone = [told(engine, path, prompt)[0] for prompt in SHORTS]
-    ready(engine)
     before = engine.tally.counts["prompts_aside"]
     generations = [asked(model=inspect(path), prompt=prompt, max_tokens=8, cache_prompt=False) for prompt in SHORTS]
     for generation in generations:
@@ -140,9 +141,7 @@ def test_short_prompts_that_come_together_are_answered_as_if_alone(quick):
 
 def test_short_prompts_do_not_wait_behind_a_long_one(quick, monkeypatch):
     engine, path = quick
-    told(engine, path, SHORTS[0])
-    ready(engine)
-    told(engine, path, SHORTS[0])
+    ready(engine, path)
     halted = threading.Event()
     monkeypatch.setattr(engine._running.resident.siding, "run", lambda *_: halted.set())
     long = asked(model=inspect(path), prompt=LONG, max_tokens=2)
@@ -152,16 +151,6 @@ def test_short_prompts_do_not_wait_behind_a_long_one(quick, monkeypatch):
     assert engine._running.resident.siding.generation is long
     monkeypatch.undo()
     assert result(long)[2].completion_tokens == 2
-
-
-def test_little_of_a_prompt_after_a_long_beginning_is_evaluated_in_batches(quick):
-    engine, path = quick
-    told(engine, path, LONG)
-    before = engine.tally.counts["prompts_aside"]
-    for _ in range(2):
-        end = run(engine, model=inspect(path), prompt=LONG + SHORTS[0][:60], max_tokens=1)[2]
-    assert 0 < end.prompt_tokens - end.cached_tokens < end.cached_tokens // 8
-    assert engine.tally.counts["prompts_aside"] <= before + 1
 
 
 @pytest.mark.parametrize("what", ["replaced", "gone"])
