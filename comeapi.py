@@ -70,6 +70,8 @@ class Config(
 
 # ------------------------------------------------------------------------------------------------ the program
 
+_POSITIONAL = ("models", "backend_host", "base_port", "backends")
+
 
 def main() -> NoReturn:
     """Plan, check, start, watch."""
@@ -78,11 +80,11 @@ def main() -> NoReturn:
         importlib.import_module("core.commands." + sys.argv[1]).main(sys.argv[2:])
         sys.exit()
     notifier = Notifier()
-    config = activated(options.parse(Config, __doc__, ("models", "backend_host", "base_port", "backends")))
+    config = activated(options.parse(Config, __doc__, _POSITIONAL))
     model = _first_model(config, notifier)
     build = _probe_build()
     choices, note = tuned.read(model, str(build["version"]))
-    config = tuned.apply(config, choices)
+    config = tuned.apply(config, choices, options.named(Config, _POSITIONAL))
     plan = make_plan(config, model, hardware.cores(), memory.available_memory(), bool(build["gpu"]))
     if note:
         print(note, flush=True)

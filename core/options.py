@@ -19,6 +19,7 @@ from typing import (
     Callable,
     ClassVar,
     Dict,
+    FrozenSet,
     Iterable,
     List,
     Mapping,
@@ -105,8 +106,33 @@ def parse(
     `foreign`, another server's options and variables are understood. Ends the program with one line on stderr and
     status 2 where an argument is wrong.
     """
-    environ = os.environ if environ is None else environ
-    argv = [_hyphened(each) for each in (sys.argv[1:] if argv is None else argv)]
+    parser, without_effect = _parser(kind, documentation, positional, program, foreign)
+    values = _said(parser, kind, argv, environ, foreign is not None)
+    if without_effect:
+        sys.stderr.write("%s: without effect here: %s\n" % (parser.prog, "; ".join(without_effect)))
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    return kind(**{name: _finish(parser, fields[name], value) for name, value in values.items()})
+
+
+def named(
+    kind: Type[C],
+    positional: Sequence[str] = (),
+    argv: Optional[Sequence[str]] = None,
+    environ: Optional[Mapping[str, str]] = None,
+) -> FrozenSet[str]:
+    """Return the names of the fields that the command line or the environment sets, be it to the default."""
+    parser, _ = _parser(kind, "", positional, None, None)
+    return frozenset(_said(parser, kind, argv, environ, False))
+
+
+def _parser(
+    kind: Type[C],
+    documentation: str,
+    positional: Sequence[str],
+    program: Optional[str],
+    foreign: Optional[Sequence[Foreign]],
+) -> Tuple["_Parser", List[str]]:
+    """Return a parser of all options, and a list that parsing fills: another server's without effect, and why."""
     parser = _Parser(
         prog=program,
         description="\n\n".join(documentation.split("\n\n")[:2]),
@@ -119,13 +145,22 @@ def parse(
     fields = {each.name: each for each in dataclasses.fields(kind)}
     _add_positional(parser, [fields[name] for name in positional])
     _add_options(parser, fields.values())
-    without_effect = _add_foreign(parser, foreign or ())
-    given = vars(parser.parse(argv))
-    values = _from_environment(parser, fields.values(), environ, foreign is not None)
-    values.update(given)
-    if without_effect:
-        sys.stderr.write("%s: without effect here: %s\n" % (parser.prog, "; ".join(without_effect)))
-    return kind(**{name: _finish(parser, fields[name], value) for name, value in values.items()})
+    return parser, _add_foreign(parser, foreign or ())
+
+
+def _said(
+    parser: "_Parser",
+    kind: Type[C],
+    argv: Optional[Sequence[str]],
+    environ: Optional[Mapping[str, str]],
+    foreign: bool,
+) -> Dict[str, Any]:
+    """Return what the environment and the command line say, which wins, by the names of the fields."""
+    given = vars(parser.parse([_hyphened(each) for each in (sys.argv[1:] if argv is None else argv)]))
+    values = _from_environment(
+        parser, dataclasses.fields(kind), os.environ if environ is None else environ, foreign
+    )
+    return dict(values, **given)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

@@ -177,6 +177,13 @@ class EngineSettings:
         "engine",
         check=one_of("auto", "on", "off"),
     )
+    prompt_weights: str = setting(
+        "auto",
+        "weights that prompts are evaluated with there: loaded (repacked for this CPU, as for answers), mapped (those "
+        "of the file, mapped once more), or auto (mapped where that should be faster)",
+        "engine",
+        check=one_of("auto", "loaded", "mapped"),
+    )
     safe_mode: bool = setting(
         False,
         "leave the weights as they are in the file, not repacked for this CPU: about 20 % slower, for machines where "

@@ -1,6 +1,6 @@
 """What `comeapi.py tune` has found out about a model on this machine: a small JSON file beside the model.
 
-    save(model, version, choices) ──> MODEL.tune.json ──> read(model, version) ── apply(config, choices)
+    save(model, version, choices) ──> MODEL.tune.json ──> read(model, version) ── apply(config, choices, named)
 
 It says for which machine, model file and llama-cpp-python it is; where one of them has changed, it counts for nothing.
 What the user asks for wins over it.
@@ -9,12 +9,15 @@ What the user asks for wins over it.
 import dataclasses
 import json
 import os
-from typing import Any, Dict, Tuple
+from typing import Any, Container, Dict, Tuple
 
 from core import hardware
 from core.models import ModelFile
 
-TUNABLE = {"flash_attn": str, "safe_mode": bool, "ubatch_size": int, "backends": int, "slots": int}
+TUNABLE = {
+    "prompt_weights": str, "safe_mode": bool, "flash_attn": str, "cache_type_k": str, "cache_type_v": str,
+    "backends": int, "slots": int,
+}  # fmt: skip
 
 
 def path_of(model: ModelFile) -> str:
@@ -49,11 +52,9 @@ def read(model: ModelFile, version: str) -> Tuple[Dict[str, Any], str]:
     return choices, "Tuned: %s (%s)." % (", ".join("%s %s" % each for each in sorted(choices.items())), path)
 
 
-def apply(config: Any, choices: Dict[str, Any]) -> Any:
-    """Return a frozen dataclass of settings with the choices in place of what the user has left as it is."""
-    fields = {each.name: each.default for each in dataclasses.fields(config)}
-    free = {name: value for name, value in choices.items() if getattr(config, name) == fields[name]}
-    return dataclasses.replace(config, **free)
+def apply(config: Any, choices: Dict[str, Any], named: Container[str]) -> Any:
+    """Return a frozen dataclass of settings with the choices, but for those settings that the user has named."""
+    return dataclasses.replace(config, **{name: value for name, value in choices.items() if name not in named})
 
 
 _SPOKEN = {"machine": "machine", "version": "llama-cpp-python", "size": "model file"}

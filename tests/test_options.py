@@ -65,6 +65,13 @@ def test_a_position_wins_over_the_environment_too():
     assert parse("a", "2", host="b", port="1") == Settings(host="a", port=2)
 
 
+def test_what_is_set_is_named_if_it_is_set_to_the_default_too():
+    environ = {"COMEAPI_PORT": str(Settings().port)}
+    named = options.named(Settings, ["host"], ["a", "--note=" + Settings().note], environ)
+    assert named == {"host", "note", "port"}
+    assert options.named(Settings, ["host"], [], {}) == frozenset()
+
+
 def test_the_real_environment_is_read_where_no_other_is_given(monkeypatch):
     monkeypatch.setenv("COMEAPI_PORT", "77")
     assert options.parse(Settings, "A test.", (), []).port == 77

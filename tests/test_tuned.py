@@ -63,5 +63,9 @@ def test_a_broken_file_is_told_and_ignored(model, text):
 
 
 def test_what_the_user_asks_for_wins():
-    config = Config(flash_attn="on", port=1)
-    assert tuned.apply(config, {"flash_attn": "off", "backends": 1, "safe_mode": True}) == Config("on", 1, True, 1)
+    config, choices = Config(flash_attn="on", port=1), {"flash_attn": "off", "backends": 1, "safe_mode": True}
+    assert tuned.apply(config, choices, {"flash_attn", "port"}) == Config("on", 1, True, 1)
+
+
+def test_what_the_user_asks_for_wins_if_it_is_the_default_too():
+    assert tuned.apply(Config(), {"flash_attn": "off", "backends": 1}, {"flash_attn"}) == Config("auto", 1)

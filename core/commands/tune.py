@@ -5,15 +5,17 @@
 
 Few choices matter, and which is right depends on the processor and the model:
 
-    weights    repacked for this processor when they are loaded, or as they are in the file (other fast kernels then)
-    attention  plain, or llama.cpp's flash attention, with short and with long texts in the cells
-    ubatch     how many tokens of a prompt are computed at once
+    weights    repacked for this processor when they are loaded, or as they are in the file (other fast kernels then);
+               for answers, and for prompts
+    attention  plain, llama.cpp's flash attention, or plain with cells in bf16; with short and with long texts
     plan       two backends with half of the cores, which idle ones lend, or one with all of them
 
-Each is measured against the default, alternating, and changed only where another one is 5 % faster. The result is a
-small JSON file beside the model; comeapi.py reads it at its start and says so. It counts for nothing elsewhere.
+Each is measured against the default, alternating, and changed only where another one is 5 % faster; what is 5 % slower
+is measured once. The result is a small JSON file beside the model; comeapi.py reads it at its start and says so. It
+counts for nothing elsewhere.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -34,11 +36,14 @@ from core.system.launch import ROOT
 from core.system.plan import shares
 
 BETTER = 1.05  # times as fast as the default: else the default stays
+HOPELESS = 0.95  # times as fast as the default in the first round: such a choice is not measured again
 ROUNDS = 2
 _SECONDS = 1.2  # that one figure is measured for
 _PROMPT = 512  # tokens
+_WARMUP = 64  # tokens
 _DEPTH = 2048  # tokens in the cells where attention is measured
 Figures = Dict[str, float]
+Choice = Dict[str, Any]  # settings that differ from the defaults
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,10 @@ class Config(FolderSettings):
 
 @dataclass(frozen=True)
 class Question:
-    """One choice: a setting, its values (the default first), and the figures that decide between them."""
+    """What there is to choose from, the default first, and the figures that decide."""
 
     what: str
-    name: str
-    values: Sequence[Any]
+    choices: Sequence[Choice]
     figures: Sequence[str]
 
 
@@ -69,9 +73,16 @@ class _Served(Load):
 
 _CLIENTS = ("1 client", "5 clients", "8 clients")
 _QUESTIONS = (
-    Question("weights", "safe_mode", (False, True), ("prompt", "1 stream", "8 streams")),
-    Question("attention", "flash_attn", ("auto", "on"), ("prompt", "1 stream", "deep prompt", "deep streams")),
-    Question("ubatch", "ubatch_size", (0, 512), ("prompt", "deep prompt")),
+    Question(
+        "weights",
+        ({}, {"prompt_weights": "loaded"}, {"prompt_weights": "mapped"}, {"safe_mode": True}),
+        ("prompt", "1 stream", "8 streams"),
+    ),
+    Question(
+        "attention",
+        ({}, {"flash_attn": "on"}, {"cache_type_k": "bf16", "cache_type_v": "bf16"}),
+        ("prompt", "1 stream", "deep prompt", "deep streams"),
+    ),
 )
 
 
@@ -104,70 +115,58 @@ class Tuning:
         self._failure = ""
         self._until = time.monotonic() + config.seconds
 
-    def run(self) -> Dict[str, Any]:
+    def run(self) -> Choice:
         """Return the choices that differ from the defaults."""
         print("%s (%.1f GB) on %s, %d cores" % (
             self._model.name, self._model.size / 1e9, hardware.processor().name, hardware.cores()))  # fmt: skip
         load = machine.load()
         if load and load > 0.5:
             print("  ⚠️  Others are busy here (load %.1f): a quiet machine gives truer figures." % load)
-        choices: Dict[str, Any] = {}
-        weights, *others = _QUESTIONS
-        self._choose(weights, choices)
-        plan = self._ask_plan(choices)  # it matters more than the others
-        for question in others:
-            self._choose(question, choices)
-        return dict(choices, **plan)
+        weights, attention = _QUESTIONS
+        chosen_so_far = self._ask(weights, {})
+        plan = self._ask_plan(chosen_so_far)  # it matters more than attention
+        return dict(chosen_so_far, **self._ask(attention, chosen_so_far), **plan)
 
-    def _choose(self, question: Question, choices: Dict[str, Any]) -> None:
-        """Ask a question, and note the answer where it is not the default."""
+    def _ask(self, question: Question, before: Choice) -> Choice:
+        """Return the best choice; nothing, where none is clearly better than the default. `before`: what was chosen."""
         if time.monotonic() > self._until:
             print("  %-10s not measured: the time is up" % question.what)
-            return
-        best = self._ask(question, choices)
-        if best != question.values[0]:
-            choices[question.name] = best
+            return {}
+        return self._decide(question, lambda choice: self._measured(question, dict(before, **choice)))
 
-    def _ask(self, question: Question, choices: Dict[str, Any]) -> Any:
-        """Return the best value of a setting; the default, where none is clearly better."""
-        seen: Dict[Any, List[Figures]] = {value: [] for value in question.values}
+    def _decide(self, question: Question, measured: Callable[[Choice], Figures]) -> Choice:
+        """Measure the choices in turn, tell what was seen of each, and return the best one."""
+        seen: List[List[Figures]] = [[] for _ in question.choices]
+        scores = [0.0 for _ in seen]
         for _ in range(ROUNDS):
-            for value in question.values:
-                seen[value].append(self._measured(question, dict(choices, **{question.name: value})))
-        return self._decide(question, seen)
-
-    def _decide(self, question: Question, seen: Dict[Any, List[Figures]]) -> Any:
-        scores = {value: score(figures, question.figures) for value, figures in seen.items()}
-        default = question.values[0]
-        best = max(scores, key=lambda value: scores[value])
-        best = best if scores[best] > scores[default] * BETTER else default
+            least = scores[0] * HOPELESS
+            for index, choice in enumerate(question.choices):
+                if scores[index] >= least:
+                    seen[index].append(measured(choice))
+            scores = [score(figures, question.figures) for figures in seen]
+        best = max(range(len(scores)), key=lambda index: scores[index])
+        best = best if scores[best] > scores[0] * BETTER else 0
         if not scores[best]:
             options.fail(self._failure)
-        for value in question.values:
-            ratio = scores[value] / (scores[default] or scores[best])
-            self._tell(question, value, seen[value], ratio, value == best)
-        return best
+        for index, choice in enumerate(question.choices):
+            self._tell(question, choice, seen[index], scores[index] / (scores[0] or scores[best]), index == best)
+        return question.choices[best]
 
-    def _ask_plan(self, choices: Dict[str, Any]) -> Dict[str, Any]:
+    def _ask_plan(self, before: Choice) -> Choice:
         """Return how many backends, and slots, serve clients best; nothing where that is the default."""
         cores = hardware.cores()
         if cores == 1 or time.monotonic() > self._until:
             return {}
-        shapes = {2: [(share, 4) for share in shares(cores, 2)], 1: [(cores, 8)]}
-        seen: Dict[Any, List[Figures]] = {backends: [] for backends in shapes}
-        for _ in range(ROUNDS):
-            for backends, shape in shapes.items():
-                with served(self._model, _Served(), shape, balanced=True, more=choices) as service:
-                    figures = {
-                        name: drive("", service, _Served(), count).tokens_per_second
-                        for name, count in zip(_CLIENTS, (1, 5, 8))
-                    }
-                seen[backends].append(figures)
-        question = Question("plan", "backends", list(shapes), _CLIENTS)
-        best = self._decide(question, seen)
-        return {"backends": 1, "slots": 8} if best == 1 else {}
 
-    def _measured(self, question: Question, settings: Dict[str, Any]) -> Figures:
+        def measured(choice: Choice) -> Figures:
+            shape = [(cores, 8)] if choice else [(share, 4) for share in shares(cores, 2)]
+            with served(self._model, _Served(), shape, balanced=True, more=before) as service:
+                rows = [drive("", service, _Served(), count) for count in (1, 5, 8)]
+            return {name: row.tokens_per_second for name, row in zip(_CLIENTS, rows)}
+
+        return self._decide(Question("plan", ({}, {"backends": 1, "slots": 8}), _CLIENTS), measured)
+
+    def _measured(self, question: Question, settings: Choice) -> Figures:
         """Measure in a process of its own: a crash there is an answer, too."""
         model, wanted = self._model, dict(settings, figures=list(question.figures))
         command = [sys.executable, "-m", "core.commands.tune", "--models=" + os.path.dirname(model.path)]
@@ -180,13 +179,17 @@ class Tuning:
         self.version = figures.pop("version")
         return figures
 
-    def _tell(self, question: Question, value: Any, seen: List[Figures], ratio: float, best: bool) -> None:
+    def _tell(self, question: Question, choice: Choice, seen: List[Figures], ratio: float, best: bool) -> None:
         means = {name: sum(each[name] for each in seen) / len(seen) for name in question.figures}
         figures = ", ".join("%s %.0f/s" % (name, mean) for name, mean in means.items())
         mark = "  <-" if best else ""
-        print("  %-10s %-12s %-5s %5.2fx  %s%s" % (question.what, question.name, value, ratio, figures, mark))
-        sys.stdout.flush()
-        self.table.append({"setting": question.name, "value": value, "ratio": round(ratio, 3), "figures": means})
+        print("  %-10s %-24s %5.2fx  %s%s" % (question.what, _in_words(choice), ratio, figures, mark), flush=True)
+        self.table.append({"what": question.what, "choice": choice, "ratio": round(ratio, 3), "figures": means})
+
+
+def _in_words(choice: Choice) -> str:
+    """Return a choice in words; that of several settings by its first one."""
+    return next(("%s %s" % each for each in choice.items()), "as it is")
 
 
 def _last_line(output: bytes) -> str:
@@ -203,71 +206,89 @@ def score(seen: Sequence[Figures], names: Sequence[str]) -> float:
 
 
 def _measure(model: ModelFile, settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Measure tokens per second with some settings. Imports llama_cpp."""
+    """Measure tokens per second with some settings: prompts aside, where they go aside. Imports llama_cpp."""
     from core.engine.llama.build import build_facts
     from core.engine.llama.context import Context
     from core.engine.llama.model import Model
+    from core.engine.making import can_set_aside, context_aside, mapped_for_prompts
     from core.settings import EngineSettings
 
     wanted = settings.pop("figures")
     depth = min(_DEPTH, (model.context_length or _DEPTH) // 2)
     engine = EngineSettings(**dict({"slots": 8, "ctx_size": depth + 2 * _PROMPT}, **settings))
-    loaded = Model(model, engine, lambda share: True)
-    context = Context(loaded, engine)
-    decode = _Decode(context)
-    measures: Dict[str, Callable[[], float]] = {
-        "prompt": lambda: decode.prompt(0),
-        "1 stream": lambda: decode.streams(1),
-        "8 streams": lambda: decode.streams(8),
-        "deep prompt": lambda: decode.deep_prompt(depth),
-        "deep streams": lambda: decode.streams(4),
-    }
-    figures: Dict[str, Any] = {name: measures[name]() for name in wanted}
-    context.close()
-    loaded.close()
+    with contextlib.ExitStack() as opened:
+
+        def open_one(it: Any) -> Any:
+            return opened.enter_context(contextlib.closing(it))
+
+        loaded = open_one(Model(model, engine, lambda share: True))
+        streams = prompts = open_one(Context(loaded, engine))
+        if can_set_aside(loaded, engine):
+            mapped = mapped_for_prompts(loaded, engine)
+            prompts = open_one(context_aside(open_one(mapped) if mapped else loaded, engine))
+        decode = _Decode(streams, prompts)
+        measures: Dict[str, Callable[[], float]] = {
+            "prompt": lambda: decode.prompt(0),
+            "1 stream": lambda: decode.streams(1),
+            "8 streams": lambda: decode.streams(8),
+            "deep prompt": lambda: decode.deep_prompt(depth),
+            "deep streams": lambda: decode.streams(4),
+        }
+        figures: Dict[str, Any] = {name: measures[name]() for name in wanted}
     return dict(figures, version=str(build_facts()["version"]))
 
 
 class _Decode:
-    """Decodes made-up tokens, and counts how many a second."""
+    """Decodes made-up tokens, streams in one context and prompts in another, or the same, and counts them."""
 
-    def __init__(self, context: Any):
-        self._context = context
-        self._depth = 0
+    def __init__(self, streams: Any, prompts: Any):
+        self._streams = streams
+        self._prompts = prompts
+        self._depth = 0  # tokens that the prompts' first slot holds before what is measured
 
     def prompt(self, start: int) -> float:
-        """Return the tokens a second of a prompt's piece after `start` tokens, again and again."""
-        self._run([(0, start, _PROMPT // 4)])  # warms up
+        """Return the tokens a second of a prompt's part after `start` tokens, again and again."""
+        self._evaluate(start, _WARMUP)
         rows, began = 0, time.monotonic()
         while not rows or time.monotonic() - began < _SECONDS:
-            self._context.trim(0, start)
-            rows += self._run([(0, start, _PROMPT)])
+            self._prompts.trim(0, start)
+            rows += self._evaluate(start, _PROMPT)
         return rows / (time.monotonic() - began)
 
     def deep_prompt(self, depth: int) -> float:
         """Return the same at a depth: that many tokens before it, or as many as come in time."""
-        self._context.forget(0)
+        self._prompts.forget(0)
         began = time.monotonic()
         while self._depth < depth and time.monotonic() - began < 4 * _SECONDS:
-            self._depth += self._run([(0, self._depth, _PROMPT // 2)])
+            self._depth += self._evaluate(self._depth, _PROMPT // 2)
         return self.prompt(self._depth)
 
     def streams(self, count: int) -> float:
-        """Return the tokens a second of so many streams together, each after what the first slot holds."""
-        self._context.trim(0, self._depth)
-        for slot in range(1, count):
-            self._context.reuse(0, slot, self._depth) if self._depth else self._context.forget(slot)
+        """Return the tokens a second of so many streams together, each after the prompt so far."""
+        self._prompts.trim(0, self._depth)
+        cells = self._prompts.save(0) if self._depth else None
+        for slot in range(count):
+            self._streams.forget(slot)
+            if cells:
+                self._streams.load(slot, cells)
         rows, step, began = 0, 0, time.monotonic()
         while (not rows or time.monotonic() - began < _SECONDS) and step < _PROMPT:
-            rows += self._run([(slot, self._depth + step, 1) for slot in range(count)])
+            rows += self._run(self._streams, [(slot, self._depth + step, 1) for slot in range(count)])
             step += 1
         return rows / (time.monotonic() - began)
 
-    def _run(self, runs: Sequence[Tuple[int, int, int]]) -> int:
+    def _evaluate(self, start: int, count: int) -> int:
+        """Evaluate so much of a prompt, in pieces as large as are computed at once; returns its tokens."""
+        piece = self._prompts.n_ubatch
+        for done in range(0, count, piece):
+            self._run(self._prompts, [(0, start + done, min(piece, count - done))])
+        return count
+
+    def _run(self, context: Any, runs: Sequence[Tuple[int, int, int]]) -> int:
         """Decode (slot, start, count); returns the rows."""
         from core.engine.llama.batch import Run
 
-        status, _ = self._context.decode(
+        status, _ = context.decode(
             [Run(slot, start, _tokens(slot * 7 + start, count), 1) for slot, start, count in runs]
         )
         if status:

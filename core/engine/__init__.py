@@ -7,6 +7,7 @@
     choosing.py      the next tokens, and telling them    embedding.py     the step of a model that embeds
     loading.py       swapping models                      resident.py      the model that is loaded
     siding.py        where a long prompt is evaluated     aside.py         when it is, and how it comes back
+    making.py        when a siding is made, and of what
     sampler.py       biases, samplers and grammar         text.py          from bytes to text that may be shown
     thought.py       a thought, and its end where it has a budget
     draws.py         chance without a memory              likeliest.py     the likeliest tokens, without sorting

@@ -6,11 +6,12 @@
 
 import logging
 import time
-from typing import Optional
+from typing import Optional, Tuple
 
 from core.engine.generation import Generation
+from core.engine.making import LazySiding
 from core.engine.running import Running
-from core.engine.siding import SHORT, LazySiding, Siding
+from core.engine.siding import SHORT, Siding
 from core.engine.threads import Threads
 from core.errors import APIError
 
@@ -33,19 +34,14 @@ class Aside:
         if not resident or not resident.lazy_siding:
             return
         self._admit_short_ones(resident.lazy_siding)
-        siding = resident.siding
-        generation = siding.generation if siding else None
+        siding, generation = self._at_work(resident.lazy_siding)
         if not siding or not generation:
-            generation = self._running.scheduler.next_aside()
-            siding = self._get(resident.lazy_siding, generation) if generation else None
-            if not siding or not generation:
+            return
+        if not siding.over:
+            self._run(siding, step)
+            if siding.has_long:  # its copy back has a turn of its own
                 return
-            generation.tell_progress()
-            siding.start(generation, resident.context.save(generation.slot) if generation.done else None)
-        elif siding.over:
-            return self._come_back(siding, generation)
-        self._run(siding, step)
-        if siding.over and not siding.has_long:  # the copy of a long one has a turn of its own
+        if siding.over:
             self._come_back(siding, generation)
 
     def _admit_short_ones(self, lazy: LazySiding) -> None:
@@ -55,6 +51,19 @@ class Aside:
             scheduler.aside_short = SHORT if siding.quick and not siding.has_long else 0
         elif lazy.quick and any(each.prompt_tokens > SHORT for each in scheduler.running):
             lazy.prepare()
+
+    def _at_work(self, lazy: LazySiding) -> Tuple[Optional[Siding], Optional[Generation]]:
+        """Return the siding and the prompt that is evaluated there, or that begins now; None where there is none."""
+        siding = lazy.siding
+        if siding and siding.generation:
+            return siding, siding.generation
+        generation = self._running.scheduler.next_aside()
+        siding = self._get(lazy, generation) if generation else None
+        if siding and generation:
+            generation.tell_progress()
+            begun = self._running.model.context.save(generation.slot) if generation.done else None
+            siding.start(generation, begun)
+        return siding, generation
 
     def _get(self, lazy: LazySiding, generation: Generation) -> Optional[Siding]:
         """Return the siding, or None where it is being made. Where it can't be, evaluate the prompt in batches."""

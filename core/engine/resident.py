@@ -1,29 +1,25 @@
 """A model that is loaded, with what it needs to run: loading, the self-test, and the way out."""
 
 import logging
-import os
 import time
-from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Tuple
 
-from core import memory
 from core.engine.draftmodel import DraftModel
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
 from core.engine.llama.model import Model
-from core.engine.llama.native import halts_well, maps_for_prompts, uses_gpu
+from core.engine.llama.native import maps_for_prompts
+from core.engine.making import LazySiding, can_set_aside, make_siding
 from core.engine.sampler import Sampler
-from core.engine.siding import LazySiding, Siding
+from core.engine.siding import Siding
 from core.errors import APIError
 from core.models import ModelFile
-from core.needs import aside_bytes, gb
 from core.sampling import Sampling
 from core.settings import EngineSettings
 
 log = logging.getLogger("comeapi.engine")
 
 SELF_TEST_TOKENS = 8
-SIDING_ROWS = 128  # enough for the fast kernels; no operation takes long, and threads that are lent can go soon
 
 
 class Resident:
@@ -101,9 +97,9 @@ class Resident:
             sampler = Sampler(self.model, Sampling(temperature=0), 0, self.context.n_ctx)
             sampler.sample(self.context, rows[0], 0)
             sampler.close()
-            if self._can_set_aside():  # asked now, while slot 0 holds cells to try it with
+            if can_set_aside(self.model, self.settings) and self._cells_move():
                 quick = maps_for_prompts(self.settings, self.model.file)
-                self.lazy_siding = LazySiding(self._make_siding, quick)
+                self.lazy_siding = LazySiding(lambda: make_siding(self.model, self.settings), quick)
         self.context.forget(0)
 
     def _passed(self, status: int) -> None:
@@ -111,40 +107,8 @@ class Resident:
             message = "%s fails its self-test: llama_decode answers %d." % (self.model.file.name, status)
             raise APIError(500, message, "model_broken", "model_name")
 
-    def _can_set_aside(self) -> bool:
-        """Whether llama.cpp can halt a decode, and this model's cells can be moved."""
-        settings = self.settings
-        wanted = settings.siding == "on" or (settings.siding == "auto" and halts_well(settings))
-        return wanted and settings.slots > 1 and self.model.plain_cells and self._cells_move()
-
-    def _make_siding(self) -> Siding:
-        """Return a siding. Raises APIError where memory is short: the system might kill this process."""
-        file, spare = self.model.file, memory.spare_memory()
-        need = aside_bytes(self.settings, file, uses_gpu(self.settings))
-        if spare is not None and spare < need:
-            raise APIError(503, "it needs %s of memory, %s are free" % (gb(need), gb(spare)), "out_of_memory")
-        settings = replace(self.settings, slots=1, batch_size=SIDING_ROWS, ubatch_size=0, draft_max=0, model_draft="")
-        roomy = spare is None or spare >= need + file.size
-        weights = self._weights_aside(settings) if self.lazy_siding and self.lazy_siding.quick and roomy else None
-        try:
-            return Siding(Context(weights or self.model, settings), weights)
-        except APIError:
-            if weights:
-                weights.close()
-            raise
-
-    def _weights_aside(self, settings: EngineSettings) -> Optional[Model]:
-        """Return the model as it is in its file, not repacked; None where that is another file by now."""
-        file = self.model.file
-        try:
-            if os.stat(file.path).st_mtime == file.modified:
-                return Model(file, replace(settings, safe_mode=True), lambda share: True)
-        except (OSError, APIError) as error:
-            log.warning("prompts are evaluated with repacked weights: %s", error)
-        return None
-
     def _cells_move(self) -> bool:
-        """Whether slot 0's cells can be copied by way of a buffer."""
+        """Whether slot 0's cells, of which it holds some now, can be copied by way of a buffer."""
         try:
             moved = self.context.load(1, self.context.save(0))
         except APIError as error:

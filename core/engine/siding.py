@@ -17,12 +17,9 @@ When the prompt is evaluated but for its last token, its cells are copied into i
 The memory for that is taken while it is evaluated: all at once, it could hold the streams up for half a second.
 The thread ends with its prompt: OpenMP counts living threads and spins less when there are more than cores.
 
-The siding is made when the first prompt comes that it is for, while the streams' steps pass (LazySiding): a server
-starts sooner without it, and one that gets no such prompt needs no memory for it.
+The siding is made when the first prompt comes that it is for, while the streams' steps pass (making.py).
 """
 
-import concurrent.futures
-import contextlib
 import mmap
 import threading
 import time
@@ -156,59 +153,3 @@ class Siding:
             self._back.release()
             self._go.acquire()
         return self._abandoned
-
-
-class LazySiding:
-    """A siding that is made when it is first asked for. For the engine's thread.
-
-    `make` is called in a thread of its own, and may raise APIError. `quick`: it should make a quick one.
-    """
-
-    def __init__(self, make: Callable[[], Siding], quick: bool = False):
-        self.siding: Optional[Siding] = None
-        self.quick = quick
-        self._make = make
-        self._making: "Optional[concurrent.futures.Future[Siding]]" = None
-
-    @property
-    def being_made(self) -> bool:
-        """Whether a thread makes it now; steps take longer meanwhile."""
-        return self._making is not None and not self._making.done()
-
-    def prepare(self) -> None:
-        """Let the siding be made. Where it can't be, the next get() says so."""
-        if self._making is None:
-            self._making = concurrent.futures.Future()
-            threading.Thread(target=self._prepare, args=(self._making,), name="siding's maker", daemon=True).start()
-        elif self.siding is None and self._making.done() and not self._making.exception():
-            self.siding = self._making.result()
-
-    def get(self, seconds: float) -> Optional[Siding]:
-        """Return the siding; wait for it that long, at most. None where it takes longer.
-
-        Raises APIError where it can't be made; the next call tries again.
-        """
-        self.prepare()
-        if self.siding is None and self._making:
-            try:
-                self.siding = self._making.result(seconds)
-            except concurrent.futures.TimeoutError:
-                return None
-            except Exception:
-                self._making = None
-                raise
-        return self.siding
-
-    def close(self) -> None:
-        """Free the siding, once it is made if that has begun."""
-        if self._making:
-            with contextlib.suppress(Exception):  # what can't be made needs no freeing
-                self.get(threading.TIMEOUT_MAX)
-        if self.siding:
-            self.siding.close()
-
-    def _prepare(self, making: "concurrent.futures.Future[Siding]") -> None:
-        try:
-            making.set_result(self._make())
-        except Exception as error:
-            making.set_exception(error)

@@ -9,8 +9,10 @@ from conftest import LASTING, PATIENCE, wait_until
 from engines import DEMO, RAMBLING, STORY, asked, launch, next_event, result, run
 
 from core import memory
-from core.engine import resident, siding
-from core.models import inspect
+from core.engine import making, resident, siding
+from core.engine.llama import native
+from core.models import ModelFile, inspect
+from core.settings import EngineSettings
 
 LONG = "The little fox went home. Ben saw a big red ball in the garden. " * 20
 
@@ -88,6 +90,30 @@ def test_where_memory_is_short_a_long_prompt_is_evaluated_in_batches_and_the_nex
 # ---- with weights of its own
 
 
+@pytest.mark.parametrize(
+    "expected, settings, model, features",
+    [
+        (True, {}, {}, b"AVX2 = 1 | FMA = 1"),
+        (False, {}, {}, b"NEON = 1"),
+        (False, {}, {}, b"AVX2 = 1 | AMX_INT8 = 1"),
+        (False, {}, {"quantization": "Q6_K"}, b"AVX2 = 1"),
+        (False, {}, {"sparse": True}, b"AVX2 = 1"),
+        (False, {"safe_mode": True}, {}, b"AVX2 = 1"),
+        (False, {"no_mmap": True}, {}, b"AVX2 = 1"),
+        (False, {"mlock": True}, {}, b"AVX2 = 1"),
+        (False, {"prompt_weights": "loaded"}, {}, b"AVX2 = 1"),
+        (True, {"prompt_weights": "mapped", "mlock": True}, {"quantization": "Q8_0"}, b"NEON = 1"),
+        (False, {"prompt_weights": "mapped"}, {"quantization": "F16"}, b"AVX2 = 1"),
+    ],
+)
+def test_prompts_have_the_files_weights_where_these_have_the_faster_kernels(
+    expected, settings, model, features, monkeypatch
+):
+    monkeypatch.setattr(native.llama_cpp, "llama_print_system_info", lambda: features)
+    file = ModelFile("a.gguf", "/a.gguf", 1, **dict({"quantization": "Q4_K"}, **model))
+    assert native.maps_for_prompts(EngineSettings(**settings), file) == expected
+
+
 SHORTS = [
     STORY + " there was a %s who lived in a small house by the big blue sea. One day the %s went to the garden. "
     "The sun was warm, and there was a big tree with red apples. They" % (who, who)
@@ -98,7 +124,8 @@ SHORTS = [
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Return an engine as where prompts are faster with weights that are not repacked, and its model's file."""
-    monkeypatch.setattr(resident, "maps_for_prompts", lambda settings, file: True)
+    for module in (making, resident):
+        monkeypatch.setattr(module, "maps_for_prompts", lambda settings, file: True)
     path = shutil.copy(DEMO.path, str(tmp_path))
     engine = launch(inspect(path), siding="on", **LASTING)
     yield engine, path
@@ -165,7 +192,7 @@ def test_where_the_models_file_is_another_one_by_now_the_siding_has_the_weights_
 
 def test_where_there_is_no_memory_for_its_weights_the_siding_has_those_that_are_loaded(quick, monkeypatch):
     engine, path = quick
-    need = resident.aside_bytes(engine.settings, inspect(path), False)
+    need = making.aside_bytes(engine.settings, inspect(path), False)
     monkeypatch.setattr(memory, "spare_memory", lambda: need + os.path.getsize(path) - 1)
     assert told(engine, path, LONG)[1]
     assert engine.tally.counts["prompts_aside"] == 1 and not engine._running.resident.siding.quick

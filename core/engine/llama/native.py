@@ -42,14 +42,21 @@ def halts_well(settings: EngineSettings) -> bool:
 
 
 def maps_for_prompts(settings: EngineSettings, file: ModelFile) -> bool:
-    """Whether prompts of more than some 20 tokens are faster with weights as they are in the file, which may be mapped.
+    """Whether prompts of more than some 20 tokens are evaluated with weights as they are in the file, mapped once more.
 
     llama.cpp has tiled kernels for many rows (ggml-cpu/tiled, x86), but not for weights that it has repacked when it
-    loaded them (ggml-cpu/repack.cpp), which are the faster ones for few rows. On x86, Q4_K is what has both.
+    loaded them (ggml-cpu/repack.cpp), which are the faster ones for few rows. On x86, Q4_K is what has both. Where AMX
+    is used, repacked ones have tiles, too (ggml-cpu/amx).
     """
-    repacked = not (settings.safe_mode or uses_gpu(settings)) and file.quantization == "Q4_K" and not file.sparse
-    may_map = not (settings.no_mmap or settings.mlock)  # whoever asks for these wants no other copy in the page cache
-    return repacked and may_map and b"AVX2 = 1" in llama_cpp.llama_print_system_info()
+    if not file.quantized or settings.safe_mode or uses_gpu(settings):  # then those that are loaded are as in the file
+        return False
+    if settings.prompt_weights != "auto":
+        return settings.prompt_weights == "mapped"
+    if settings.no_mmap or settings.mlock:  # whoever asks for these wants no other copy in the page cache
+        return False
+    features = llama_cpp.llama_print_system_info()
+    fast = b"AVX2 = 1" in features and b"AMX_INT8 = 1" not in features
+    return fast and file.quantization == "Q4_K" and not file.sparse
 
 
 def _loaded(library: str) -> bool:
