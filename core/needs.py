@@ -67,7 +67,7 @@ def need_of(settings: Any, model: ModelFile, slots: int, gpu: bool) -> Need:
 
 
 def aside_bytes(settings: Any, model: ModelFile, gpu: bool) -> int:
-    """Return the bytes of memory that the context takes in which long prompts are evaluated, once the first has come.
+    """Return the bytes of memory that the context takes in which long prompts are evaluated.
 
     On a GPU it is the GPU's memory.
     """

@@ -1,7 +1,9 @@
 """When a prompt is evaluated in the siding (siding.py), and how it comes back.
 
-    long prompts     always; the first one waits until the siding is made
+    long prompts     always; if the siding is not there yet, they wait until it is made
     short prompts    where the siding is there, and quick, and has no long one; else in batches
+
+The siding is made while nothing runs, so that nobody notices; or when the first prompt comes for it before that.
 """
 
 import logging
@@ -17,6 +19,8 @@ from core.errors import APIError
 
 log = logging.getLogger("comeapi.engine")
 
+REST = 2.0  # seconds for which nothing runs; backends that start together are all ready by then
+
 
 class Aside:
     """Gives the siding its prompts and its time. The engine's thread's."""
@@ -24,6 +28,8 @@ class Aside:
     def __init__(self, running: Running, threads: Threads):
         self._running = running
         self._threads = threads
+        self._busy = 0.0  # when something ran, or a model was loaded, for the last time
+        self._last: Optional[LazySiding] = None  # of the model that was loaded then
 
     def give_time(self, step: float) -> None:
         """Let a prompt be evaluated in the siding, after a step that took so many seconds, until the next is due.
@@ -33,6 +39,7 @@ class Aside:
         resident = self._running.resident
         if not resident or not resident.lazy_siding:
             return
+        self._make_at_rest(resident.lazy_siding)
         self._admit_short_ones(resident.lazy_siding)
         siding, generation = self._at_work(resident.lazy_siding)
         if not siding or not generation:
@@ -43,6 +50,14 @@ class Aside:
                 return
         if siding.over:
             self._come_back(siding, generation)
+
+    def _make_at_rest(self, lazy: LazySiding) -> None:
+        """Let the siding be made after a rest. Beside streams it takes some seconds, in which steps are slow."""
+        now = time.monotonic()
+        if self._running.scheduler.running or lazy is not self._last:
+            self._busy, self._last = now, lazy
+        elif now - self._busy > REST:
+            lazy.prepare()
 
     def _admit_short_ones(self, lazy: LazySiding) -> None:
         """Let short prompts go to a quick siding, too, but not wait behind a long one, nor until it is made."""

@@ -1,13 +1,13 @@
 """How a siding is made: whether there can be one, when, and of what. siding.py says what it is for.
 
     can_set_aside(model, settings)          whether prompts can be evaluated aside
-    LazySiding(make)                        makes it when the first prompt comes for it
+    LazySiding(make)                        makes it when it is asked to; aside.py says when
     make_siding(model, settings)            a Siding, if memory is there
         mapped_for_prompts(model, ...)      its own weights, where prompts are faster with those of the file
         context_aside(weights, settings)    its context
 
-A server starts sooner without a siding, and one that gets no prompt for it needs no memory for it.
-`comeapi.py tune` measures prompts with the same weights and context.
+A server starts sooner without a siding: it is made later, in a thread. `comeapi.py tune` measures prompts with the same
+weights and context.
 """
 
 import concurrent.futures

@@ -60,7 +60,7 @@ class Resident:
 
     @property
     def siding(self) -> Optional[Siding]:
-        """Where long prompts are evaluated, once one has come."""
+        """Where long prompts are evaluated, once it is made."""
         return self.lazy_siding.siding if self.lazy_siding else None
 
     def renew_context(self) -> None:

@@ -17,7 +17,7 @@ When the prompt is evaluated but for its last token, its cells are copied into i
 The memory for that is taken while it is evaluated: all at once, it could hold the streams up for half a second.
 The thread ends with its prompt: OpenMP counts living threads and spins less when there are more than cores.
 
-The siding is made when the first prompt comes that it is for, while the streams' steps pass (making.py).
+making.py makes it, aside.py says when.
 """
 
 import mmap

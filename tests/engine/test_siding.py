@@ -1,5 +1,6 @@
-"""The siding: it is made when the first prompt comes for it, and a quick one takes short ones, too."""
+"""The siding: it is made after a rest, or when the first prompt comes for it; a quick one takes short ones, too."""
 
+import math
 import os
 import shutil
 import threading
@@ -9,12 +10,18 @@ from conftest import LASTING, PATIENCE, wait_until
 from engines import DEMO, RAMBLING, STORY, asked, launch, next_event, result, run
 
 from core import memory
-from core.engine import making, resident, siding
+from core.engine import aside, making, resident, siding
 from core.engine.llama import native
 from core.models import ModelFile, inspect
 from core.settings import EngineSettings
 
 LONG = "The little fox went home. Ben saw a big red ball in the garden. " * 20
+
+
+@pytest.fixture(autouse=True)
+def restless(monkeypatch):
+    """Let no siding be made because nothing runs."""
+    monkeypatch.setattr(aside, "REST", math.inf)
 
 
 @pytest.fixture
@@ -36,6 +43,24 @@ def slow(engine, monkeypatch):
 
 def is_made(engine):
     return engine._running.resident.siding is not None
+
+
+def test_the_siding_is_made_while_nothing_runs(engine, monkeypatch):
+    monkeypatch.setattr(aside, "REST", 0.0)
+    wait_until(lambda: is_made(engine))
+    assert run(engine, prompt=LONG, max_tokens=2)[2].completion_tokens == 2
+    assert engine.tally.counts["prompts_aside"] == 1
+
+
+def test_no_siding_is_made_while_something_runs(engine, monkeypatch):
+    stream = asked(max_tokens=8000, sampling=RAMBLING)
+    engine.submit(stream)
+    wait_until(lambda: stream.generated)
+    monkeypatch.setattr(aside, "REST", 0.0)
+    seen = stream.generated
+    wait_until(lambda: stream.generated > seen + 50)
+    assert engine._running.resident.lazy_siding._making is None
+    engine.cancel(stream)
 
 
 def test_short_prompts_make_no_siding_and_the_first_long_one_does(engine):
