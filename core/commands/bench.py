@@ -17,9 +17,9 @@ Every shape is measured with real processes and real HTTP, except the first, whi
     whole system     what `python comeapi.py` would start here, through the balancer
     long prompt      a long prompt alone, then while four streams run: how long it takes, how long they stand still
 
-Machines are noisy, so compare ratios within one run only. Figures of a row: generated tokens per second, with the time
-for prompts included; the same without it; time to the first token; largest gap between two tokens of any stream; peak
-memory of all its processes; Python's own share of the engine's time.
+Each is warmed up by four requests. Machines are noisy, so compare ratios within one run only. Figures of a row:
+generated tokens per second, with the time for prompts included; the same without it; time to the first token; largest
+gap between two tokens of any stream; peak memory of all its processes; Python's own share of the engine's time.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Dict, Iterator, List, Tuple
 
 from core import hardware, options
@@ -42,6 +42,9 @@ from core.options import between, setting
 from core.settings import FolderSettings
 from core.system.launch import ROOT
 from core.system.plan import shares
+
+
+_WARMING, _WARMUP = 4, 32  # clients, and tokens for each of them, before anything is measured
 
 
 def _counts(text: str) -> str:
@@ -166,32 +169,37 @@ def _rows(model: ModelFile, config: Config, counts: List[int], threads: int) -> 
 
 def _one_by_one(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(threads, 1)]) as service:
-        yield drive("one by one", service, config.load, 1)
+        yield from _driven("one by one", service, config, [1])
 
 
 def _original_shape(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(1, 1)] * 5, balanced=True) as service:
-        yield drive("original shape", service, config.load, 5)
+        yield from _driven("original shape", service, config, [5])
 
 
 def _engine(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, [(threads, max(counts))]) as service:
-        for count in counts:
-            yield _bare_row(model, config, count)
-            yield drive("engine", service, config.load, count)
+        for row in _driven("engine", service, config, counts):
+            yield _bare_row(model, config, row.clients)
+            yield row
 
 
 def _peer(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     if config.peer:
         with peer_served(model, config, threads, max(counts)) as service:
-            for count in counts:
-                yield drive("llama-server", service, config.load, count)
+            yield from _driven("llama-server", service, config, counts)
 
 
 def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: int) -> Iterator[Row]:
     with served(model, config, _plan(threads, max(counts)), balanced=True) as service:
-        for count in counts:
-            yield drive("whole system", service, config.load, count)
+        yield from _driven("whole system", service, config, counts)
+
+
+def _driven(shape: str, service: Service, config: Config, counts: List[int]) -> Iterator[Row]:
+    """Measure each number of clients, once the service is warm: what is made at the first requests is no part of it."""
+    drive(shape, service, replace(config.load, requests=1, tokens=_WARMUP, mixed=0), _WARMING)
+    for count in counts:
+        yield drive(shape, service, config.load, count)
 
 
 def _plan(threads: int, clients: int) -> List[Tuple[int, int]]:
