@@ -30,7 +30,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Dict, Iterator, List, Tuple
 
 from core import hardware, options
@@ -196,10 +196,15 @@ def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: 
 
 
 def _driven(shape: str, service: Service, config: Config, counts: List[int]) -> Iterator[Row]:
-    """Measure each number of clients, once the service is warm: what is made at the first requests is no part of it."""
-    drive(shape, service, replace(config.load, requests=1, tokens=_WARMUP, mixed=0), _WARMING)
+    """Measure each number of clients, once the service is warm."""
+    _warm_up(shape, service, config.prompt_tokens)
     for count in counts:
         yield drive(shape, service, config.load, count)
+
+
+def _warm_up(shape: str, service: Service, prompt_tokens: int) -> None:
+    """Let a service make what it makes at its first requests."""
+    drive(shape, service, Load(tokens=_WARMUP, prompt_tokens=prompt_tokens), _WARMING)
 
 
 def _plan(threads: int, clients: int) -> List[Tuple[int, int]]:
@@ -224,13 +229,14 @@ def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: i
 
 def _beside(shape: str, service: Service, config: Config) -> Iterator[Row]:
     """Measure a long prompt alone, then beside four streams."""
+    _warm_up(shape, service, min(config.long_prompt, 150))
     prompt = service.prompt(5 * 10**6, config.long_prompt)
     alone = ask(service.url, prompt, 4)
     yield Row(shape, 1, first_token_p50=alone.moments[0] - alone.started)
     crowded, streams = _beside_streams(service, prompt, length=max(256, config.long_prompt // 2))
     ready = crowded.moments[0]
     pairs = [pair for each in streams for pair in zip(each.moments, each.moments[1:])]
-    gap = max((late - early for early, late in pairs if crowded.started < late < ready), default=0.0)
+    gap = max((late - early for early, late in pairs if late > crowded.started and early < ready), default=0.0)
     yield Row("  and 4 streams", 5, first_token_p50=ready - crowded.started, largest_gap=gap)
 
 

@@ -147,7 +147,7 @@ def _answers(process: subprocess.Popen, url: str) -> bool:
 
 
 def _start(program: str, arguments: List[str], descriptors: Sequence[int] = ()) -> subprocess.Popen:
-    command = [sys.executable, os.path.join(ROOT, program), "--child", "--drain-timeout=0"] + arguments
+    command = [sys.executable, os.path.join(ROOT, program), "--child", "--drain-timeout=1"] + arguments
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors)
 
 
