@@ -229,7 +229,7 @@ def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: i
 
 def _beside(shape: str, service: Service, config: Config) -> Iterator[Row]:
     """Measure a long prompt alone, then beside four streams."""
-    _warm_up(shape, service, min(config.long_prompt, 150))
+    _warm_up(shape, service, min(config.long_prompt, 150))  # long enough for the siding
     prompt = service.prompt(5 * 10**6, config.long_prompt)
     alone = ask(service.url, prompt, 4)
     yield Row(shape, 1, first_token_p50=alone.moments[0] - alone.started)
