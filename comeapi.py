@@ -25,7 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, NoReturn, Sequence
 
 from core import hardware, memory, options, process, tuned
@@ -83,8 +83,8 @@ def main() -> NoReturn:
     config = activated(options.parse(Config, __doc__, _POSITIONAL))
     model = _first_model(config, notifier)
     build = _probe_build()
-    choices, note = tuned.read(model, str(build["version"]))
-    config = tuned.apply(config, choices, options.named(Config, _POSITIONAL))
+    choices, note = tuned.read(model, str(build["version"]), options.named(Config, _POSITIONAL))
+    config = replace(config, **choices)
     plan = make_plan(config, model, hardware.cores(), memory.available_memory(), bool(build["gpu"]))
     if note:
         print(note, flush=True)

@@ -1,15 +1,14 @@
 """What `comeapi.py tune` has found out about a model on this machine: a small JSON file beside the model.
 
-    save(model, version, choices) ──> MODEL.tune.json ──> read(model, version) ── apply(config, choices, named)
+    save(model, version, choices) ──> MODEL.tune.json ──> read(model, version, named) ──> settings
 
 It says for which machine, model file and llama-cpp-python it is; where one of them has changed, it counts for nothing.
 What the user asks for wins over it.
 """
 
-import dataclasses
 import json
 import os
-from typing import Any, Container, Dict, Tuple
+from typing import AbstractSet, Any, Dict, Tuple
 
 from core import hardware
 from core.models import ModelFile
@@ -18,6 +17,7 @@ TUNABLE = {
     "prompt_weights": str, "safe_mode": bool, "flash_attn": str, "cache_type_k": str, "cache_type_v": str,
     "backends": int, "slots": int,
 }  # fmt: skip
+_TOGETHER = ({"backends", "slots"}, {"cache_type_k", "cache_type_v"})  # who names one of them, wants no choice of both
 
 
 def path_of(model: ModelFile) -> str:
@@ -35,8 +35,11 @@ def save(model: ModelFile, version: str, choices: Dict[str, Any], figures: Any) 
     return path
 
 
-def read(model: ModelFile, version: str) -> Tuple[Dict[str, Any], str]:
-    """Return the choices for a model, and a note: where they come from, or why there are none ("" for no file)."""
+def read(model: ModelFile, version: str, named: AbstractSet[str]) -> Tuple[Dict[str, Any], str]:
+    """Return the choices for a model, but for settings that the user has named, and a note.
+
+    It says what was chosen and where that stands, or why it does not count; "" where there is nothing to say.
+    """
     path = path_of(model)
     try:
         with open(path, encoding="utf-8") as file:
@@ -49,12 +52,16 @@ def read(model: ModelFile, version: str) -> Tuple[Dict[str, Any], str]:
     for name, value in _key(model, version).items():
         if kept.get(name) != value:
             return {}, "%s is for another %s (%s): tune again." % (path, _SPOKEN[name], kept.get(name))
+    choices = _free(choices, named)
+    if not choices:
+        return {}, ""
     return choices, "Tuned: %s (%s)." % (", ".join("%s %s" % each for each in sorted(choices.items())), path)
 
 
-def apply(config: Any, choices: Dict[str, Any], named: Container[str]) -> Any:
-    """Return a frozen dataclass of settings with the choices, but for those settings that the user has named."""
-    return dataclasses.replace(config, **{name: value for name, value in choices.items() if name not in named})
+def _free(choices: Dict[str, Any], named: AbstractSet[str]) -> Dict[str, Any]:
+    """Return the choices that the user has left open."""
+    taken = set(named).union(*(together for together in _TOGETHER if together & named))
+    return {name: value for name, value in choices.items() if name not in taken}
 
 
 _SPOKEN = {"machine": "machine", "version": "llama-cpp-python", "size": "model file"}
