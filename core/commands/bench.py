@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass
 from typing import Dict, Iterator, List, Tuple
 
 from core import hardware, options
-from core.commands.driving import Load, Row, Stream, ask, drive
+from core.commands.driving import Load, Row, Stream, ask, drive, warm_up
 from core.commands.plot import Bar, chart
 from core.commands.serving import Service, advice, chosen, peer_served, served
 from core.models import ModelFile
@@ -42,9 +42,6 @@ from core.options import between, setting
 from core.settings import FolderSettings
 from core.system.launch import ROOT
 from core.system.plan import shares
-
-
-_WARMING, _WARMUP = 4, 32  # clients, and tokens for each of them, before anything is measured
 
 
 def _counts(text: str) -> str:
@@ -197,14 +194,9 @@ def _whole_system(model: ModelFile, config: Config, counts: List[int], threads: 
 
 def _driven(shape: str, service: Service, config: Config, counts: List[int]) -> Iterator[Row]:
     """Measure each number of clients, once the service is warm."""
-    _warm_up(shape, service, config.prompt_tokens)
+    warm_up(service, config.prompt_tokens)
     for count in counts:
         yield drive(shape, service, config.load, count)
-
-
-def _warm_up(shape: str, service: Service, prompt_tokens: int) -> None:
-    """Let a service make what it makes at its first requests."""
-    drive(shape, service, Load(tokens=_WARMUP, prompt_tokens=prompt_tokens), _WARMING)
 
 
 def _plan(threads: int, clients: int) -> List[Tuple[int, int]]:
@@ -229,7 +221,7 @@ def _long_prompt(model: ModelFile, config: Config, counts: List[int], threads: i
 
 def _beside(shape: str, service: Service, config: Config) -> Iterator[Row]:
     """Measure a long prompt alone, then beside four streams."""
-    _warm_up(shape, service, min(config.long_prompt, 150))  # long enough for the siding
+    warm_up(service, min(config.long_prompt, 150))  # long enough for the siding
     prompt = service.prompt(5 * 10**6, config.long_prompt)
     alone = ask(service.url, prompt, 4)
     yield Row(shape, 1, first_token_p50=alone.moments[0] - alone.started)

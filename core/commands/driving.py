@@ -2,6 +2,7 @@
 
     numbers(start, count)                     a prompt that no other one shares its beginning with
     ask(url, prompt, tokens) ──> Stream       one answer
+    warm_up(service, prompt_tokens)                      before anything is measured
     drive(shape, service, load, clients) ──> Row         so many clients at once
 """
 
@@ -108,6 +109,11 @@ def ask(url: str, prompt: str, tokens: int, begun: Optional[threading.Event] = N
     if answer.status == 200 and last:
         stream.summary = json.loads(last[0][len(b"data: ") :].decode("utf-8"))
     return stream
+
+
+def warm_up(service: Served, prompt_tokens: int) -> None:
+    """Let a service make what it makes at its first requests."""
+    drive("warm-up", service, Load(tokens=32, prompt_tokens=prompt_tokens), 4)
 
 
 def drive(shape: str, service: Served, load: Load, clients: int) -> Row:

@@ -27,7 +27,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from core import hardware, options, tuned
 from core.commands import machine
-from core.commands.driving import Load, drive
+from core.commands.driving import Load, drive, warm_up
 from core.commands.serving import chosen, served
 from core.models import ModelFile
 from core.options import between, setting
@@ -40,6 +40,7 @@ HOPELESS = 0.95  # times as fast as the default in the first round: such a choic
 ROUNDS = 2
 _SECONDS = 1.2  # that one figure is measured for
 _PROMPT = 512  # tokens
+_SHORT = 60  # tokens, of a prompt where plans are compared
 _WARMUP = 64  # tokens
 _DEPTH = 2048  # tokens in the cells where attention is measured
 Figures = Dict[str, float]
@@ -154,14 +155,15 @@ class Tuning:
 
     def _ask_plan(self, before: Choice) -> Choice:
         """Return how many backends, and slots, serve clients best; nothing where that is the default."""
-        cores = hardware.cores()
+        cores, load = hardware.cores(), _Served(prompt_tokens=_SHORT)
         if cores == 1 or time.monotonic() > self._until:
             return {}
 
         def measured(choice: Choice) -> Figures:
             shape = [(cores, 8)] if choice else [(share, 4) for share in shares(cores, 2)]
-            with served(self._model, _Served(), shape, balanced=True, more=before) as service:
-                rows = [drive("", service, _Served(), count) for count in (1, 5, 8)]
+            with served(self._model, load, shape, balanced=True, more=before) as service:
+                warm_up(service, load.prompt_tokens)
+                rows = [drive("", service, load, count) for count in (1, 5, 8)]
             return {name: row.tokens_per_second for name, row in zip(_CLIENTS, rows)}
 
         return self._decide(Question("plan", ({}, {"backends": 1, "slots": 8}), _CLIENTS), measured)
