@@ -13,6 +13,7 @@ class Pace:
     BLOCK = 16  # rows that llama.cpp's kernels compute together: with AVX-512, 15 rows take longer than 16, 31 than 32
     FLOOR = 8  # rows; fewer say more about a step than about its rows
     START = 32  # rows, before anything is known
+    CHEAPEST = 0.35  # of a stream's step: what a guess adds on a CPU at least, where no prompt's row says it
     LASTING = 2000  # steps; then what guesses cost is learnt anew: who costs too much once, is not tried again
 
     def __init__(self, n_batch: int):
@@ -43,9 +44,11 @@ class Pace:
 
         What was never tried is held to cost what prompts' rows do, the cheapest there are: so it is tried once. With
         several streams the same number hardly comes again: there, what was never tried is held to cost what others did.
+        Where all prompts go to the siding, their rows are not known.
         """
         alone = self._seconds(streams)
-        return self._guesses.get((streams, guesses), alone + guesses * self._guess.get(streams, self._row))
+        row = self._row or self.CHEAPEST * alone / max(1, streams)
+        return self._guesses.get((streams, guesses), alone + guesses * self._guess.get(streams, row))
 
     def observe(self, streams: int, prompt_rows: int, seconds: float, guesses: int = 0) -> None:
         """Learn from a step of so many rows that took so long."""

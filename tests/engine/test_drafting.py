@@ -121,6 +121,17 @@ def test_guesses_cost_what_they_were_seen_to_cost_and_prompts_rows_before_that()
     assert pace.price(1, 3) == pytest.approx(0.035)  # a new try
 
 
+def test_where_no_prompts_row_is_known_guesses_cost_a_part_of_a_streams_step():
+    pace = Pace(512)
+    pace.observe(1, 0, 0.020)
+    pace.observe(4, 0, 0.060)
+    each = 0.020 * Pace.CHEAPEST
+    assert pace.price(1, 10) == pytest.approx(0.020 + 10 * each)
+    assert pace.price(4, 10) == pytest.approx(0.060 + 10 * each * 0.75)
+    pace.observe(0, 64, 0.320)
+    assert pace.price(1, 10) == pytest.approx(0.070)
+
+
 def test_with_several_streams_guesses_cost_what_another_number_of_them_did():
     pace = Pace(512)
     pace.observe(4, 0, 0.1)
