@@ -1,7 +1,7 @@
 """How a siding is made: whether there can be one, when, and of what. siding.py says what it is for.
 
     can_set_aside(model, settings)          whether prompts can be evaluated aside
-    LazySiding(make)                        makes it when it is asked to; aside.py says when
+    LazySiding(model, settings)             makes it when it is asked to; aside.py says when
     make_siding(model, settings)            a Siding, if memory is there
         mapped_for_prompts(model, ...)      its own weights, where prompts are faster with those of the file
         context_aside(weights, settings)    its context
@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 from dataclasses import replace
-from typing import Callable, Optional
+from typing import Optional
 
 from core import memory
 from core.engine.llama.context import Context
@@ -40,12 +40,13 @@ def can_set_aside(model: Model, settings: EngineSettings) -> bool:
 class LazySiding:
     """A siding that is made when it is first asked for. For the engine's thread.
 
-    `make` is called in a thread of its own, and may raise APIError. `quick`: it should make a quick one.
+    A thread of its own makes it. `quick`: it should be a quick one.
     """
 
-    def __init__(self, make: Callable[[], Siding], quick: bool = False):
-        self.quick = quick
-        self._make = make
+    def __init__(self, model: Model, settings: EngineSettings):
+        self.quick = maps_for_prompts(settings, model.file)
+        self._model = model
+        self._settings = settings
         self._making: "Optional[concurrent.futures.Future[Siding]]" = None
 
     @property
@@ -83,6 +84,9 @@ class LazySiding:
         """Free the siding, once it is made if that has begun."""
         if self._making and not self._making.exception():
             self._making.result().close()
+
+    def _make(self) -> Siding:
+        return make_siding(self._model, self._settings)
 
     def _run(self, making: "concurrent.futures.Future[Siding]") -> None:
         try:

@@ -8,8 +8,7 @@ from core.engine.draftmodel import DraftModel
 from core.engine.llama.batch import Run
 from core.engine.llama.context import Context
 from core.engine.llama.model import Model
-from core.engine.llama.native import maps_for_prompts
-from core.engine.making import LazySiding, can_set_aside, make_siding
+from core.engine.making import LazySiding, can_set_aside
 from core.engine.sampler import Sampler
 from core.engine.siding import Siding
 from core.errors import APIError
@@ -98,8 +97,7 @@ class Resident:
             sampler.sample(self.context, rows[0], 0)
             sampler.close()
             if can_set_aside(self.model, self.settings) and self._cells_move():
-                quick = maps_for_prompts(self.settings, self.model.file)
-                self.lazy_siding = LazySiding(lambda: make_siding(self.model, self.settings), quick)
+                self.lazy_siding = LazySiding(self.model, self.settings)
         self.context.forget(0)
 
     def _passed(self, status: int) -> None:

@@ -10,7 +10,7 @@ from conftest import LASTING, PATIENCE, wait_until
 from engines import DEMO, RAMBLING, STORY, asked, launch, next_event, result, run
 
 from core import memory
-from core.engine import aside, making, resident, siding
+from core.engine import aside, making, siding
 from core.engine.llama import native
 from core.models import ModelFile, inspect
 from core.settings import EngineSettings
@@ -149,8 +149,7 @@ SHORTS = [
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Return an engine as where prompts are faster with weights that are not repacked, and its model's file."""
-    for module in (making, resident):
-        monkeypatch.setattr(module, "maps_for_prompts", lambda settings, file: True)
+    monkeypatch.setattr(making, "maps_for_prompts", lambda settings, file: True)
     path = shutil.copy(DEMO.path, str(tmp_path))
     engine = launch(inspect(path), siding="on", **LASTING)
     yield engine, path
